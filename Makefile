@@ -1,0 +1,59 @@
+# Every target does the set-up it needs in .venv. Variables, to be given after the target:
+#   PYTHON=python3.12    the interpreter that .venv is made with
+#   PIP_ARGS=...         more arguments for pip, such as an index that offers CPU builds of torch
+#   ARGS=...             more arguments for pytest or the demo, such as ARGS="-k plan"
+PYTHON ?= python3
+PIP_ARGS ?=
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow test-full lint check-format format clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup: $(STAMP) ## install the package and its tools into .venv
+	@echo "$(VENV) is ready."
+
+# Rewritten only when pyproject.toml or constraints.txt is newer; an existing .venv is brought up to date, not replaced.
+$(STAMP): pyproject.toml constraints.txt
+	@if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+		$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+			{ echo "Python 3.11 to 3.13 is needed; name one with: make $(or $(MAKECMDGOALS),setup) PYTHON=python3.11" >&2; exit 1; }; \
+		{ $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip --version >/dev/null 2>&1; } || \
+			{ echo "No virtual environment in $(VENV): remove what is there, and see that python3-venv is installed." >&2; exit 1; }; \
+	fi
+	@echo "Installing into $(VENV): a few minutes the first time, seconds when little has changed ..."
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(STAMP) ## score the bundled corpus with the bundled model
+	@$(BIN)/tokloss demo $(ARGS)
+
+test: $(STAMP) ## run the tests, without the slow ones
+	@$(BIN)/python -m pytest $(ARGS)
+
+test-slow: $(STAMP) ## run the slow tests alone
+	@$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-full: test test-slow ## run all tests
+
+lint: $(STAMP) ## check style, format and types
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+
+check-format: $(STAMP) ## check the format alone
+	@$(BIN)/ruff format --check
+
+format: $(STAMP) ## format the code and mend what ruff can mend
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+clean: ## remove caches, build products and demo output; .venv stays
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis tokloss-demo*
+	find . -path ./$(VENV) -prune -o -type d -name __pycache__ -exec rm -rf {} +
