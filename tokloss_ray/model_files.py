@@ -1,0 +1,217 @@
+"""Model and tokenizer, resolved once by the driver: what the other stages need to know of them, without torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from tokloss_ray.config import ScoreConfig
+from tokloss_ray.errors import Refused
+from tokloss_ray.schema import IGN
+
+# Position ids of these start after the padding id, so that many positions are out of reach
+# (transformers, create_position_ids_from_input_ids).
+_POSITIONS_AFTER_PAD = {
+    "roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm", "xmod", "data2vec-text",
+    "longformer", "ibert", "luke", "mpnet", "esm",
+}  # fmt: skip
+_NO_LENGTH = 100_000
+"""Tokenizers without a limit report an astronomic `model_max_length`; beyond this it says nothing."""
+_DEFAULT_LENGTH = 512
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What is known of a model without loading its weights.
+
+    Attributes:
+        path: folder with the model files.
+        tags: tag names by class id.
+        embedding_rows: number of token ids the model has an embedding for.
+        max_length: tokens a sequence may have, special tokens included.
+        pad_token_id: id that fills padded positions.
+        tokenizer_json: the tokenizer, as the `tokenizers` library serialises it.
+        token_strings: Arrow string array, token string by id.
+        content: SHA-256 over the configuration and weights.
+        tokenizer_content: SHA-256 over the tokenizer.
+    """
+
+    path: str
+    tags: tuple[str, ...]
+    embedding_rows: int
+    max_length: int
+    pad_token_id: int
+    tokenizer_json: str
+    token_strings: pa.Array
+    content: str
+    tokenizer_content: str
+    warnings: tuple[str, ...] = ()
+
+
+def resolve_model(config: ScoreConfig) -> ModelInfo:
+    """Find the model and its tokenizer and check that they are fit for the job.
+
+    Raises:
+        Refused: not found, not for token classification, unsafe weights, or a tokenizer of another model.
+    """
+    path = _folder(config.model, config.revision, "model")
+    settings = _model_settings(path, config)
+    tags = _tags(settings, config.model)
+    embedding_rows = int(getattr(settings, "vocab_size", 0) or 0)
+    tokenizer_path = _folder(config.tokenizer, None, "tokenizer") if config.tokenizer else path
+    tokenizer = _tokenizer(tokenizer_path, config)
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    vocabulary = backend.get_vocab(with_added_tokens=True)
+    largest = max(vocabulary.values())
+    if embedding_rows and largest >= embedding_rows:
+        raise Refused(
+            f"the tokenizer has ids up to {largest}, the model embeddings for {embedding_rows} only: "
+            f"they do not belong together; name the right one with --tokenizer"
+        )
+    strings: list[str | None] = [None] * (largest + 1)
+    for token, token_id in vocabulary.items():
+        strings[token_id] = token
+    tokenizer_json = backend.to_str()
+    return ModelInfo(
+        path=path,
+        tags=tags,
+        embedding_rows=embedding_rows or largest + 1,
+        max_length=_max_length(settings, tokenizer, config.max_length),
+        pad_token_id=_pad_id(settings, tokenizer),
+        tokenizer_json=tokenizer_json,
+        token_strings=pa.array(strings, pa.string()),
+        content=_content(path, config.allow_pickle),
+        tokenizer_content=hashlib.sha256(tokenizer_json.encode()).hexdigest(),
+        warnings=_glued_words(tokenizer_json),
+    )
+
+
+def _folder(name: str, revision: str | None, what: str) -> str:
+    """The local folder of a model: the path itself, or a snapshot of a hub repository."""
+    local = os.path.expanduser(name)
+    if os.path.isdir(local):
+        return os.path.abspath(local)
+    if os.path.exists(local) or name.startswith(("/", ".", "~")) or name.count("/") > 1:
+        raise Refused(f"no {what} at {name}: a folder with config.json and *.safetensors, or a hub id, is needed")
+    from huggingface_hub import snapshot_download
+
+    patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*.bin", "*.py"]
+    try:
+        return snapshot_download(name, revision=revision, allow_patterns=patterns)
+    except Exception as error:  # the hub client raises a score of types, all of which mean: not to be had
+        reason = str(error).strip().split("\n")[0]
+        raise Refused(f"{what} {name} is neither a folder here nor to be had from the hub: {reason}") from None
+
+
+def _model_settings(path: str, config: ScoreConfig) -> Any:
+    from transformers import AutoConfig
+
+    if not os.path.isfile(os.path.join(path, "config.json")):
+        raise Refused(f"no model at {config.model}: the folder has no config.json")
+    try:
+        settings = AutoConfig.from_pretrained(path, trust_remote_code=config.trust_remote_code, local_files_only=True)
+    except (ValueError, KeyError, OSError) as error:
+        hint = "; it brings code of its own: --trust-remote-code runs it" if "trust_remote_code" in str(error) else ""
+        raise Refused(f"cannot read the model's config.json in {config.model}: {_first_line(error)}{hint}") from None
+    architectures = getattr(settings, "architectures", None) or []
+    if architectures and not any("TokenClassification" in name for name in architectures):
+        raise Refused(
+            f"{config.model} is a {architectures[0]}, not a token-classification model: "
+            f"fine-tune it for tagging first (AutoModelForTokenClassification)"
+        )
+    if not list(Path(path).glob("*.safetensors")):
+        if not list(Path(path).glob("*.bin")):
+            raise Refused(f"{config.model} holds no weights (*.safetensors)")
+        if not config.allow_pickle:
+            raise Refused(
+                f"{config.model} has no safetensors weights; pickled weights can run code: "
+                f"convert them, or trust them with --allow-pickle"
+            )
+    return settings
+
+
+def _tags(settings: Any, name: str) -> tuple[str, ...]:
+    id2label = {int(i): str(tag) for i, tag in settings.id2label.items()}
+    if sorted(id2label) != list(range(len(id2label))):
+        raise Refused(f"the id2label of {name} does not number its tags 0, 1, 2, ...")
+    tags = tuple(id2label[i] for i in range(len(id2label)))
+    if len(set(tags)) != len(tags):
+        raise Refused(f"the id2label of {name} gives one name to two tags")
+    if IGN in tags:
+        raise Refused(f"{name} has a tag called {IGN}, which the output keeps for positions without a label")
+    return tags
+
+
+def _tokenizer(path: str, config: ScoreConfig) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            path, trust_remote_code=config.trust_remote_code, local_files_only=True, use_fast=True
+        )
+    except Exception as error:  # ValueError, OSError, KeyError and the tokenizers library's bare Exception
+        raise Refused(
+            f"no usable tokenizer in {config.tokenizer or config.model}: {_first_line(error)}; "
+            f"name one with --tokenizer"
+        ) from None
+    if not getattr(tokenizer, "is_fast", False):
+        raise Refused(f"the tokenizer in {config.tokenizer or config.model} is not a fast one (tokenizer.json)")
+    return tokenizer
+
+
+def _max_length(settings: Any, tokenizer: Any, asked: int | None) -> int:
+    """Tokens a sequence may have: what the positions allow, what the tokenizer says, what the user asks."""
+    positions = getattr(settings, "max_position_embeddings", None)
+    if positions is not None and settings.model_type in _POSITIONS_AFTER_PAD:
+        positions -= (settings.pad_token_id or 0) + 1
+    if positions is not None and positions <= 0:
+        positions = None
+    if asked is not None:
+        if positions is not None and asked > positions:
+            raise Refused(f"--max-length {asked} is more than the model's {positions} positions")
+        return asked
+    told = tokenizer.model_max_length
+    limits = [limit for limit in (positions, told) if limit is not None and limit < _NO_LENGTH]
+    return min(limits, default=_DEFAULT_LENGTH)
+
+
+def _pad_id(settings: Any, tokenizer: Any) -> int:
+    """Any id will do, as padding is masked; the tokenizer's is the one that models know."""
+    for pad_id in (tokenizer.pad_token_id, getattr(settings, "pad_token_id", None)):
+        if pad_id is not None:
+            return int(pad_id)
+    return 0
+
+
+def _glued_words(tokenizer_json: str) -> tuple[str, ...]:
+    """Byte-level tokenizers saved without a prefix space run the words of a sentence together: say so."""
+    pre = json.loads(tokenizer_json).get("pre_tokenizer") or {}
+    steps = pre.get("pretokenizers", [pre])
+    if any(step.get("type") == "ByteLevel" and not step.get("add_prefix_space") for step in steps):
+        return (
+            "the tokenizer was saved with add_prefix_space=false: words are encoded without the space before them, "
+            "as transformers does it with this tokenizer",
+        )
+    return ()
+
+
+def _content(path: str, with_pickle: bool) -> str:
+    """SHA-256 over the configuration and the weight files, with their names."""
+    patterns = ["config.json", "*.safetensors", *(["*.bin"] if with_pickle else [])]
+    total = hashlib.sha256()
+    for file in sorted({f for pattern in patterns for f in Path(path).glob(pattern)}):
+        with open(file, "rb") as opened:
+            total.update(file.name.encode() + hashlib.file_digest(opened, "sha256").digest())
+    return total.hexdigest()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).split("\n")[0].rstrip(".:")
