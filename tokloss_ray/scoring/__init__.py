@@ -1,0 +1,1 @@
+"""The main job: plan, read, encode, score, decode, commit."""

@@ -1,0 +1,65 @@
+"""Length-sorted, token-budgeted micro-batches, and the way from ragged to padded and back."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class MicroBatch(NamedTuple):
+    """Sequences that go through the model together.
+
+    Attributes:
+        rows: the sequences' numbers in the shard, [batch].
+        input_ids: int64 [batch, sequence], padded on the right.
+        attention: int64 [batch, sequence], 0 on padding, and where a row's own mask says so.
+        where: flat positions in the batch of the rows' tokens, [tokens].
+        at: flat positions in the shard of the same tokens, [tokens].
+    """
+
+    rows: np.ndarray
+    input_ids: np.ndarray
+    attention: np.ndarray
+    where: np.ndarray
+    at: np.ndarray
+
+
+def plan_batches(lengths: np.ndarray, budget: int) -> list[np.ndarray]:
+    """Sequence numbers of each micro-batch, longest sequences first.
+
+    A batch of n sequences, the longest of L tokens, has n * L <= budget padded tokens, or n = 1. Longest first: what
+    does not fit into memory shows at once, and the allocator can reuse the largest blocks.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    batches = []
+    start = 0
+    while start < len(order):
+        size = max(1, budget // max(1, int(lengths[order[start]])))
+        batches.append(order[start : start + size])
+        start += size
+    return batches
+
+
+def pad(
+    flat_ids: np.ndarray,
+    flat_mask: np.ndarray | None,
+    starts: np.ndarray,
+    lengths: np.ndarray,
+    rows: np.ndarray,
+    pad_id: int,
+) -> MicroBatch:
+    """Gather some sequences into a padded micro-batch. `flat_mask` None attends to every token.
+
+    Padding stands on the right whatever side the tokenizer pads on: a model with absolute positions then sees each
+    token at the position it has without padding, and masked positions change nothing for the others.
+    """
+    column = np.arange(int(lengths[rows].max(initial=0)))
+    inside = column < lengths[rows][:, None]
+    at = (starts[rows][:, None] + column)[inside]
+    input_ids = np.full(inside.shape, pad_id, dtype=np.int64)
+    input_ids[inside] = flat_ids[at]
+    attention = inside.astype(np.int64)
+    if flat_mask is not None:
+        attention[inside] = flat_mask[at]
+    return MicroBatch(rows, input_ids, attention, np.flatnonzero(inside), at)

@@ -1,0 +1,167 @@
+"""Which columns the job reads, and what its tags are called."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from tokloss_ray import schema
+from tokloss_ray.config import ScoreConfig
+from tokloss_ray.errors import Refused
+from tokloss_ray.model_files import ModelInfo
+from tokloss_ray.schema import IGN
+from tokloss_ray.scoring.inputs import Inspected, declared_tags, sample_text
+from tokloss_ray.scoring.job import Columns
+from tokloss_ray.scoring.read import is_text
+
+WORDS_COLUMNS = ("tokens", "words")
+LABELS_COLUMNS = ("ner_tags", "tags", "labels")
+
+
+def find_columns(config: ScoreConfig, inspected: list[Inspected]) -> Columns:
+    """Find the columns in every file.
+
+    Raises:
+        Refused: a column is missing or holds what it must not, with the columns there are.
+    """
+    kinds = [(item, kind) for item in inspected if (kind := _kinds(item)) is not None]
+    if not kinds:
+        return Columns(config.tokens_column or WORDS_COLUMNS[0], config.labels_column or LABELS_COLUMNS[0])
+    words, labels, mask = _main_columns(config, list(kinds[0][1]), kinds[0][0].file.source)
+    carried_names = [n for n in dict.fromkeys([*config.keep, *config.partition_by]) if n not in config.add_column]
+    for name in (words, labels):
+        if name in carried_names:
+            raise Refused(f"column {name} is in the output already, as {'words' if name == words else 'labels'}")
+    wanted = {
+        "--tokens-column": words,
+        "--labels-column": labels,
+        "--id-column": config.id_column,
+        **{f"--keep or --partition-by {n}": n for n in carried_names},
+    }
+    for item, kind in kinds:
+        for option, name in wanted.items():
+            if name is not None and name not in kind:
+                raise Refused(
+                    f"no column {name} ({option.split()[0]}): {item.file.source} has the columns {', '.join(kind)}"
+                )
+        _right_types(item, kind, words, labels, config)
+    first = kinds[0][1]
+    carried = tuple(pa.field(name, _plain(first[name])) for name in carried_names)
+    for item, kind in kinds:
+        for carried_field in carried:
+            if item.schema is not None and _plain(kind[carried_field.name]) != carried_field.type:
+                raise Refused(
+                    f"column {carried_field.name} is {carried_field.type} in {kinds[0][0].file.source} "
+                    f"and {kind[carried_field.name]} in {item.file.source}"
+                )
+    return Columns(words, labels, mask, config.id_column, carried)
+
+
+def _main_columns(config: ScoreConfig, names: list[str], source: str) -> tuple[str | None, str, str | None]:
+    """The columns of words (None if the input is pre-encoded), of labels, and of the attention mask."""
+    encoded_labels = config.labels_column or "labels"
+    if config.tokens_column is None and schema.INPUT_IDS in names and encoded_labels in names:
+        return None, encoded_labels, schema.ATTENTION_MASK if schema.ATTENTION_MASK in names else None
+    listing = f"{source} has the columns {', '.join(names)}"
+    words = config.tokens_column or next((n for n in WORDS_COLUMNS if n in names), None)
+    if words is None:
+        raise Refused(f"no column with words: {listing}; name one with --tokens-column")
+    labels = config.labels_column or next((n for n in LABELS_COLUMNS if n in names), None)
+    if labels is None:
+        raise Refused(f"no column with tags: {listing}; name one with --labels-column")
+    return words, labels, None
+
+
+def _kinds(item: Inspected) -> dict[str, pa.DataType] | None:
+    """Column types of a file; those of text are taken from its first rows. None for a text file without rows."""
+    if item.schema is not None:
+        return dict(zip(item.schema.names, item.schema.types, strict=True))
+    rows = sample_text(item.file)
+    if not rows:
+        return None
+    kinds: dict[str, pa.DataType] = {}
+    for name in dict.fromkeys(key for row in rows for key in row):
+        seen = {type(row[name]) for row in rows if row.get(name) is not None}
+        kinds[name] = next((t for ok, t in _JSON_TYPES if seen and seen <= ok), pa.string())
+    return kinds
+
+
+_JSON_TYPES = (({bool}, pa.bool_()), ({int}, pa.int64()), ({int, float}, pa.float64()))
+
+
+def _plain(type_: pa.DataType) -> pa.DataType:
+    """The type a carried column has in the output: dictionaries and string views as plain strings."""
+    return pa.string() if is_text(type_) else type_
+
+
+def _right_types(
+    item: Inspected, kind: dict[str, pa.DataType], words: str | None, labels: str, config: ScoreConfig
+) -> None:
+    if item.schema is None:
+        return  # JSON is checked row by row
+
+    def refuse(name: str, wants: str) -> None:
+        raise Refused(f"column {name} of {item.file.source} is {kind[name]}, where {wants} is needed")
+
+    def item_type(name: str) -> pa.DataType | None:
+        type_ = kind[name]
+        is_list = pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_)
+        return type_.value_type if is_list else None
+
+    first = words or schema.INPUT_IDS
+    inner = item_type(first)
+    if inner is None or (not (is_text(inner) if words else pa.types.is_integer(inner)) and not pa.types.is_null(inner)):
+        refuse(first, "a list of strings (words)" if words else "a list of integers (token ids)")
+    tag = item_type(labels)
+    if tag is None or not (pa.types.is_integer(tag) or is_text(tag) or pa.types.is_null(tag)):
+        refuse(labels, "a list of tags, as integers or strings,")
+    scalars = [name for name in (config.id_column, *config.partition_by) if name in kind]
+    for name in scalars:
+        if pa.types.is_nested(kind[name]):
+            refuse(name, "one value per row")
+
+
+def find_tags(
+    config: ScoreConfig, inspected: list[Inspected], columns: Columns, model: ModelInfo, warnings: list[str]
+) -> tuple[str, ...] | None:
+    """The names that the data declare for its tags, from --tags or from ClassLabel features.
+
+    Raises:
+        Refused: a declared name is no tag of the model, or two files declare different names.
+    """
+    declared = [
+        (item.file.source, names)
+        for item in inspected
+        if item.schema is not None and (names := declared_tags(item.schema, columns.labels))
+    ]
+    if config.tags is not None:
+        names, where = config.tags, "--tags"
+    elif declared:
+        where, names = declared[0]
+        other = next((source for source, their in declared if their != names), None)
+        if other is not None:
+            raise Refused(f"{where} and {other} declare different tag names for column {columns.labels}")
+    else:
+        _warn_integers(inspected, columns, model, warnings)
+        return None
+    missing = [name for name in names if name not in model.tags and name != IGN]
+    if missing:
+        raise Refused(
+            f"{where} names tags that the model does not have: {', '.join(missing)} "
+            f"(data: {', '.join(names)}; model: {', '.join(model.tags)})"
+        )
+    return names
+
+
+def _warn_integers(inspected: list[Inspected], columns: Columns, model: ModelInfo, warnings: list[str]) -> None:
+    for item in inspected:
+        if item.schema is not None:
+            integers = not is_text(getattr(item.schema.field(columns.labels).type, "value_type", pa.null()))
+        else:
+            tags = (tag for row in sample_text(item.file) for tag in row.get(columns.labels) or [])
+            integers = isinstance(next((tag for tag in tags if tag is not None), ""), int)
+        if integers:
+            mapping = ", ".join(f"{i}={tag}" for i, tag in enumerate(model.tags))
+            warnings.append(
+                f"the data does not name its integer tags: taken as the model's ({mapping}); --tags names them"
+            )
+            return

@@ -1,0 +1,248 @@
+"""One run from settings to `_SUCCESS`: preflight, plan, resume, pipeline, totals."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from tokloss_ray.config import ScoreConfig
+from tokloss_ray.errors import JobFailed, TooManyBadRows
+from tokloss_ray.scoring import output
+from tokloss_ray.scoring.commit import read_records
+from tokloss_ray.scoring.estimate import Estimate, estimate
+from tokloss_ray.scoring.hardware import cluster_hardware, gpu_has_bfloat16, local_gpu, plan_actors
+from tokloss_ray.scoring.job import ReadUnit
+from tokloss_ray.scoring.plan import Plan, Preflight, make_plan, preflight
+from tokloss_ray.scoring.session import connected, ray_session
+from tokloss_ray.scoring.summary import RunSummary, Totals, missing_shards, total
+
+PASSES = 3
+"""Shards that Ray lost (their worker died again and again) are tried in further passes."""
+BREAKER_ROWS = 1000
+
+
+class Watcher:
+    """What a run tells whoever watches it; every method does nothing unless it is overridden."""
+
+    def planned(self, plan: Plan, resumed: Totals) -> None:
+        """The plan is made; `resumed` is what earlier attempts have committed."""
+
+    def committed(self, record: dict[str, Any]) -> None:
+        """A shard was committed."""
+
+    def stage(self, name: str) -> None:
+        """What the run does now, in a word or two."""
+
+
+def score(config: ScoreConfig, watcher: Watcher | None = None) -> RunSummary:
+    """Score a corpus; the same call again goes on where an earlier one stopped.
+
+    Uses the Ray instance this process is connected to, or else `config.address`, or else starts a local one.
+
+    Raises:
+        Refused: settings, input, model or output are not fit for the job; nothing was done.
+        JobFailed: the job failed on the way; committed shards stay.
+        TooManyBadRows: done, but more rows are in errors/ than max_error_rate allows; there is no `_SUCCESS`.
+        Interrupted: a signal stopped it.
+    """
+    began = time.monotonic()
+    watcher = watcher or Watcher()
+    watcher.stage("checking input and model")
+    run = output.read_run(config.output)
+    found = preflight(config)
+    if config.address or connected():
+        with ray_session(config):
+            return _run(config, found, run, watcher, began)
+    plan = _plan(config, found, run)
+    if (done := _finished(config, plan, run, began)) is not None:
+        return done
+    watcher.stage("starting Ray")
+    with ray_session(config):
+        return _run(config, found, run, watcher, began, plan)
+
+
+def _plan(config: ScoreConfig, found: Preflight, run: dict[str, Any] | None) -> Plan:
+    recorded = None if run is None or config.overwrite else run["identity"]
+    if connected():
+        gpu = any(cluster_hardware().gpus)
+    else:
+        gpu = local_gpu()
+    gpu = gpu and config.gpus_per_actor != 0
+    asks = gpu and config.dtype == "auto" and not (recorded or {}).get("dtype")
+    plan = make_plan(found, gpu, gpu_has_bfloat16(local=not connected()) if asks else False, recorded)
+    if run is not None and not config.overwrite:
+        output.check_same_run(run, plan)
+    return plan
+
+
+def _finished(config: ScoreConfig, plan: Plan, run: dict[str, Any] | None, began: float) -> RunSummary | None:
+    if run is None or config.overwrite or not output.is_finished(config.output):
+        return None
+    totals = total(read_records(config.output))
+    return RunSummary(config.output, totals, 0, time.monotonic() - began, None, None, True, tuple(plan.warnings))
+
+
+def _run(
+    config: ScoreConfig,
+    found: Preflight,
+    run: dict[str, Any] | None,
+    watcher: Watcher,
+    began: float,
+    plan: Plan | None = None,
+) -> RunSummary:
+    plan = plan or _plan(config, found, run)
+    if (done := _finished(config, plan, run, began)) is not None:
+        return done
+    actors = plan_actors(config, cluster_hardware())
+    if run is None or config.overwrite:
+        output.clear(config.output)
+        output.start_run(plan, config.model_dump(mode="json", exclude_defaults=True))
+        units = plan.units
+    else:
+        units = output.read_plan(plan)
+    records = {record["shard"]: record for record in read_records(config.output)}
+    watcher.planned(plan, total(records.values()))
+    before = len(records)
+    clock = _Clock(began)
+    watcher.stage("starting the model")
+    for _ in range(PASSES):
+        todo = _unfinished(units, records)
+        if not todo:
+            break
+        for record in _results(plan, todo, records, actors, config):
+            records[record["shard"]] = record
+            clock.committed(record)
+            watcher.committed(record)
+            _break_early(records, config)
+    totals = _complete(config, plan, units, records)
+    return RunSummary(
+        config.output,
+        totals,
+        len(records) - before,
+        time.monotonic() - began,
+        clock.first,
+        clock.rate(),
+        False,
+        tuple(plan.warnings),
+    )
+
+
+def _unfinished(units: list[ReadUnit], records: dict[str, dict[str, Any]]) -> list[ReadUnit]:
+    names = {name[:6] for name in missing_shards((unit.number for unit in units), records.values())}
+    return [unit for unit in units if f"{unit.number:06d}" in names]
+
+
+def _results(
+    plan: Plan, units: list[ReadUnit], records: dict[str, dict[str, Any]], actors: Any, config: ScoreConfig
+) -> Iterator[dict[str, Any]]:
+    """Commit records as they come.
+
+    Raises:
+        JobFailed: a stage failed; the traceback of the worker is in `detail`.
+    """
+    from tokloss_ray.scoring.pipeline import run
+
+    committed: dict[int, list[int]] = {}
+    for record in records.values():
+        committed.setdefault(record["unit"], []).append(record["index"])
+    for result in run(plan.job, units, committed, actors, config.stall_timeout):
+        if result.failure is not None or result.record is None:
+            raise JobFailed(result.failure or "a stage answered nothing", result.detail)
+        yield result.record
+
+
+def _break_early(records: dict[str, dict[str, Any]], config: ScoreConfig) -> None:
+    """Stop a run whose rows are mostly bad from the start: that is a wrong column, not bad rows."""
+    if config.max_error_rate >= 0.5 or len(records) > 1000:
+        return
+    rows = sum(r["rows"] for r in records.values())
+    bad = sum(r["error_rows"] for r in records.values())
+    if rows >= BREAKER_ROWS and bad * 2 > rows:
+        reasons = _reasons(total(records.values()))
+        raise TooManyBadRows(
+            f"stopped: {bad:,} of the first {rows:,} rows cannot be scored ({reasons}); "
+            f"that looks like a wrong column; {config.output}/errors has the rows"
+        )
+
+
+def _complete(config: ScoreConfig, plan: Plan, units: list[ReadUnit], records: dict[str, dict[str, Any]]) -> Totals:
+    """Check that everything is there and adds up, then write `_SUCCESS`."""
+    on_disk = {record["shard"] for record in read_records(config.output)}
+    missing = missing_shards((unit.number for unit in units), (r for r in records.values() if r["shard"] in on_disk))
+    if missing:
+        shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        raise JobFailed(f"{len(missing)} shards are missing after {PASSES} passes: {shown}; run the same command again")
+    totals = total(records.values())
+    if totals.rows != totals.scored_rows + totals.error_rows or (plan.rows is not None and totals.rows != plan.rows):
+        expected = totals.rows if plan.rows is None else plan.rows
+        raise JobFailed(
+            f"the totals do not agree: {expected:,} rows in, {totals.scored_rows:,} scored, "
+            f"{totals.error_rows:,} in errors/"
+        )
+    if totals.error_rate > config.max_error_rate:
+        raise TooManyBadRows(
+            f"{totals.error_rows:,} of {totals.rows:,} rows cannot be scored ({_reasons(totals)}), more than "
+            f"--max-error-rate {config.max_error_rate:g}; the others are done. Look at {config.output}/errors, then "
+            f"run again with --max-error-rate {_rate_above(totals.error_rate)} to accept them"
+        )
+    output.finish(
+        config.output, {k: v for k, v in asdict(totals).items() if k not in ("padded_tokens", "batch_tokens")}
+    )
+    return totals
+
+
+def _reasons(totals: Totals) -> str:
+    return ", ".join(f"{reason} {count:,}" for reason, count in sorted(totals.errors.items(), key=lambda e: -e[1]))
+
+
+def _rate_above(rate: float) -> str:
+    """A rate just above, with two digits that say something."""
+    digits = 2
+    while round(rate, digits) < rate or round(rate, digits) == 0:
+        if digits > 9:
+            return f"{rate}"
+        rounded = round(rate + 10**-digits, digits)
+        if rounded < 1.5 * rate or digits > 6:
+            return f"{min(1.0, rounded):g}"
+        digits += 1
+    return f"{round(rate, digits):g}"
+
+
+class _Clock:
+    """When shards were committed, and how fast tokens went by once the first one was through."""
+
+    def __init__(self, began: float) -> None:
+        self.began = began
+        self.first: float | None = None
+        self.last = 0.0
+        self.tokens = 0
+        self.first_tokens = 0
+        self.busy = 0.0
+
+    def committed(self, record: dict[str, Any]) -> None:
+        self.last = time.monotonic() - self.began
+        if self.first is None:
+            self.first, self.first_tokens = self.last, record["tokens"]
+        self.tokens += record["tokens"]
+        self.busy += record["seconds"]["score"]
+
+    def rate(self) -> float | None:
+        """Tokens per second between the first commit and the last, or in the model where there is one shard only."""
+        if not self.tokens:
+            return None
+        if self.first is not None and self.last > self.first and self.tokens > self.first_tokens:
+            return (self.tokens - self.first_tokens) / (self.last - self.first)
+        return self.tokens / self.busy if self.busy else None
+
+
+def check(config: ScoreConfig) -> tuple[Plan, Estimate]:
+    """The preflight alone, with an estimate from scoring a few rows here. Writes nothing and starts no Ray.
+
+    Raises:
+        Refused: as `score` would.
+    """
+    run = output.read_run(config.output)
+    plan = _plan(config, preflight(config), run)
+    return plan, estimate(plan, gpu=local_gpu() and config.gpus_per_actor != 0)

@@ -1,0 +1,52 @@
+"""What a job would take, from scoring a small sample on this machine."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tokloss_ray.schema import ERRORS_SCHEMA
+from tokloss_ray.scoring.decode import decode_shard
+from tokloss_ray.scoring.plan import Plan, sample_rows
+
+SECONDS = 3.0
+_ROWS = 64
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Rates seen on the sample; None and 0 where the input has no rows."""
+
+    tokens_per_second: float | None
+    bytes_per_token: float
+
+
+def estimate(plan: Plan, gpu: bool) -> Estimate:
+    """Load the model and score some rows of the sample for a few seconds.
+
+    Raises:
+        JobFailed: the model does not load.
+    """
+    from tokloss_ray.scoring.scorer import Scorer
+
+    scorer = Scorer(plan.job, None, "cuda" if gpu else "cpu")
+    sequences = sample_rows(plan.job, plan.units).sequences
+    if sequences is None or not sequences.num_rows:
+        return Estimate(None, 0.0)
+    scorer.score(sequences.slice(0, 8))  # the first pass sets up kernels
+    tokens, seconds, parts = 0, 0.0, []
+    start = 0
+    while start < sequences.num_rows and seconds < SECONDS:
+        begin = time.perf_counter()
+        scored, _ = scorer.score(sequences.slice(start, _ROWS))
+        seconds += time.perf_counter() - begin
+        decoded = decode_shard(plan.job, "sample", scored, ERRORS_SCHEMA.empty_table())
+        tokens += decoded.figures["tokens"]
+        parts.append(decoded.scores)
+        start += _ROWS
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.concat_tables(parts), sink, compression="zstd")
+    return Estimate(tokens / seconds, len(sink.getvalue()) / max(1, tokens))

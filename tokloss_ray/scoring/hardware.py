@@ -1,0 +1,86 @@
+"""Which processors there are, and what share of them a model actor takes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import ray
+
+from tokloss_ray.config import ScoreConfig
+from tokloss_ray.errors import Refused
+
+RESERVED_CPUS = 0.75
+"""What encode and commit need on a node; actors that take every CPU would hang the job silently."""
+
+
+@dataclass(frozen=True)
+class Actors:
+    """The pool of model actors: how many, what each asks Ray for, and how many threads it computes with."""
+
+    low: int
+    high: int
+    num_cpus: float
+    num_gpus: float
+    threads: int | None
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """CPUs and GPUs of each node that is alive."""
+
+    cpus: tuple[float, ...]
+    gpus: tuple[float, ...]
+
+
+def cluster_hardware() -> Hardware:
+    """The nodes of the Ray cluster this process is connected to."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return Hardware(tuple(n.get("CPU", 0.0) for n in nodes), tuple(n.get("GPU", 0.0) for n in nodes))
+
+
+def plan_actors(config: ScoreConfig, hardware: Hardware) -> Actors:
+    """One actor per GPU where there are GPUs, one per CPU node otherwise, unless the user says so.
+
+    Raises:
+        Refused: what is asked for does not fit the cluster.
+    """
+    gpus_each = config.gpus_per_actor if config.gpus_per_actor is not None else float(any(hardware.gpus))
+    nodes = [cpus for cpus in hardware.cpus if cpus > 0]
+    if not nodes:
+        raise Refused("the cluster has no node with CPUs for work: encode and commit need them")
+    if gpus_each:
+        fitting = sum(math.floor(gpus / gpus_each) for gpus in hardware.gpus)
+        if not fitting and config.actors is None:
+            raise Refused(f"no node has {gpus_each:g} GPUs for an actor (--gpus-per-actor); 0 runs the model on CPUs")
+        low, high = config.actors or (fitting, fitting)
+        busiest = max(math.floor(gpus / gpus_each) for gpus in hardware.gpus) or 1
+        cpus = [c for c, gpus in zip(hardware.cpus, hardware.gpus, strict=True) if gpus] or nodes
+        return Actors(low, high, _share(min(1.0, (min(cpus) - RESERVED_CPUS) / busiest)), gpus_each, None)
+    low, high = config.actors or (len(nodes), len(nodes))
+    per_node = math.ceil(high / len(nodes))
+    return Actors(low, high, _share((min(nodes) - RESERVED_CPUS) / per_node), 0, max(1, int(min(nodes) // per_node)))
+
+
+def _share(cpus: float) -> float:
+    """CPUs an actor asks for: what is left, rounded down, and never what another stage asks for (see pipeline)."""
+    share = max(0.05, math.floor(cpus * 100) / 100)
+    return share - 0.01 if share in (0.5, 0.25) else share
+
+
+def gpu_has_bfloat16(local: bool) -> bool:
+    """Whether the GPUs compute in bfloat16: asked of this machine, or of a GPU node of the cluster."""
+
+    def ask() -> bool:
+        import torch
+
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+
+    return ask() if local else ray.get(ray.remote(num_gpus=0.01)(ask).remote())
+
+
+def local_gpu() -> bool:
+    """Whether this machine has a GPU that torch can use."""
+    import torch
+
+    return torch.cuda.is_available()

@@ -1,0 +1,264 @@
+"""What the input is: its files, their columns, the tag names they declare, and the units they are read in."""
+
+from __future__ import annotations
+
+import json
+import os
+import posixpath
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tokloss_ray.config import ScoreConfig
+from tokloss_ray.errors import Refused
+from tokloss_ray.scoring.job import ReadUnit
+from tokloss_ray.scoring.jsonl import json_lines
+from tokloss_ray.storage import Listed, is_local, listed, open_location
+
+_TEXT = (".jsonl", ".ndjson", ".json")
+_PACKED = (".gz", ".bz2", ".xz", ".zst")
+_GLOB = "*?["
+SHARDS_PER_UNIT = 4
+_BYTES_PER_TOKEN = {"parquet": 6, "arrow": 12, "jsonl": 12}
+_SAMPLE_ROWS = 200
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """One file: its listing, its path relative to the input root, and its format (parquet, arrow or jsonl)."""
+
+    listed: Listed
+    source: str
+    format: str
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """A file and what its metadata say. `schema` is None for text; `groups` are (rows, bytes) read together."""
+
+    file: InputFile
+    schema: pa.Schema | None
+    groups: tuple[tuple[int, int], ...]
+
+
+def list_inputs(config: ScoreConfig) -> list[InputFile]:
+    """All input files, in the order of the arguments, each argument's files by name.
+
+    Raises:
+        Refused: nothing there, a format that is not known, or a --split that does not fit.
+    """
+    roots, files = [], []
+    for uri in config.input:
+        fs, path = open_location(uri)
+        root, found = _one_input(fs, path, uri, config)
+        roots.append(root)
+        files += [(listed(fs, p), form) for p, form in found]
+    common = roots[0] if len(roots) == 1 else posixpath.commonpath(roots)
+    prefix = "" if is_local(fs) else fs.unstrip_protocol(common).removesuffix(common.lstrip("/"))
+    result: dict[str, InputFile] = {}
+    for one, form in files:
+        source = posixpath.relpath(one.path, common)
+        where = Listed(one.path if is_local(fs) else prefix + one.path.lstrip("/"), one.size, one.version)
+        result.setdefault(source, InputFile(where, source, form))
+    return list(result.values())
+
+
+def _one_input(
+    fs: fsspec.AbstractFileSystem, path: str, uri: str, config: ScoreConfig
+) -> tuple[str, list[tuple[str, str]]]:
+    """Root and files (path, format) of one --input argument."""
+    if any(c in path for c in _GLOB) and not fs.exists(path):
+        matches = sorted(p for p in fs.glob(path) if fs.isfile(p))
+        if not matches:
+            raise Refused(f"no input: nothing matches {uri}")
+        root = posixpath.dirname(path[: min(path.index(c) for c in _GLOB if c in path)])
+        return root, [(p, _format(p)) for p in matches]
+    if not fs.exists(path):
+        raise Refused(f"no input: {uri} does not exist")
+    if fs.isfile(path):
+        return posixpath.dirname(path), [(path, _format(path))]
+    saved = _saved_dataset(fs, path, uri, config.split)
+    if saved is not None:
+        return path, [(p, "arrow") for p in saved]
+    if config.split is not None:
+        raise Refused("--split is for folders written by DatasetDict.save_to_disk; name the split's files with --input")
+    names = [p for p in sorted(fs.find(path)) if not _hidden(posixpath.relpath(p, path))]
+    known = [(p, form) for p in names if (form := _format_or_none(p))]
+    if not known:
+        raise Refused(f"no input: {uri} holds no Parquet (.parquet) or JSON lines (.jsonl) files")
+    return path, known
+
+
+def _hidden(relative: str) -> bool:
+    return any(part.startswith((".", "_")) for part in relative.split("/"))
+
+
+def _format_or_none(path: str) -> str | None:
+    name = path.lower()
+    if name.endswith((".parquet", ".pq")):
+        return "parquet"
+    for packed in _PACKED:
+        name = name.removesuffix(packed)
+    return "jsonl" if name.endswith(_TEXT) else None
+
+
+def _format(path: str) -> str:
+    form = _format_or_none(path)
+    if form is None:
+        raise Refused(f"{path} is neither Parquet (.parquet) nor JSON lines (.jsonl), going by its name")
+    return form
+
+
+def _saved_dataset(fs: fsspec.AbstractFileSystem, path: str, uri: str, split: str | None) -> list[str] | None:
+    """The Arrow files of a folder written by `datasets`' save_to_disk, or None if it is none."""
+    splits_file = posixpath.join(path, "dataset_dict.json")
+    if fs.exists(splits_file):
+        splits = json.loads(fs.cat_file(splits_file))["splits"]
+        if split is None and len(splits) > 1:
+            raise Refused(f"{uri} holds the splits {', '.join(splits)}: choose one with --split")
+        chosen = split or splits[0]
+        if chosen not in splits:
+            raise Refused(f"{uri} has no split {chosen}; it has {', '.join(splits)}")
+        return _saved_dataset(fs, posixpath.join(path, chosen), uri, None)
+    state_file = posixpath.join(path, "state.json")
+    if not (fs.exists(state_file) and fs.exists(posixpath.join(path, "dataset_info.json"))):
+        return None
+    if split is not None:
+        raise Refused(f"{uri} is a single dataset without splits: leave out --split")
+    state = json.loads(fs.cat_file(state_file))
+    if state.get("_indices_data_files"):
+        raise Refused(f"{uri} holds an index over its rows: save it again with a newer version of datasets")
+    return [posixpath.join(path, item["filename"]) for item in state["_data_files"]]
+
+
+def inspect_files(files: list[InputFile]) -> list[Inspected]:
+    """Schema and row groups of each file, from metadata alone.
+
+    Raises:
+        Refused: a file is not what its name says.
+    """
+    with ThreadPoolExecutor(16) as pool:
+        return list(pool.map(_inspect, files))
+
+
+def _inspect(file: InputFile) -> Inspected:
+    fs, path = open_location(file.listed.path)
+    try:
+        if file.format == "parquet":
+            if not file.listed.size:
+                raise pa.ArrowInvalid("it is empty")
+            with fs.open(path, "rb") as opened:
+                metadata = pq.ParquetFile(opened)
+                groups = (metadata.metadata.row_group(i) for i in range(metadata.num_row_groups))
+                return Inspected(file, metadata.schema_arrow, tuple((g.num_rows, g.total_byte_size) for g in groups))
+        if file.format == "arrow":
+            with (
+                pa.memory_map(path) if is_local(fs) else fs.open(path, "rb") as opened,
+                pa.ipc.open_stream(opened) as stream,
+            ):
+                sizes = tuple((batch.num_rows, batch.nbytes) for batch in stream)
+                return Inspected(file, stream.schema, sizes)
+    except (pa.ArrowException, OSError) as error:
+        cause = str(error).split("\n")[0].rstrip(".")
+        raise Refused(f"cannot read {file.source} as {file.format.capitalize()}: {cause}") from None
+    return Inspected(file, None, ())
+
+
+def sample_text(file: InputFile) -> list[dict]:
+    """The first records of a JSON lines file that parse to objects."""
+    unit = ReadUnit(0, file.source, file.listed.path, file.format, 0, -1, None, 0)
+    rows = []
+    try:
+        for number, (_, line) in enumerate(json_lines(unit)):
+            if number == _SAMPLE_ROWS:
+                break
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(row, dict):
+                rows.append(row)
+    except (OSError, EOFError) as error:
+        raise Refused(f"cannot read {file.source}: {error}") from None
+    return rows
+
+
+def declared_tags(schema: pa.Schema, column: str) -> tuple[str, ...] | None:
+    """The tag names that `datasets` recorded for a ClassLabel column in a file's metadata, if any."""
+    metadata = (schema.metadata or {}).get(b"huggingface")
+    if metadata is None:
+        return None
+    feature = json.loads(metadata).get("info", {}).get("features", {}).get(column)
+    while isinstance(feature, (dict, list)):
+        if isinstance(feature, list):
+            feature = feature[0] if feature else None
+        elif feature.get("_type") == "ClassLabel":
+            names = feature.get("names")
+            return tuple(names) if names else None
+        else:
+            feature = feature.get("feature")
+    return None
+
+
+def make_units(inspected: list[Inspected], shard_tokens: int, limit: int | None) -> list[ReadUnit]:
+    """The plan: units of about SHARDS_PER_UNIT shards, in the order of the files.
+
+    A pure function of the files and the settings. `limit` counts rows (for text, lines that are not blank).
+    """
+    units: list[ReadUnit] = []
+    left = limit
+    for item in inspected:
+        target = shard_tokens * SHARDS_PER_UNIT * _BYTES_PER_TOKEN[item.file.format]
+        parts = _text_parts(item.file, target, left) if item.schema is None else _row_parts(item.groups, target, left)
+        for start, stop, rows, size in parts:
+            file = item.file
+            units.append(ReadUnit(len(units), file.source, file.listed.path, file.format, start, stop, rows, size))
+            if left is not None:
+                left -= rows or 0
+        if left is not None and left <= 0:
+            break
+    return units
+
+
+def _row_parts(
+    groups: tuple[tuple[int, int], ...], target: int, left: int | None
+) -> Iterator[tuple[int, int, int, int]]:
+    """Runs of row groups as (first row, end row, rows, bytes)."""
+    start = end = size = 0
+    for number, (rows, nbytes) in enumerate(groups):
+        end += rows
+        size += nbytes
+        cut = end - start if left is None else min(end - start, left)
+        if cut and (size >= target or number == len(groups) - 1 or cut == left):
+            yield start, start + cut, cut, size
+            if left is not None:
+                left -= cut
+                if not left:
+                    return
+            start, size = end, 0
+
+
+def _text_parts(file: InputFile, target: int, left: int | None) -> Iterator[tuple[int, int, int | None, int]]:
+    """Byte ranges as (start, stop, rows or None, bytes). A packed file is one range, as it cannot be entered midway."""
+    size = file.listed.size
+    if not size:
+        return
+    if left is not None:
+        # A limit counts lines, so they must be counted here; no more are read than it asks for.
+        end = rows = 0
+        for offset, line in json_lines(ReadUnit(0, file.source, file.listed.path, file.format, 0, -1, None, 0)):
+            end, rows = offset + len(line), rows + 1
+            if rows == left:
+                break
+        if rows:
+            yield 0, end, rows, end
+    elif os.path.splitext(file.source.lower())[1] in _PACKED:
+        yield 0, -1, None, size
+    else:
+        for start in range(0, size, target):
+            stop = min(start + target, size)
+            yield start, stop, None, stop - start

@@ -1,0 +1,162 @@
+"""JSON lines: records by byte range, and from JSON values to Arrow columns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from tokloss_ray import schema
+from tokloss_ray.scoring.job import Job, ReadUnit
+from tokloss_ray.storage import open_location
+
+CHUNK_ROWS = 1024
+CHUNK_BYTES = 4 << 20
+
+
+class RawChunk(NamedTuple):
+    """Rows as they were read: a table of the needed columns, their source rows, and records that are not rows."""
+
+    table: pa.Table
+    source_rows: np.ndarray
+    broken: list[dict]
+
+
+def read_jsonl(job: Job, unit: ReadUnit) -> Iterator[RawChunk]:
+    """Records whose first byte lies in the unit's byte range; a record is numbered by its first byte."""
+    records: list[tuple[int, bytes]] = []
+    size = 0
+    for offset, line in json_lines(unit):
+        records.append((offset, line))
+        size += len(line)
+        if len(records) == CHUNK_ROWS or size > CHUNK_BYTES:
+            yield from _json_rows(job, records)
+            records, size = [], 0
+    if records:
+        yield from _json_rows(job, records)
+
+
+def json_lines(unit: ReadUnit) -> Iterator[tuple[int, bytes]]:
+    """The non-blank lines that start in the unit's byte range, each with the offset of its first byte."""
+    fs, path = open_location(unit.path)
+    with fs.open(path, "rb", compression="infer") as file:
+        offset = unit.start
+        if offset:
+            # The line that covers the byte before the range belongs to the unit before.
+            file.seek(offset - 1)
+            offset += len(file.readline()) - 1
+        while unit.stop < 0 or offset < unit.stop:
+            line = file.readline()
+            if not line:
+                return
+            if line.strip():
+                yield offset, line
+            offset += len(line)
+
+
+def _json_rows(job: Job, records: list[tuple[int, bytes]]) -> Iterator[RawChunk]:
+    rows: list[tuple[int, dict, bytes]] = []
+    broken: list[dict] = []
+    for offset, line in records:
+        problem = ("malformed", "")
+        try:
+            row = json.loads(line)
+            problem = ("malformed", "not a JSON object") if not isinstance(row, dict) else _json_problem(job, row)
+        except (ValueError, RecursionError) as error:
+            problem = ("malformed", str(error))
+        if problem[0]:
+            broken.append({"source_row": offset, "reason": problem[0], "detail": problem[1], "payload": _text(line)})
+        else:
+            rows.append((offset, row, line))
+    # Integer and string tags may alternate in one file; an Arrow column holds one kind.
+    for kind, run in _runs_of_tag_kind(job, rows):
+        try:
+            table = json_table(job, [row for _, row, _ in run], kind)
+            yield RawChunk(table, np.array([offset for offset, _, _ in run], dtype=np.int64), [])
+        except (pa.ArrowException, UnicodeEncodeError, OverflowError):
+            yield from _one_by_one(job, run, kind)
+    if broken:
+        yield RawChunk(json_table(job, [], pa.int64()), np.array([], dtype=np.int64), broken)
+
+
+def _one_by_one(job: Job, run: list[tuple[int, dict, bytes]], kind: pa.DataType) -> Iterator[RawChunk]:
+    """Some row does not fit the Arrow types (a lone surrogate, an integer of 70 bits): find it."""
+    for offset, row, line in run:
+        try:
+            yield RawChunk(json_table(job, [row], kind), np.array([offset]), [])
+        except (pa.ArrowException, UnicodeEncodeError, OverflowError) as error:
+            record = {"source_row": offset, "reason": "malformed", "detail": str(error), "payload": _text(line)}
+            yield RawChunk(json_table(job, [], kind), np.array([], dtype=np.int64), [record])
+
+
+def _text(line: bytes) -> str:
+    return line.decode("utf-8", "replace").strip()
+
+
+def _json_problem(job: Job, row: dict) -> tuple[str, str]:
+    """The reason why a JSON row cannot be put into columns, or ('', '')."""
+    columns = job.columns
+    first = columns.words or schema.INPUT_IDS
+    lists = {first: (str,) if columns.words else (int,), columns.labels: (int, str)}
+    if columns.mask and row.get(columns.mask) is not None:
+        lists[columns.mask] = (int,)
+    for name, kinds in lists.items():
+        value = row.get(name)
+        if value is None:
+            continue
+        if not isinstance(value, list):
+            return "malformed", f"{name} is not a list"
+        seen = {type(item) for item in value} - {type(None)}
+        if not seen <= set(kinds) or len(seen) > 1:
+            wrong = next(item for item in value if item is not None and type(item) is not kinds[0])
+            reason = "not_a_string" if str in kinds else "malformed"
+            return reason, f"{name} holds {json.dumps(wrong)[:100]}"
+    for carried in columns.carried:
+        if not _fits(row.get(carried.name), carried.type):
+            return "malformed", f"{carried.name} is not {carried.type}, as it is in the first rows"
+    return "", ""
+
+
+def _fits(value: Any, type_: pa.DataType) -> bool:
+    kinds = {pa.string(): (str, list, dict), pa.int64(): (int,), pa.float64(): (int, float), pa.bool_(): (bool,)}[type_]
+    return value is None or (isinstance(value, kinds) and (type_ == pa.bool_() or not isinstance(value, bool)))
+
+
+def _runs_of_tag_kind(job: Job, rows: list) -> Iterator[tuple[pa.DataType, list]]:
+    run: list = []
+    kind: pa.DataType | None = None
+    for item in rows:
+        first = next((tag for tag in item[1].get(job.columns.labels) or () if tag is not None), None)
+        own = None if first is None else pa.string() if isinstance(first, str) else pa.int64()
+        if kind is not None and own is not None and own != kind:
+            yield kind, run
+            run, kind = [], own
+        kind = kind or own
+        run.append(item)
+    if run:
+        yield kind or pa.int64(), run
+
+
+def json_table(job: Job, rows: list[dict], tag_kind: pa.DataType) -> pa.Table:
+    """The needed columns of some rows; `tag_kind` is int64 or string."""
+    columns = job.columns
+    types: dict[str, pa.DataType] = {columns.labels: pa.list_(tag_kind)}
+    types[columns.words or schema.INPUT_IDS] = pa.list_(pa.string() if columns.words else pa.int64())
+    if columns.mask:
+        types[columns.mask] = pa.list_(pa.int64())
+    arrays = {name: pa.array([row.get(name) for row in rows], type_) for name, type_ in types.items()}
+    texts = {f.name for f in columns.carried if f.type == pa.string()} | {columns.example_id or ""} - set(types)
+    for field in columns.carried:
+        if field.name not in arrays and field.name not in texts:
+            arrays[field.name] = pa.array([row.get(field.name) for row in rows], field.type)
+    for name in texts - {""}:
+        arrays[name] = pa.array([_as_text(row.get(name)) for row in rows], pa.string())
+    return pa.table(arrays)
+
+
+def _as_text(value: Any) -> str | None:
+    """A JSON value as a string: strings as they are, null as null, anything else as JSON."""
+    return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,150 @@
+"""The output folder as a whole: whose it is, what is done, and when it is finished."""
+
+from __future__ import annotations
+
+import json
+import platform
+import posixpath
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tokloss_ray.errors import Refused
+from tokloss_ray.scoring.commit import COMMITS
+from tokloss_ray.scoring.job import ReadUnit
+from tokloss_ray.scoring.plan import Plan, fingerprint
+from tokloss_ray.storage import open_location, read_whole, write_whole
+
+RUN, PLAN, SUCCESS = "_run.json", "_plan.parquet", "_SUCCESS"
+FOLDERS = (COMMITS, "scores", "errors", "mining")
+
+_PLAN_SCHEMA = pa.schema(
+    [
+        ("number", pa.int64()),
+        ("source", pa.string()),
+        ("format", pa.string()),
+        ("start", pa.int64()),
+        ("stop", pa.int64()),
+        ("rows", pa.int64()),
+        ("size", pa.int64()),
+    ]
+)
+
+
+def read_run(output: str) -> dict[str, Any] | None:
+    """What `_run.json` says, or None where there is none.
+
+    Raises:
+        Refused: the folder holds files, but none of this program's.
+    """
+    fs, root = open_location(output)
+    if fs.exists(f"{root}/{RUN}"):
+        try:
+            return json.loads(read_whole(fs, f"{root}/{RUN}"))
+        except ValueError:
+            raise Refused(f"{output}/{RUN} is not valid JSON: the folder is damaged; use another --output") from None
+    if fs.exists(root):
+        if fs.isfile(root):
+            raise Refused(f"--output {output} is a file: name a folder")
+        # A run that died before it had written _run.json leaves at most its plan behind.
+        foreign = sorted(name for p in fs.ls(root, detail=False) if (name := posixpath.basename(p)) != PLAN)
+        foreign = [name for name in foreign if not name.endswith(".tmp")]
+        if foreign:
+            raise Refused(
+                f"--output {output} is not empty and not an output of tokloss ({foreign[0]}): name another folder"
+            )
+    return None
+
+
+def is_finished(output: str) -> bool:
+    """Whether `_SUCCESS` is there."""
+    fs, root = open_location(output)
+    fs.invalidate_cache()
+    return fs.exists(f"{root}/{SUCCESS}")
+
+
+def check_same_run(run: dict[str, Any], plan: Plan) -> None:
+    """Refuse to mix two runs in one folder.
+
+    Raises:
+        Refused: with the identity settings that differ.
+    """
+    theirs, ours = run["identity"], plan.job.identity
+    if run["fingerprint"] == fingerprint(ours):
+        return
+    differing = [key for key in ours if theirs.get(key) != ours[key]] + [key for key in theirs if key not in ours]
+    named = ", ".join(_difference(key, theirs.get(key), ours.get(key)) for key in differing)
+    raise Refused(
+        f"--output {plan.job.output} belongs to another run; it differs in {named}. "
+        f"Use another --output, or start afresh with --overwrite"
+    )
+
+
+def _difference(key: str, theirs: Any, ours: Any) -> str:
+    if key == "input":
+        before, now = {tuple(f) for f in theirs or ()}, {tuple(f) for f in ours or ()}
+        changed = sorted({f[0] for f in before ^ now})
+        return f"input ({changed[0]}{f' and {len(changed) - 1} more files' if len(changed) > 1 else ''})"
+    if key in ("model", "tokenizer"):
+        return f"{key} (other files)"
+    return f"{key.replace('_', '-')} ({json.dumps(theirs)} there, {json.dumps(ours)} now)"
+
+
+def start_run(plan: Plan, settings: dict[str, Any]) -> None:
+    """Write the plan, then `_run.json`, which makes the folder this run's."""
+    fs, root = open_location(plan.job.output)
+    rows = [{k: v for k, v in asdict(unit).items() if k != "path"} for unit in plan.units]
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(rows, _PLAN_SCHEMA), sink)
+    write_whole(fs, f"{root}/{PLAN}", memoryview(sink.getvalue()))
+    identity = plan.job.identity
+    run = {
+        "fingerprint": fingerprint(identity),
+        "settings": settings,
+        "identity": identity,
+        "tags": plan.job.tags,
+        "plan": {
+            "units": len(plan.units),
+            "rows": plan.rows,
+            "estimated_rows": plan.estimated_rows,
+            "estimated_tokens": plan.estimated_tokens,
+            "estimated_shards": plan.estimated_shards,
+        },
+        "versions": {
+            "python": platform.python_version(),
+            **{
+                name: version(name) for name in ("tokloss-ray", "ray", "torch", "transformers", "tokenizers", "pyarrow")
+            },
+        },
+    }
+    write_whole(fs, f"{root}/{RUN}", json.dumps(run, indent=1, ensure_ascii=False).encode())
+
+
+def read_plan(plan: Plan) -> list[ReadUnit]:
+    """The recorded units of a run that goes on, with today's paths of their files."""
+    fs, root = open_location(plan.job.output)
+    table = pq.read_table(pa.BufferReader(read_whole(fs, f"{root}/{PLAN}")))
+    paths = {unit.source: unit.path for unit in plan.units}
+    return [ReadUnit(path=paths[row["source"]], **row) for row in table.to_pylist()]
+
+
+def clear(output: str) -> None:
+    """Remove what a run has written, its marks first and last so that a crash in between is seen as ours.
+
+    Only this program's names are touched.
+    """
+    fs, root = open_location(output)
+    fs.invalidate_cache()
+    for name in (SUCCESS, *FOLDERS, PLAN, RUN):
+        if fs.exists(f"{root}/{name}"):
+            fs.rm(f"{root}/{name}", recursive=True)
+    fs.invalidate_cache()
+
+
+def finish(output: str, totals: dict[str, Any]) -> None:
+    """Write `_SUCCESS`, with the totals, as the last file of a run."""
+    fs, root = open_location(output)
+    write_whole(fs, f"{root}/{SUCCESS}", json.dumps(totals, indent=1, ensure_ascii=False).encode())

@@ -1,0 +1,212 @@
+"""The graph: read units in, commit records out. Ray Data does the streaming; each shard travels as one row."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import time
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import ray
+import ray.data
+from ray.util.annotations import RayDeprecationWarning
+from tokenizers import Tokenizer
+
+from tokloss_ray.errors import TokLossError
+from tokloss_ray.scoring.commit import commit_shard
+from tokloss_ray.scoring.decode import decode_shard
+from tokloss_ray.scoring.encode import encode_unit
+from tokloss_ray.scoring.hardware import Actors
+from tokloss_ray.scoring.job import Job, ReadUnit
+from tokloss_ray.scoring.read import read_unit
+from tokloss_ray.scoring.shard import from_row, to_row
+
+FAILURE = "failure"
+ENCODE_CPUS, COMMIT_CPUS = 0.5, 0.25
+"""Different on purpose, and different from the actors': Ray Data fuses neighbours that ask for the same resources,
+and an encode stage fused into the model actor starves it."""
+MAX_BLOCKS = 2_000
+
+
+class Result(NamedTuple):
+    """What the graph yields: a commit record, or the sentence and the traceback of a stage that failed."""
+
+    record: dict[str, Any] | None
+    failure: str | None = None
+    detail: str = ""
+
+
+def build(
+    job: ray.ObjectRef, units: list[ReadUnit], committed: dict[int, list[int]], actors: Actors
+) -> ray.data.Dataset:
+    """plan -> read + encode (CPU task) -> score (actor) -> decode + commit (CPU task)."""
+    retries = {"max_restarts": 8, "max_task_retries": 3}
+    return (
+        ray.data.from_arrow(_source(units, committed))
+        .map_batches(
+            read_and_encode,
+            fn_args=(job,),
+            batch_size=1,
+            batch_format="pyarrow",
+            num_cpus=ENCODE_CPUS,
+            max_retries=3,
+        )
+        .map_batches(
+            ScoreActor,
+            fn_constructor_args=(job, actors.threads, actors.num_gpus > 0),
+            compute=ray.data.ActorPoolStrategy(
+                min_size=actors.low, max_size=actors.high, max_tasks_in_flight_per_actor=3
+            ),
+            batch_size=1,
+            batch_format="pyarrow",
+            num_cpus=actors.num_cpus,
+            num_gpus=actors.num_gpus or None,
+            **retries,
+        )
+        .map_batches(
+            decode_and_commit,
+            fn_args=(job,),
+            batch_size=1,
+            batch_format="pyarrow",
+            num_cpus=COMMIT_CPUS,
+            max_retries=3,
+        )
+    )
+
+
+def run(
+    job: Job, units: list[ReadUnit], committed: dict[int, list[int]], actors: Actors, stall_timeout: float
+) -> Iterator[Result]:
+    """Run the graph over the units, without the shards that are committed; results come as shards finish."""
+    with _data_context(stall_timeout):
+        with warnings.catch_warnings():
+            # The retry arguments go away in Ray 2.64, which the dependencies exclude.
+            warnings.simplefilter("ignore", RayDeprecationWarning)
+            dataset = build(ray.put(job), units, committed, actors)
+        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            for text in batch.column("result").to_pylist():
+                yield Result(**json.loads(text))
+
+
+def _source(units: list[ReadUnit], committed: dict[int, list[int]]) -> list[pa.Table]:
+    """The units as a table in blocks: one unit a block, more only where the plan is very long."""
+    rows = [{**asdict(unit), "committed": committed.get(unit.number, [])} for unit in units]
+    table = pa.Table.from_pylist(rows, _UNIT_SCHEMA)
+    size = max(1, min(16, len(units) // MAX_BLOCKS))
+    return [table.slice(start, size) for start in range(0, len(units), size)]
+
+
+_UNIT_SCHEMA = pa.schema(
+    [
+        ("number", pa.int64()),
+        ("source", pa.string()),
+        ("path", pa.string()),
+        ("format", pa.string()),
+        ("start", pa.int64()),
+        ("stop", pa.int64()),
+        ("rows", pa.int64()),
+        ("size", pa.int64()),
+        ("committed", pa.list_(pa.int64())),
+    ]
+)
+
+
+def read_and_encode(batch: pa.Table, job_ref: ray.ObjectRef) -> Iterator[pa.Table]:
+    """The shards of some units, each a table of one row."""
+    for row in batch.to_pylist():
+        skip = frozenset(row.pop("committed"))
+        unit = ReadUnit(**row)
+        try:
+            job = _job(job_ref)
+            for shard in encode_unit(job, _tokenizer(job_ref), unit.number, unit.source, read_unit(job, unit), skip):
+                yield to_row(shard)
+        except Exception as error:
+            yield _failure(error)
+
+
+class ScoreActor:
+    """Holds the model. If it cannot be loaded, every shard is answered with the reason."""
+
+    def __init__(self, job_ref: ray.ObjectRef, threads: int | None, gpu: bool) -> None:
+        from tokloss_ray.scoring.scorer import Scorer
+
+        self.broken: pa.Table | None = None
+        try:
+            self.scorer = Scorer(_job(job_ref), threads, "cuda" if gpu else "cpu")
+        except Exception as error:
+            self.broken = _failure(error)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        if FAILURE in batch.column_names:
+            return batch
+        if self.broken is not None:
+            return self.broken
+        try:
+            shard = from_row(batch)
+            sequences, figures = self.scorer.score(shard.sequences)
+            shard.about["seconds"]["score"] = figures.pop("seconds")
+            return to_row(shard._replace(about=shard.about | figures, sequences=sequences))
+        except Exception as error:
+            return _failure(error)
+
+
+def decode_and_commit(batch: pa.Table, job_ref: ray.ObjectRef) -> pa.Table:
+    """Decode and write one scored shard; the result is its commit record as JSON, or why there is none."""
+    if FAILURE not in batch.column_names:
+        try:
+            start = time.perf_counter()
+            job, shard = _job(job_ref), from_row(batch)
+            decoded = decode_shard(job, shard.about["source"], shard.sequences, shard.errors)
+            shard.about["seconds"]["decode"] = round(time.perf_counter() - start, 4)
+            record = commit_shard(job, shard.about, decoded)
+            return pa.table({"result": [json.dumps({"record": record})]})
+        except Exception as error:
+            batch = _failure(error)
+    return batch.select([FAILURE]).rename_columns(["result"])
+
+
+def _failure(error: Exception) -> pa.Table:
+    """A failure as a row that later stages pass on, so that it reaches the driver without six frameworks' stacks."""
+    if isinstance(error, TokLossError):
+        sentence = str(error)
+    else:
+        sentence = f"{type(error).__name__}: {str(error).strip() or 'no message'}".split("\n")[0]
+    detail = "".join(traceback.format_exception(error))
+    return pa.table({FAILURE: [json.dumps({"record": None, "failure": sentence, "detail": detail})]})
+
+
+@functools.lru_cache(maxsize=2)
+def _job(ref: ray.ObjectRef) -> Job:
+    """The job, fetched once per process."""
+    return ray.get(ref)
+
+
+@functools.lru_cache(maxsize=2)
+def _tokenizer(ref: ray.ObjectRef) -> Tokenizer:
+    # One thread: there are as many encode tasks as there are cores to spare.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    return Tokenizer.from_str(_job(ref).tokenizer_json)
+
+
+@contextmanager
+def _data_context(stall_timeout: float) -> Iterator[None]:
+    """Ray Data's settings for this job, without a trace in the settings of the process it runs in."""
+    before = ray.data.DataContext.get_current()
+    context = before.copy()
+    context.target_max_block_size = 1  # one shard a block: rows that share a block are held and retried together
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.max_errored_blocks = 16  # a shard that kills its worker is left to the next pass
+    context.execution_no_progress_timeout_s = stall_timeout
+    ray.data.DataContext._set_current(context)
+    try:
+        yield
+    finally:
+        ray.data.DataContext._set_current(before)

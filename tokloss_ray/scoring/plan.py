@@ -1,0 +1,235 @@
+"""The preflight: everything that can be found out before work begins, and from it the job and its read units."""
+
+from __future__ import annotations
+
+import json
+import posixpath
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any
+
+import pyarrow as pa
+from tokenizers import Tokenizer
+
+from tokloss_ray import schema
+from tokloss_ray.config import ScoreConfig
+from tokloss_ray.errors import Refused
+from tokloss_ray.model_files import ModelInfo, resolve_model
+from tokloss_ray.scoring.columns import find_columns, find_tags
+from tokloss_ray.scoring.encode import encode_rows
+from tokloss_ray.scoring.inputs import Inspected, inspect_files, list_inputs, make_units
+from tokloss_ray.scoring.job import Columns, Job, ReadUnit
+from tokloss_ray.scoring.ragged import list_lengths, one_array
+from tokloss_ray.scoring.read import read_unit
+from tokloss_ray.storage import is_local, open_location
+
+CPU_SHARD_TOKENS, GPU_SHARD_TOKENS = 1 << 16, 1 << 20
+CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 1 << 11, 1 << 15
+MIN_BATCHES = 32
+DEFAULT_OVERLAP = 64
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What was found out of input and model, before anything depends on the machine that runs the job."""
+
+    config: ScoreConfig
+    inspected: list[Inspected]
+    model: ModelInfo
+    columns: Columns
+    data_tags: tuple[str, ...] | None
+    overlap: int
+    warnings: list[str]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The job, its units, and what is expected of them (`rows` is None where metadata do not tell)."""
+
+    job: Job
+    units: list[ReadUnit]
+    rows: int | None
+    estimated_tokens: int
+    estimated_rows: int
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def estimated_shards(self) -> int:
+        """About how many shards there will be."""
+        share = self.estimated_tokens / max(1, sum(u.size for u in self.units))
+        return sum(max(1, -(-int(u.size * share) // self.job.shard_tokens)) for u in self.units)
+
+
+def preflight(config: ScoreConfig) -> Preflight:
+    """Check input, columns, model, tokenizer and tag names.
+
+    Raises:
+        Refused: with the first thing that does not fit.
+    """
+    inspected = inspect_files(list_inputs(config))
+    _outside_of_input(config, inspected)
+    columns = find_columns(config, inspected)
+    model = resolve_model(config)
+    warnings = list(model.warnings) if columns.words else []
+    data_tags = find_tags(config, inspected, columns, model, warnings)
+    overlap = _overlap(config, model)
+    return Preflight(config, inspected, model, columns, data_tags, overlap, warnings)
+
+
+def make_plan(found: Preflight, gpu: bool, bfloat16: bool, recorded: dict[str, Any] | None = None) -> Plan:
+    """The job and its units. `auto` settings are taken from `recorded`, the identity of an earlier attempt, if any."""
+    config, model = found.config, found.model
+    recorded = recorded or {}
+    dtype: str = config.dtype
+    if dtype == "auto":
+        dtype = recorded.get("dtype") or ("bfloat16" if gpu and bfloat16 else "float32")
+    batch_tokens = config.batch_tokens or (GPU_BATCH_TOKENS if gpu else CPU_BATCH_TOKENS)
+    shard_tokens = config.shard_tokens or recorded.get("shard_tokens")
+    if not shard_tokens:
+        shard_tokens = max(GPU_SHARD_TOKENS if gpu else CPU_SHARD_TOKENS, MIN_BATCHES * batch_tokens)
+    identity = {
+        "input": [[i.file.source, i.file.listed.size, i.file.listed.version] for i in found.inspected],
+        "split": config.split,
+        "columns": [found.columns.words, found.columns.labels, found.columns.mask, found.columns.example_id],
+        "tags": found.data_tags,
+        "model": model.content,
+        "model_tags": model.tags,
+        "tokenizer": model.tokenizer_content,
+        "dtype": dtype,
+        "max_length": model.max_length,
+        "overflow": config.overflow,
+        "overlap": found.overlap,
+        "label_all_subtokens": config.label_all_subtokens,
+        "keep": config.keep,
+        "partition_by": config.partition_by,
+        "add_column": config.add_column,
+        "keep_probs": config.keep_probs,
+        "shard_tokens": shard_tokens,
+        "limit": config.limit,
+    }
+    identity = json.loads(json.dumps(identity))
+    fs, output = open_location(config.output)
+    job = Job(
+        output=output if is_local(fs) else config.output.rstrip("/"),
+        fingerprint=fingerprint(identity)[:6],
+        columns=found.columns,
+        constants=config.add_column,
+        partition_by=config.partition_by,
+        keep=config.keep,
+        tags=model.tags,
+        data_tags=found.data_tags,
+        tokenizer_json=model.tokenizer_json,
+        token_strings=_padded(model.token_strings, model.embedding_rows),
+        embedding_rows=model.embedding_rows,
+        pad_token_id=model.pad_token_id,
+        max_length=model.max_length,
+        overflow=config.overflow,
+        overlap=found.overlap,
+        label_all_subtokens=config.label_all_subtokens,
+        shard_tokens=shard_tokens,
+        model_path=model.path,
+        dtype=dtype,
+        batch_tokens=batch_tokens,
+        keep_probs=config.keep_probs,
+        trust_remote_code=config.trust_remote_code,
+        allow_pickle=config.allow_pickle,
+        identity=identity,
+    )
+    units = make_units(found.inspected, shard_tokens, config.limit)
+    known = [unit.rows for unit in units]
+    rows = None if None in known else sum(n or 0 for n in known)
+    sample = sample_rows(job, units)
+    warnings = [*found.warnings, *_sample_warnings(job, sample)]
+    size = sum(unit.size for unit in units)
+    per_byte = sample.rows / sample.size if sample.size else 0
+    estimated_rows = rows if rows is not None else round(size * per_byte)
+    return Plan(job, units, rows, round(estimated_rows * sample.tokens_per_row), estimated_rows, warnings)
+
+
+def fingerprint(identity: dict[str, Any]) -> str:
+    """SHA-256 over the identity settings."""
+    return sha256(json.dumps(identity, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The first rows, read and encoded as the job will do it."""
+
+    rows: int
+    size: float
+    tokens_per_row: float
+    reasons: dict[str, int]
+    sequences: pa.Table | None
+
+
+def sample_rows(job: Job, units: list[ReadUnit]) -> Sample:
+    """Read and encode the first chunk of rows of the first unit that has any."""
+    tokenizer = Tokenizer.from_str(job.tokenizer_json)
+    for unit in units:
+        chunk = next(read_unit(job, unit))
+        rows = chunk.rows.num_rows + chunk.errors.num_rows
+        if not rows:
+            continue
+        sequences, errors = encode_rows(job, tokenizer, unit.source, chunk.rows)
+        tokens = int(list_lengths(one_array(sequences.column(schema.INPUT_IDS))).sum())
+        reasons: dict[str, int] = {}
+        for reason in [*chunk.errors.column("reason").to_pylist(), *errors.column("reason").to_pylist()]:
+            reasons[reason] = reasons.get(reason, 0) + 1
+        share = rows / unit.rows if unit.rows else 0
+        size = unit.size * share if unit.rows else _bytes_read(chunk.rows, unit)
+        return Sample(rows, size, tokens / max(1, chunk.rows.num_rows), reasons, sequences)
+    return Sample(0, 0, 0, {}, None)
+
+
+def _bytes_read(rows: pa.Table, unit: ReadUnit) -> float:
+    """Bytes of text up to the last row of the sample: rows are numbered by their first byte."""
+    numbers = one_array(rows.column(schema.SOURCE_ROW))
+    if len(numbers) < 2:
+        return unit.size
+    return (numbers[-1].as_py() - numbers[0].as_py()) * len(numbers) / (len(numbers) - 1)
+
+
+def _sample_warnings(job: Job, sample: Sample) -> list[str]:
+    bad = sum(sample.reasons.values())
+    unknown = sample.reasons.get("unknown_tag", 0)
+    if unknown * 2 > sample.rows and job.data_tags is None:
+        raise Refused(
+            f"most tags in column {job.columns.labels} are not tags of the model: it knows {', '.join(job.tags)}; "
+            f"choose another --labels-column or model" + _example_of(job, sample)
+        )
+    if bad * 2 > sample.rows:
+        reasons = ", ".join(f"{reason} {n}" for reason, n in sorted(sample.reasons.items()))
+        return [f"{bad} of the first {sample.rows} rows cannot be scored ({reasons}): is a column name wrong?"]
+    return []
+
+
+def _example_of(job: Job, sample: Sample) -> str:
+    return "" if not sample.reasons else f" ({sample.reasons['unknown_tag']} of {sample.rows} rows looked at)"
+
+
+def _padded(strings: pa.Array, size: int) -> pa.Array:
+    """Token strings for every id the model has an embedding for; ids the tokenizer does not use are null."""
+    return pa.concat_arrays([strings, pa.nulls(max(0, size - len(strings)), pa.string())])
+
+
+def _outside_of_input(config: ScoreConfig, inspected: list[Inspected]) -> None:
+    output = open_location(config.output)[1]
+    for item in inspected:
+        if open_location(item.file.listed.path)[1].startswith(posixpath.join(output, "")):
+            raise Refused(f"--output {config.output} holds the input {item.file.source}: choose another folder")
+    for uri in config.input:
+        fs, path = open_location(uri)
+        if output.startswith(posixpath.join(path, "")) and fs.isdir(path):
+            raise Refused(f"--output {config.output} lies inside the input folder {uri}: choose another folder")
+
+
+def _overlap(config: ScoreConfig, model: ModelInfo) -> int:
+    specials = Tokenizer.from_str(model.tokenizer_json).num_special_tokens_to_add(False)
+    capacity = model.max_length - specials
+    if capacity < 1:
+        raise Refused(f"--max-length {model.max_length} leaves no room beside {specials} special tokens")
+    if config.overlap is None:
+        return min(DEFAULT_OVERLAP, capacity // 2)
+    if config.overlap >= capacity and config.overflow == "window":
+        raise Refused(f"--overlap {config.overlap} must be less than the {capacity} tokens a window has for words")
+    return config.overlap

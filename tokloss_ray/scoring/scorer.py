@@ -1,0 +1,169 @@
+"""The model actor: holds a token-classification model and scores one shard at a time."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from tokloss_ray import schema
+from tokloss_ray.errors import JobFailed
+from tokloss_ray.scoring.batching import MicroBatch, pad, plan_batches
+from tokloss_ray.scoring.job import Job
+from tokloss_ray.scoring.loss import TokenScores, score_tokens
+from tokloss_ray.scoring.ragged import any_per_row, list_array, list_lengths, offsets_of, one_array
+
+
+class Scorer:
+    """A loaded model on one device.
+
+    Args:
+        job: what to load and how to score.
+        threads: CPU threads the model may use; None leaves torch's own setting.
+        device: torch device, such as cuda or cpu.
+
+    Raises:
+        JobFailed: the model cannot be loaded, or its weights have no token-classification head.
+    """
+
+    def __init__(self, job: Job, threads: int | None = None, device: str = "cpu") -> None:
+        if threads:
+            torch.set_num_threads(threads)
+        self.job = job
+        self.device = torch.device(device)
+        self.budget = job.batch_tokens
+        self.model = load_model(job).to(self.device).eval()
+
+    def score(self, sequences: pa.Table) -> tuple[pa.Table, dict[str, Any]]:
+        """Add predictions and losses to the sequences of a shard.
+
+        Returns the table with predicted_ids, loss, predicted_prob, second_ids, second_prob (and probs), lists as long
+        as input_ids, and problem, which is null or the reason why a sequence could not be scored; and the figures
+        padded_tokens, batch_tokens and seconds.
+        """
+        begin = time.perf_counter()
+        ids_column = one_array(sequences.column(schema.INPUT_IDS))
+        lengths = list_lengths(ids_column)
+        offsets = offsets_of(lengths)
+        flat_ids = ids_column.flatten().to_numpy()
+        flat_mask = None
+        if schema.ATTENTION_MASK in sequences.column_names:
+            flat_mask = one_array(sequences.column(schema.ATTENTION_MASK)).flatten().to_numpy()
+        labels = one_array(sequences.column(schema.LABEL_IDS)).flatten().to_numpy()
+        labels_T = torch.from_numpy(labels.astype(np.int64))
+        scored: list[tuple[np.ndarray, TokenScores]] = []
+        padded = 0
+        too_big: list[int] = []
+        batches = plan_batches(lengths, self.budget)[::-1]
+        while batches:
+            rows = batches.pop()
+            batch = pad(flat_ids, flat_mask, offsets, lengths, rows, self.job.pad_token_id)
+            scores = self._forward(batch, labels_T)
+            if scores is not None:
+                scored.append((batch.at, scores))
+                padded += batch.attention.size
+            elif len(rows) > 1:
+                # Half of it, and no larger batch from here on: what did not fit once will not fit later.
+                self.budget = min(self.budget, max(1, batch.attention.size // 2))
+                batches += [rows[len(rows) // 2 :], rows[: len(rows) // 2]]
+            else:
+                too_big.append(int(rows[0]))
+        table = self._gather(sequences, scored, offsets, too_big)
+        figures = {"padded_tokens": padded, "batch_tokens": self.budget, "seconds": time.perf_counter() - begin}
+        return table, figures
+
+    @torch.inference_mode()
+    def _forward(self, batch: MicroBatch, labels_T: torch.Tensor) -> TokenScores | None:
+        """Scores of one micro-batch, still on the device so that nothing waits for it; None if memory ran out."""
+        try:
+            mask_BL = self._to_device(torch.from_numpy(batch.attention))
+            ids_BL = self._to_device(torch.from_numpy(batch.input_ids))
+            labels = self._to_device(labels_T[torch.from_numpy(batch.at)])
+            at = self._to_device(torch.from_numpy(batch.where))
+            logits_BLC = self.model(input_ids=ids_BL, attention_mask=mask_BL).logits
+            # By position: indexing by a mask would wait for the device to count it.
+            return score_tokens(logits_BLC.flatten(0, 1).index_select(0, at), labels, self.job.keep_probs)
+        except (torch.OutOfMemoryError, MemoryError):
+            pass
+        except RuntimeError as error:
+            if "not enough memory" not in str(error) and "out of memory" not in str(error):
+                raise
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return None
+
+    def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
+        if self.device.type == "cpu":
+            return tensor
+        return tensor.pin_memory().to(self.device, non_blocking=True)
+
+    def _gather(
+        self, sequences: pa.Table, scored: list[tuple[np.ndarray, TokenScores]], offsets: np.ndarray, too_big: list[int]
+    ) -> pa.Table:
+        """Put the scores of all micro-batches back in the order of the shard; the only wait for the device."""
+        total = int(offsets[-1])
+        at = np.concatenate([positions for positions, _ in scored]) if scored else np.zeros(0, dtype=np.int64)
+
+        def column(name: str, dtype: Any, width: tuple[int, ...] = ()) -> np.ndarray:
+            out = np.zeros((total, *width), dtype=dtype)
+            if scored:
+                out[at] = torch.cat([getattr(scores, name) for _, scores in scored]).cpu().numpy()
+            return out
+
+        reason = np.full(len(offsets) - 1, None, dtype=object)
+        reason[any_per_row(~column("finite", bool), offsets)] = "non_finite"
+        reason[too_big] = "out_of_memory"
+        second = column("second", np.int32)
+        made = {
+            schema.PREDICTED_IDS: column("best", np.int32),
+            schema.LOSS: column("loss", np.float32),
+            schema.PREDICTED_PROB: column("best_prob", np.float32),
+            schema.SECOND_IDS: pa.array(second, mask=second < 0),
+            schema.SECOND_PROB: pa.array(column("second_prob", np.float32), mask=second < 0),
+        }
+        for name, values in made.items():
+            sequences = sequences.append_column(name, list_array(values, offsets))
+        if self.job.keep_probs:
+            classes = len(self.job.tags)
+            probs = column("probs", np.float32, (classes,))
+            inner = list_array(probs.reshape(-1), np.arange(total + 1) * classes)
+            sequences = sequences.append_column(schema.PROBS, list_array(inner, offsets))
+        return sequences.append_column(schema.PROBLEM, pa.array(reason, pa.string()))
+
+
+def load_model(job: Job) -> torch.nn.Module:
+    """The model in the job's dtype, from local files only.
+
+    Raises:
+        JobFailed: with the cause in one sentence.
+    """
+    from transformers import AutoModelForTokenClassification
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        model, report = AutoModelForTokenClassification.from_pretrained(
+            job.model_path,
+            dtype=getattr(torch, job.dtype),
+            local_files_only=True,
+            use_safetensors=None if job.allow_pickle else True,
+            trust_remote_code=job.trust_remote_code,
+            output_loading_info=True,
+        )
+    except Exception as error:  # transformers, safetensors and torch raise what they like here
+        cause = (str(error).strip() or type(error).__name__).split("\n")[0]
+        raise JobFailed(f"the model in {job.model_path} does not load: {cause}") from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise JobFailed(
+            f"the weights in {job.model_path} lack {missing[0]}"
+            + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
+            + ": it would be filled with random numbers; use a model fine-tuned for token classification"
+        )
+    if model.config.num_labels != len(job.tags):
+        raise JobFailed(f"the model has {model.config.num_labels} classes, its configuration {len(job.tags)} tags")
+    return model

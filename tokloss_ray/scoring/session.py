@@ -1,0 +1,89 @@
+"""Ray for the time of a run: joined where there is one, else started quietly and shut down."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import ray
+
+from tokloss_ray.config import ScoreConfig
+from tokloss_ray.errors import Interrupted, Refused
+
+
+def connected() -> bool:
+    """Whether this process is connected to Ray already."""
+    return ray.is_initialized()
+
+
+@contextmanager
+def ray_session(config: ScoreConfig) -> Iterator[None]:
+    """Ray, with its chatter off unless verbose, and with signals that stop the run in good order.
+
+    Raises:
+        Refused: no cluster answers at the address.
+        Interrupted: SIGINT or SIGTERM arrived; what is committed stays.
+    """
+    ours = not connected()
+    if ours:
+        _start(config)
+    _quiet_ray_data(config.verbose)
+    try:
+        with _signals():
+            yield
+    except KeyboardInterrupt:
+        raise _interrupted(signal.SIGINT) from None
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _start(config: ScoreConfig) -> None:
+    level = logging.INFO if config.verbose else logging.CRITICAL
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a warning about its coming default
+    try:
+        if config.address and config.address != "local":
+            ray.init(address=config.address, logging_level=level, log_to_driver=config.verbose)
+        else:
+            # "local" and not a bare init: an address file left by a crash would make that one hang.
+            os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
+            ray.init(address="local", include_dashboard=False, logging_level=level, log_to_driver=config.verbose)
+    except (ConnectionError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise Refused(f"no Ray cluster at {config.address or 'this machine'}: {reason}") from None
+
+
+def _quiet_ray_data(verbose: bool) -> None:
+    import ray.data  # noqa: F401  (its import sets the handlers up)
+
+    for handler in logging.getLogger("ray.data").handlers:
+        if handler.name == "console" and not verbose:
+            handler.setLevel(logging.CRITICAL + 1)
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """SIGTERM ends the run as SIGINT does. Installed after ray.init, which puts a handler of its own in place."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise _interrupted(number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupted(number: int) -> Interrupted:
+    return Interrupted(
+        "interrupted; committed shards are kept, and the same command goes on from there", exit_code=128 + number
+    )
