@@ -1,0 +1,245 @@
+"""The commands of `tokloss`."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+
+from tokloss_ray import __version__
+from tokloss_ray.config import DTYPES, ScoreConfig, make_config, read_yaml
+from tokloss_ray.errors import Refused, TokLossError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_PANELS = {
+    "Input and output": "model input output config revision tokenizer split limit overwrite",
+    "Columns and tags": "tokens_column labels_column id_column tags keep partition_by add_column",
+    "Tokens": "max_length overflow overlap label_all_subtokens keep_probs",
+    "Speed and cluster": "dtype batch_tokens shard_tokens actors gpus_per_actor address stall_timeout",
+    "What is allowed": "max_error_rate trust_remote_code allow_pickle verbose",
+}
+_TYPES: dict[str, Any] = {
+    "input": list[str],
+    "keep": list[str],
+    "partition_by": list[str],
+    "add_column": list[str],
+    "tags": str,
+    "actors": str,
+    "dtype": DTYPES,
+    "overflow": Literal["window", "truncate", "reject"],
+    "max_length": int,
+    "overlap": int,
+    "batch_tokens": int,
+    "shard_tokens": int,
+    "limit": int,
+    "gpus_per_actor": float,
+    "max_error_rate": float,
+    "stall_timeout": float,
+    **dict.fromkeys(
+        ("label_all_subtokens", "keep_probs", "overwrite", "verbose", "trust_remote_code", "allow_pickle"), bool
+    ),
+}
+_SHORT = {"model": "-m", "input": "-i", "output": "-o", "verbose": "-v"}
+
+
+def _score_options(command: Callable[[ScoreConfig], None]) -> Callable[..., None]:
+    """Give a command one option per setting, and --config; it is called with the validated settings.
+
+    The options are made from the fields of `ScoreConfig`, so that flags and keys of the file cannot drift apart.
+    """
+
+    def run(**given: Any) -> None:
+        path = given.pop("config")
+        settings = read_yaml(path) if path else {}
+        settings |= {name: value for name, value in given.items() if value not in (None, [])}
+        command(make_config(settings))
+
+    fields = {name: (info.description or "", info.default) for name, info in ScoreConfig.model_fields.items()}
+    fields["config"] = ("YAML file with any of these settings; options on the command line win.", None)
+    parameters = []
+    for panel, names in _PANELS.items():
+        for name in names.split():
+            text, default = fields.pop(name)
+            if isinstance(default, (str, float)):
+                text += f" [dim]\\[default: {default}][/]"
+            flags = ["--" + name.replace("_", "-"), *([_SHORT[name]] if name in _SHORT else [])]
+            option = typer.Option(*flags, help=text, rich_help_panel=panel, show_default=False)
+            annotation: Any = Annotated[_TYPES.get(name, str) | None, option]
+            parameters.append(
+                inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+            )
+    assert not fields, f"settings without an option: {list(fields)}"
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    return run
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)] = False,
+) -> None:
+    """Where is my tagger wrong, and where is my data wrong? Per-token losses over large corpora, on Ray.
+
+    Start with [bold]tokloss demo[/], then [bold]tokloss score[/] on your own model and data.
+    """
+
+
+@app.command()
+def demo(
+    output: Annotated[str, typer.Option("--output", "-o", help="Folder the results go to.")] = "tokloss-demo",
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show what Ray and transformers say.")] = False,
+) -> None:
+    """Score 10,000 German sentences with a small model; both come with this package."""
+    from tokloss_ray.demo import DATA, MODEL
+    from tokloss_ray.scoring.output import is_finished, read_run
+
+    done = read_run(output) is not None and is_finished(output)
+    _score(
+        ScoreConfig(
+            model=str(MODEL),
+            input=(str(DATA),),
+            output=output,
+            id_column="id",
+            add_column={"split": "validation"},
+            partition_by=("split", "lang"),
+            overwrite=done,
+            verbose=verbose,
+        )
+    )
+
+
+@app.command()
+@_score_options
+def score(config: ScoreConfig) -> None:
+    """Score every token of a corpus with a model. The same command again goes on where it stopped.
+
+    [bold]tokloss score --model ./model --input 'data/*.parquet' --output out[/]
+
+    The input has a column of words and one of tags per sentence (or input_ids and labels). Results are Parquet files
+    in OUTPUT/scores; rows that cannot be scored are in OUTPUT/errors with the reason.
+
+    Exit codes: 0 done, 1 failed on the way, 2 wrong arguments or input, 3 more bad rows than allowed, 130 interrupted.
+    """
+    _score(config)
+
+
+@app.command()
+@_score_options
+def check(config: ScoreConfig) -> None:
+    """Check arguments, input, model and tags as score would, and estimate size and time. Writes nothing."""
+    _quiet(config.verbose)
+    from tokloss_ray.report.terminal import print_estimate
+    from tokloss_ray.scoring.driver import check as check_job
+
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with console.status("checking input and model"):
+            plan, estimate = check_job(config)
+    else:
+        plan, estimate = check_job(config)
+    print_estimate(Console(), plan, estimate)
+
+
+@app.command()
+def status(output: Annotated[str, typer.Argument(help="Output folder of a run.")]) -> None:
+    """Say how far a run is: shards done and missing, rates, errors by reason."""
+    from tokloss_ray.report.terminal import print_status
+    from tokloss_ray.scoring.status import read_status
+
+    print_status(Console(), read_status(output))
+
+
+@app.command()
+def show(
+    output: Annotated[str, typer.Argument(help="Output folder of a run.")],
+    worst: Annotated[int, typer.Option(min=1, help="How many sequences, highest total loss first.")] = 3,
+    token: Annotated[str | None, typer.Option(help="Only sequences that contain this token or word.")] = None,
+    example_id: Annotated[str | None, typer.Option("--id", help="The sequence with this example_id.")] = None,
+) -> None:
+    """Show sequences token by token with label, prediction and loss; errors stand out."""
+    from tokloss_ray.report import sequences
+
+    console = Console()
+    scores = sequences.open_scores(output)
+    if example_id is not None:
+        found = sequences.sequences_by_id(scores, example_id)
+        if not found.num_rows:
+            raise Refused(f"{output} has no sequence with the id {example_id}")
+    elif token is not None:
+        found, count = sequences.sequences_with_token(scores, token, worst)
+        if not count:
+            raise Refused(f"no sequence in {output} has the token or word {token}")
+        console.print(f"{count:,} sequences have {token}; the worst {found.num_rows}:\n", markup=False, highlight=False)
+    else:
+        found = sequences.worst_sequences(scores, worst)
+    sequences.print_sequences(console, found, mark=token)
+
+
+def _score(config: ScoreConfig) -> None:
+    _quiet(config.verbose)
+    from tokloss_ray.report.terminal import ProgressView, print_summary
+    from tokloss_ray.scoring.driver import score as score_job
+
+    with ProgressView(Console(stderr=True)) as view:
+        summary = score_job(config, view)
+    print_summary(Console(), summary)
+
+
+def _quiet(verbose: bool) -> None:
+    """Keep the chatter of Ray, transformers and their C++ parts off the terminal."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    if verbose:
+        return
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    warnings.simplefilter("ignore")
+    # Ray's C++ core writes to file descriptor 2 whatever its log level; our own messages keep the terminal.
+    sys.stderr.flush()
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8", errors="replace")
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    os.close(null)
+
+
+def main() -> None:
+    """Run the command line; errors are one sentence on standard error and an exit code."""
+    if "--version" in sys.argv[1:2]:
+        print(__version__)
+        return
+    try:
+        app()
+    except TokLossError as error:
+        _say(error)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted")
+        sys.exit(130)
+
+
+def _say(error: TokLossError) -> None:
+    console = Console(stderr=True, soft_wrap=True)
+    console.print("[bold red]error:[/] ", end="", highlight=False)
+    console.print(str(error), markup=False, highlight=False)
+    if error.detail:
+        if "--verbose" in sys.argv or "-v" in sys.argv:
+            console.print(error.detail, markup=False, highlight=False)
+        else:
+            console.print("(--verbose shows where it came from)", style="dim")
+
+
+if __name__ == "__main__":
+    main()

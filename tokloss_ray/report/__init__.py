@@ -1,0 +1,1 @@
+"""Views of runs and results for a person."""
