@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import io
 import os
 import sys
 import warnings
@@ -194,7 +196,9 @@ def _score(config: ScoreConfig) -> None:
     from tokloss_ray.report.terminal import ProgressView, print_summary
     from tokloss_ray.scoring.driver import score as score_job
 
-    with ProgressView(Console(stderr=True)) as view:
+    # Ray prints what its raylets say to sys.stdout, from a thread of its own.
+    hidden = contextlib.nullcontext() if config.verbose else contextlib.redirect_stdout(io.StringIO())
+    with ProgressView(Console(stderr=True)) as view, hidden:
         summary = score_job(config, view)
     print_summary(Console(), summary)
 
