@@ -107,9 +107,7 @@ def demo(
 ) -> None:
     """Score 10,000 German sentences with a small model; both come with this package."""
     from tokloss_ray.demo import DATA, MODEL
-    from tokloss_ray.scoring.output import is_finished, read_run
 
-    done = read_run(output) is not None and is_finished(output)
     _score(
         ScoreConfig(
             model=str(MODEL),
@@ -118,7 +116,7 @@ def demo(
             id_column="id",
             add_column={"split": "validation"},
             partition_by=("split", "lang"),
-            overwrite=done,
+            overwrite=True,
             verbose=verbose,
         )
     )
@@ -131,10 +129,12 @@ def score(config: ScoreConfig) -> None:
 
     [bold]tokloss score --model ./model --input 'data/*.parquet' --output out[/]
 
-    The input has a column of words and one of tags per sentence (or input_ids and labels). Results are Parquet files
-    in OUTPUT/scores; rows that cannot be scored are in OUTPUT/errors with the reason.
+    Each row has a list of words and a list of tags (or input_ids and labels).
 
-    Exit codes: 0 done, 1 failed on the way, 2 wrong arguments or input, 3 more bad rows than allowed, 130 interrupted.
+    Results are Parquet files in OUTPUT/scores; rows that cannot be scored go to OUTPUT/errors, with the reason.
+
+    Exit codes: 0 done, 1 failed on the way, 2 wrong arguments or input, 3 more bad rows than allowed, 130 and 143
+    interrupted.
     """
     _score(config)
 
@@ -185,7 +185,8 @@ def show(
         found, count = sequences.sequences_with_token(scores, token, worst)
         if not count:
             raise Refused(f"no sequence in {output} has the token or word {token}")
-        console.print(f"{count:,} sequences have {token}; the worst {found.num_rows}:\n", markup=False, highlight=False)
+        has = "sequence has" if count == 1 else "sequences have"
+        console.print(f"{count:,} {has} {token}; the worst {found.num_rows}:\n", markup=False, highlight=False)
     else:
         found = sequences.worst_sequences(scores, worst)
     sequences.print_sequences(console, found, mark=token)

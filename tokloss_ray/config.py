@@ -149,7 +149,8 @@ def make_config(settings: dict[str, Any]) -> ScoreConfig:
     try:
         return ScoreConfig(**settings)
     except ValidationError as error:
-        first = error.errors()[0]
+        # A misspelt key also makes the right one missing: the misspelling is what to tell.
+        first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
         name = "--" + str(first["loc"][0]).replace("_", "-") if first["loc"] else ""
         if first["type"] == "missing":
             raise Refused(f"{name} is missing: tokloss score --model M --input FILES --output FOLDER") from None

@@ -24,6 +24,7 @@ _POSITIONS_AFTER_PAD = {
 _NO_LENGTH = 100_000
 """Tokenizers without a limit report an astronomic `model_max_length`; beyond this it says nothing."""
 _DEFAULT_LENGTH = 512
+_VOCABULARIES = ("tokenizer.json", "vocab*", "*.model", "*.vocab", "*.tiktoken")
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,12 @@ def _tags(settings: Any, name: str) -> tuple[str, ...]:
 def _tokenizer(path: str, config: ScoreConfig) -> Any:
     from transformers import AutoTokenizer
 
+    if not any(file for pattern in _VOCABULARIES for file in Path(path).glob(pattern)):
+        # transformers would make up an empty tokenizer, to which every word is unknown.
+        raise Refused(
+            f"no tokenizer in {config.tokenizer or config.model}: there is no tokenizer.json and no vocabulary file; "
+            f"name one with --tokenizer"
+        )
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             path, trust_remote_code=config.trust_remote_code, local_files_only=True, use_fast=True

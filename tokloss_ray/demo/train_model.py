@@ -1,4 +1,4 @@
-"""Train the demo model from scratch and write it, with its model card, to a folder.
+"""Train the demo model from scratch and write it to a folder.
 
 Run from the repository root, with WikiANN (PAN-X) as Parquet files that have `tokens` and `ner_tags`:
 

@@ -177,7 +177,8 @@ def print_estimate(console: Console, plan: Plan, estimate: Estimate) -> None:
         console.print(f"[yellow]warning:[/] {_safe(warning)}", highlight=False)
     exact = "" if plan.rows is not None else "about "
     table = _figures()
-    table.add_row("input", f"{len({u.source for u in plan.units}):,} files, {exact}{plan.estimated_rows:,} rows")
+    files = len({u.source for u in plan.units})
+    table.add_row("input", f"{files:,} file{'s' if files != 1 else ''}, {exact}{plan.estimated_rows:,} rows")
     table.add_row("tags", _safe(", ".join(plan.job.tags)))
     table.add_row("tokens", f"about {plan.estimated_tokens:,}")
     table.add_row("shards", f"about {plan.estimated_shards:,} of {plan.job.shard_tokens:,} tokens")

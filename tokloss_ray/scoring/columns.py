@@ -9,7 +9,7 @@ from tokloss_ray.config import ScoreConfig
 from tokloss_ray.errors import Refused
 from tokloss_ray.model_files import ModelInfo
 from tokloss_ray.schema import IGN
-from tokloss_ray.scoring.inputs import Inspected, declared_tags, sample_text
+from tokloss_ray.scoring.inputs import Inspected, declared_tags, sample_text, text_lines
 from tokloss_ray.scoring.job import Columns
 from tokloss_ray.scoring.read import is_text
 
@@ -25,6 +25,9 @@ def find_columns(config: ScoreConfig, inspected: list[Inspected]) -> Columns:
     """
     kinds = [(item, kind) for item in inspected if (kind := _kinds(item)) is not None]
     if not kinds:
+        for item in inspected:
+            if item.schema is None and next(text_lines(item.file), None) is not None:
+                raise Refused(f"{item.file.source} is not JSON lines: none of its first lines is a JSON object")
         return Columns(config.tokens_column or WORDS_COLUMNS[0], config.labels_column or LABELS_COLUMNS[0])
     words, labels, mask = _main_columns(config, list(kinds[0][1]), kinds[0][0].file.source)
     carried_names = [n for n in dict.fromkeys([*config.keep, *config.partition_by]) if n not in config.add_column]
@@ -35,25 +38,28 @@ def find_columns(config: ScoreConfig, inspected: list[Inspected]) -> Columns:
         "--tokens-column": words,
         "--labels-column": labels,
         "--id-column": config.id_column,
-        **{f"--keep or --partition-by {n}": n for n in carried_names},
+        **{f"--{'keep' if n in config.keep else 'partition-by'} {n}": n for n in carried_names},
     }
     for item, kind in kinds:
         for option, name in wanted.items():
-            if name is not None and name not in kind:
+            # A record may leave out what is only carried along; some file must have it, to know its type.
+            optional = item.schema is None and name in carried_names and any(name in other for _, other in kinds)
+            if name is not None and name not in kind and not optional:
                 raise Refused(
                     f"no column {name} ({option.split()[0]}): {item.file.source} has the columns {', '.join(kind)}"
                 )
         _right_types(item, kind, words, labels, config)
-    first = kinds[0][1]
-    carried = tuple(pa.field(name, _plain(first[name])) for name in carried_names)
+    carried = tuple(_carried(name, kinds) for name in carried_names)
+    return Columns(words, labels, mask, config.id_column, carried, _text_tags(kinds[0][0], labels))
+
+
+def _carried(name: str, kinds: list[tuple[Inspected, dict[str, pa.DataType]]]) -> pa.Field:
+    """A column that is copied to the output, with the one type it has in all files."""
+    where, type_ = next((item.file.source, _plain(kind[name])) for item, kind in kinds if name in kind)
     for item, kind in kinds:
-        for carried_field in carried:
-            if item.schema is not None and _plain(kind[carried_field.name]) != carried_field.type:
-                raise Refused(
-                    f"column {carried_field.name} is {carried_field.type} in {kinds[0][0].file.source} "
-                    f"and {kind[carried_field.name]} in {item.file.source}"
-                )
-    return Columns(words, labels, mask, config.id_column, carried)
+        if item.schema is not None and _plain(kind[name]) != type_:
+            raise Refused(f"column {name} is {type_} in {where} and {kind[name]} in {item.file.source}")
+    return pa.field(name, type_)
 
 
 def _main_columns(config: ScoreConfig, names: list[str], source: str) -> tuple[str | None, str, str | None]:
@@ -152,14 +158,17 @@ def find_tags(
     return names
 
 
+def _text_tags(item: Inspected, labels: str) -> bool:
+    """Whether the tags of a file are strings; a text file's first tag says it."""
+    if item.schema is not None:
+        return is_text(getattr(item.schema.field(labels).type, "value_type", pa.null()))
+    tags = (tag for row in sample_text(item.file) if isinstance(row.get(labels), list) for tag in row[labels])
+    return isinstance(next((tag for tag in tags if tag is not None), ""), str)
+
+
 def _warn_integers(inspected: list[Inspected], columns: Columns, model: ModelInfo, warnings: list[str]) -> None:
     for item in inspected:
-        if item.schema is not None:
-            integers = not is_text(getattr(item.schema.field(columns.labels).type, "value_type", pa.null()))
-        else:
-            tags = (tag for row in sample_text(item.file) for tag in row.get(columns.labels) or [])
-            integers = isinstance(next((tag for tag in tags if tag is not None), ""), int)
-        if integers:
+        if not _text_tags(item, columns.labels):
             mapping = ", ".join(f"{i}={tag}" for i, tag in enumerate(model.tags))
             warnings.append(
                 f"the data does not name its integer tags: taken as the model's ({mapping}); --tags names them"

@@ -29,11 +29,11 @@ def decode_shard(job: Job, source: str, sequences: pa.Table, errors: pa.Table) -
     Raises:
         ValueError: a list is not as long as the input it belongs to.
     """
-    good = pc.is_null(sequences.column(schema.PROBLEM))
-    first_window = pc.equal(sequences.column(schema.WINDOW), 0)
-    rows_read = pc.sum(first_window).as_py() or 0
-    failed = _score_errors(source, sequences.filter(pc.invert(good)))
-    scored = sequences.filter(good)
+    # A row of which one window cannot be scored is refused as a whole.
+    bad_rows = sequences.filter(pc.is_valid(sequences.column(schema.PROBLEM))).column(schema.SOURCE_ROW).unique()
+    bad = pc.is_in(sequences.column(schema.SOURCE_ROW), value_set=bad_rows)
+    failed = _score_errors(job, source, sequences.filter(bad))
+    scored = sequences.filter(pc.invert(bad))
     scores = _score_rows(job, source, scored)
     labels = one_array(scored.column(schema.LABEL_IDS)).flatten().to_numpy()
     losses = one_array(scored.column(schema.LOSS)).flatten().to_numpy()
@@ -45,9 +45,9 @@ def decode_shard(job: Job, source: str, sequences: pa.Table, errors: pa.Table) -
         by_reason[reason] = by_reason.get(reason, 0) + 1
     scored_rows = pc.sum(pc.equal(scored.column(schema.WINDOW), 0)).as_py() or 0
     figures = {
-        "rows": rows_read + errors.num_rows,
+        "rows": scored_rows + failed.num_rows + errors.num_rows,
         "scored_rows": scored_rows,
-        "error_rows": rows_read - scored_rows + errors.num_rows,
+        "error_rows": failed.num_rows + errors.num_rows,
         "sequences": scored.num_rows,
         "tokens": len(labels),
         "labels": int(labelled.sum()),
@@ -101,21 +101,40 @@ def _score_rows(job: Job, source: str, table: pa.Table) -> pa.Table:
     return pa.table(columns)
 
 
-def _score_errors(source: str, failed: pa.Table) -> pa.Table:
+def _score_errors(job: Job, source: str, failed: pa.Table) -> pa.Table:
+    """One record for each row, whatever number of its windows could not be scored."""
+    rows: dict[int, list[dict]] = {}
+    for window in failed.to_pylist():
+        rows.setdefault(window[schema.SOURCE_ROW], []).append(window)
     records = []
-    for row in failed.to_pylist():
-        reason = row[schema.PROBLEM]
+    for source_row, windows in rows.items():
+        reason = next(w[schema.PROBLEM] for w in windows if w[schema.PROBLEM])
         text = "some logits are NaN or infinite" if reason == "non_finite" else "it does not fit into memory on its own"
-        kept = {n: row[n] for n in (schema.WORDS, schema.INPUT_IDS, schema.LABEL_IDS, schema.WINDOW)}
+        numbers = [str(w[schema.WINDOW]) for w in windows if w[schema.PROBLEM]]
         records.append(
             {
-                "example_id": row[schema.EXAMPLE_ID],
+                "example_id": windows[0][schema.EXAMPLE_ID],
                 "source": source,
-                "source_row": row[schema.SOURCE_ROW],
+                "source_row": source_row,
                 "stage": "score",
                 "reason": reason,
-                "detail": text + (f" (window {row[schema.WINDOW]})" if row[schema.WINDOW] else ""),
-                "payload": payload(kept),
+                "detail": text + (f" (window {', '.join(numbers)})" if len(windows) > 1 else ""),
+                "payload": _payload_of_windows(job, windows),
             }
         )
     return pa.Table.from_pylist(records, ERRORS_SCHEMA)
+
+
+def _payload_of_windows(job: Job, windows: list[dict]) -> str:
+    """The row that the windows were made of. Tags of words without tokens are lost; windows of ids stay windows."""
+    if job.columns.words is None:
+        one = len(windows) == 1
+        ids = windows[0][schema.INPUT_IDS] if one else [window[schema.INPUT_IDS] for window in windows]
+        return payload(job, windows[0], ids, windows[0][schema.LABEL_IDS] if one else [])
+    words = windows[0][schema.WORDS]
+    label_ids = [IGNORE_INDEX] * len(words)
+    for window in windows:
+        for word, label in zip(window[schema.WORD_IDS], window[schema.LABEL_IDS], strict=True):
+            if label != IGNORE_INDEX:
+                label_ids[word] = label
+    return payload(job, windows[0], words, label_ids)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any
 
@@ -49,22 +50,50 @@ def score(config: ScoreConfig, watcher: Watcher | None = None) -> RunSummary:
     """
     began = time.monotonic()
     watcher = watcher or Watcher()
-    watcher.stage("checking input and model")
-    run = output.read_run(config.output)
-    found = preflight(config)
-    if config.address or connected():
-        with ray_session(config):
-            return _run(config, found, run, watcher, began)
-    plan = _plan(config, found, run)
-    if (done := _finished(config, plan, run, began)) is not None:
-        return done
-    watcher.stage("starting Ray")
-    with ray_session(config):
-        return _run(config, found, run, watcher, began, plan)
+    with ExitStack() as stack:
+        watcher.stage("checking input and model")
+        run = None if config.overwrite else output.read_run(config.output)
+        output.check_folder(config.output)
+        found = preflight(config)
+        joins = bool(config.address) or connected()
+        if joins:  # what the cluster has settles the auto settings
+            stack.enter_context(ray_session(config))
+        plan = _plan(config, found, run)
+        if run is not None and output.is_finished(config.output):
+            totals = total(read_records(config.output))
+            return RunSummary(
+                config.output, totals, 0, time.monotonic() - began, None, None, True, tuple(plan.warnings)
+            )
+        units = plan.units if run is None else output.read_plan(plan)
+        records = {} if run is None else {record["shard"]: record for record in read_records(config.output)}
+        watcher.planned(plan, total(records.values()))
+        before, clock = len(records), _Clock(began)
+        if todo := _unfinished(units, records):
+            if not joins:
+                watcher.stage("starting Ray")
+                stack.enter_context(ray_session(config))
+            actors = plan_actors(config, cluster_hardware())
+        if run is None:
+            output.clear(config.output)
+            output.start_run(plan, config.model_dump(mode="json", exclude_defaults=True))
+        watcher.stage("starting the model" if todo else "adding up")
+        for _ in range(PASSES):
+            if not todo:
+                break
+            for record in _results(plan, todo, records, actors, config):
+                records[record["shard"]] = record
+                clock.committed(record)
+                watcher.committed(record)
+                _break_early(records, config)
+            todo = _unfinished(units, records)
+        totals = _complete(config, plan, units, records)
+    took = time.monotonic() - began
+    warnings = tuple(plan.warnings)
+    return RunSummary(config.output, totals, len(records) - before, took, clock.first, clock.rate(), False, warnings)
 
 
 def _plan(config: ScoreConfig, found: Preflight, run: dict[str, Any] | None) -> Plan:
-    recorded = None if run is None or config.overwrite else run["identity"]
+    recorded = None if run is None else run["identity"]
     if connected():
         gpu = any(cluster_hardware().gpus)
     else:
@@ -72,61 +101,9 @@ def _plan(config: ScoreConfig, found: Preflight, run: dict[str, Any] | None) -> 
     gpu = gpu and config.gpus_per_actor != 0
     asks = gpu and config.dtype == "auto" and not (recorded or {}).get("dtype")
     plan = make_plan(found, gpu, gpu_has_bfloat16(local=not connected()) if asks else False, recorded)
-    if run is not None and not config.overwrite:
-        output.check_same_run(run, plan)
+    if run is not None:
+        output.check_same_run(run, plan, config.output)
     return plan
-
-
-def _finished(config: ScoreConfig, plan: Plan, run: dict[str, Any] | None, began: float) -> RunSummary | None:
-    if run is None or config.overwrite or not output.is_finished(config.output):
-        return None
-    totals = total(read_records(config.output))
-    return RunSummary(config.output, totals, 0, time.monotonic() - began, None, None, True, tuple(plan.warnings))
-
-
-def _run(
-    config: ScoreConfig,
-    found: Preflight,
-    run: dict[str, Any] | None,
-    watcher: Watcher,
-    began: float,
-    plan: Plan | None = None,
-) -> RunSummary:
-    plan = plan or _plan(config, found, run)
-    if (done := _finished(config, plan, run, began)) is not None:
-        return done
-    actors = plan_actors(config, cluster_hardware())
-    if run is None or config.overwrite:
-        output.clear(config.output)
-        output.start_run(plan, config.model_dump(mode="json", exclude_defaults=True))
-        units = plan.units
-    else:
-        units = output.read_plan(plan)
-    records = {record["shard"]: record for record in read_records(config.output)}
-    watcher.planned(plan, total(records.values()))
-    before = len(records)
-    clock = _Clock(began)
-    watcher.stage("starting the model")
-    for _ in range(PASSES):
-        todo = _unfinished(units, records)
-        if not todo:
-            break
-        for record in _results(plan, todo, records, actors, config):
-            records[record["shard"]] = record
-            clock.committed(record)
-            watcher.committed(record)
-            _break_early(records, config)
-    totals = _complete(config, plan, units, records)
-    return RunSummary(
-        config.output,
-        totals,
-        len(records) - before,
-        time.monotonic() - began,
-        clock.first,
-        clock.rate(),
-        False,
-        tuple(plan.warnings),
-    )
 
 
 def _unfinished(units: list[ReadUnit], records: dict[str, dict[str, Any]]) -> list[ReadUnit]:
@@ -243,6 +220,7 @@ def check(config: ScoreConfig) -> tuple[Plan, Estimate]:
     Raises:
         Refused: as `score` would.
     """
-    run = output.read_run(config.output)
+    run = None if config.overwrite else output.read_run(config.output)
+    output.check_folder(config.output)
     plan = _plan(config, preflight(config), run)
     return plan, estimate(plan, gpu=local_gpu() and config.gpus_per_actor != 0)

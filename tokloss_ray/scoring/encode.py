@@ -74,12 +74,19 @@ class _Pending:
         self.tokens += len(one_array(sequences.column(schema.INPUT_IDS)).flatten())
 
     def full(self, shard_tokens: int) -> int | None:
-        """How many sequences fill a shard, or None while they do not. At least one; never more than the budget."""
+        """How many sequences fill a shard, or None while they do not.
+
+        They hold no more tokens than the budget, or are those of one row: the windows of a row stay together, so that
+        the row is scored or refused as one.
+        """
         if self.tokens < shard_tokens:
             return None
         self.sequences = [pa.concat_tables(self.sequences).combine_chunks()]
         ends = np.cumsum(list_lengths(one_array(self.sequences[0].column(schema.INPUT_IDS))))
-        return max(1, int(np.searchsorted(ends, shard_tokens, side="right")))
+        first_of_row = one_array(self.sequences[0].column(schema.WINDOW)).to_numpy() == 0
+        cuts = np.append(np.flatnonzero(first_of_row), len(ends))[1:]
+        fitting = int(np.searchsorted(ends[cuts - 1], shard_tokens, side="right"))
+        return int(cuts[max(0, fitting - 1)])
 
     def take(self, count: int | None) -> tuple[pa.Table, pa.Table]:
         """The first `count` sequences with the errors up to the last one's row; everything if None."""
@@ -314,7 +321,9 @@ def _encode_errors(job: Job, source: str, rows: pa.Table, bad: np.ndarray, lengt
     records = []
     for i in bad.tolist():
         row = rows.slice(i, 1).to_pylist()[0]
+        items = row[schema.WORDS] if job.columns.words else row[schema.INPUT_IDS]
         none = lengths[i] == 0
+        detail = "the tokenizer makes no token of it" if none else f"{lengths[i]} tokens, at most {job.max_length}"
         records.append(
             {
                 "example_id": row[schema.EXAMPLE_ID],
@@ -322,15 +331,25 @@ def _encode_errors(job: Job, source: str, rows: pa.Table, bad: np.ndarray, lengt
                 "source_row": row[schema.SOURCE_ROW],
                 "stage": "encode",
                 "reason": "empty" if none else "too_long",
-                "detail": "the tokenizer makes no token of it"
-                if none
-                else f"{lengths[i]} tokens, at most {job.max_length}",
-                "payload": payload(row),
+                "detail": detail,
+                "payload": payload(job, row, items, row[schema.LABEL_IDS]),
             }
         )
     return pa.Table.from_pylist(records, ERRORS_SCHEMA)
 
 
-def payload(row: dict) -> str:
-    """A row as JSON, for errors/."""
-    return json.dumps(row, ensure_ascii=False, default=str)
+def payload(job: Job, row: dict, items: list, label_ids: list[int]) -> str:
+    """A row as JSON under the names, and with the tags, that the input has for it."""
+    names = job.data_tags or job.tags
+    ignored = None if job.columns.words else IGNORE_INDEX
+    tags: list[str | int | None] = []
+    for label in label_ids:
+        if label == IGNORE_INDEX:
+            tags.append(ignored)
+        else:
+            tags.append(job.tags[label] if job.columns.text_tags else names.index(job.tags[label]))
+    given = {field.name: row[field.name] for field in job.columns.carried}
+    given |= {job.columns.words or schema.INPUT_IDS: items, job.columns.labels: tags}
+    if job.columns.example_id:
+        given[job.columns.example_id] = row[schema.EXAMPLE_ID]
+    return json.dumps(given, ensure_ascii=False, default=str)

@@ -52,7 +52,9 @@ def plan_actors(config: ScoreConfig, hardware: Hardware) -> Actors:
     if gpus_each:
         fitting = sum(math.floor(gpus / gpus_each) for gpus in hardware.gpus)
         if not fitting and config.actors is None:
-            raise Refused(f"no node has {gpus_each:g} GPUs for an actor (--gpus-per-actor); 0 runs the model on CPUs")
+            raise Refused(
+                f"no node has enough GPUs for an actor (--gpus-per-actor {gpus_each:g}); 0 runs the model on CPUs"
+            )
         low, high = config.actors or (fitting, fitting)
         busiest = max(math.floor(gpus / gpus_each) for gpus in hardware.gpus) or 1
         cpus = [c for c, gpus in zip(hardware.cpus, hardware.gpus, strict=True) if gpus] or nodes

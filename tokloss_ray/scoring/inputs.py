@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 from tokloss_ray.config import ScoreConfig
 from tokloss_ray.errors import Refused
 from tokloss_ray.scoring.job import ReadUnit
-from tokloss_ray.scoring.jsonl import json_lines
+from tokloss_ray.scoring.jsonl import UNREADABLE, json_lines
 from tokloss_ray.storage import Listed, is_local, listed, open_location
 
 _TEXT = (".jsonl", ".ndjson", ".json")
-_PACKED = (".gz", ".bz2", ".xz", ".zst")
+_PACKED = (".gz", ".bz2", ".xz")
 _GLOB = "*?["
 SHARDS_PER_UNIT = 4
 _BYTES_PER_TOKEN = {"parquet": 6, "arrow": 12, "jsonl": 12}
@@ -76,21 +76,27 @@ def _one_input(
         if not matches:
             raise Refused(f"no input: nothing matches {uri}")
         root = posixpath.dirname(path[: min(path.index(c) for c in _GLOB if c in path)])
+        _no_split(config)
         return root, [(p, _format(p)) for p in matches]
     if not fs.exists(path):
         raise Refused(f"no input: {uri} does not exist")
     if fs.isfile(path):
+        _no_split(config)
         return posixpath.dirname(path), [(path, _format(path))]
     saved = _saved_dataset(fs, path, uri, config.split)
     if saved is not None:
         return path, [(p, "arrow") for p in saved]
-    if config.split is not None:
-        raise Refused("--split is for folders written by DatasetDict.save_to_disk; name the split's files with --input")
+    _no_split(config)
     names = [p for p in sorted(fs.find(path)) if not _hidden(posixpath.relpath(p, path))]
     known = [(p, form) for p in names if (form := _format_or_none(p))]
     if not known:
         raise Refused(f"no input: {uri} holds no Parquet (.parquet) or JSON lines (.jsonl) files")
     return path, known
+
+
+def _no_split(config: ScoreConfig) -> None:
+    if config.split is not None:
+        raise Refused("--split is for folders written by DatasetDict.save_to_disk; name the split's files with --input")
 
 
 def _hidden(relative: str) -> bool:
@@ -168,12 +174,16 @@ def _inspect(file: InputFile) -> Inspected:
     return Inspected(file, None, ())
 
 
+def text_lines(file: InputFile) -> Iterator[tuple[int, bytes]]:
+    """The non-blank lines of a text file, each with its offset."""
+    return json_lines(ReadUnit(0, file.source, file.listed.path, file.format, 0, -1, None, 0))
+
+
 def sample_text(file: InputFile) -> list[dict]:
     """The first records of a JSON lines file that parse to objects."""
-    unit = ReadUnit(0, file.source, file.listed.path, file.format, 0, -1, None, 0)
     rows = []
     try:
-        for number, (_, line) in enumerate(json_lines(unit)):
+        for number, (_, line) in enumerate(text_lines(file)):
             if number == _SAMPLE_ROWS:
                 break
             try:
@@ -182,7 +192,7 @@ def sample_text(file: InputFile) -> list[dict]:
                 continue
             if isinstance(row, dict):
                 rows.append(row)
-    except (OSError, EOFError) as error:
+    except UNREADABLE as error:
         raise Refused(f"cannot read {file.source}: {error}") from None
     return rows
 
@@ -250,10 +260,13 @@ def _text_parts(file: InputFile, target: int, left: int | None) -> Iterator[tupl
     if left is not None:
         # A limit counts lines, so they must be counted here; no more are read than it asks for.
         end = rows = 0
-        for offset, line in json_lines(ReadUnit(0, file.source, file.listed.path, file.format, 0, -1, None, 0)):
-            end, rows = offset + len(line), rows + 1
-            if rows == left:
-                break
+        try:
+            for offset, line in text_lines(file):
+                end, rows = offset + len(line), rows + 1
+                if rows == left:
+                    break
+        except UNREADABLE as error:
+            raise Refused(f"cannot read {file.source}: {error}") from None
         if rows:
             yield 0, end, rows, end
     elif os.path.splitext(file.source.lower())[1] in _PACKED:

@@ -33,13 +33,17 @@ class ReadUnit:
 
 @dataclass(frozen=True)
 class Columns:
-    """Which input columns the job reads. `words` is None for pre-encoded input, which has `input_ids` instead."""
+    """Which input columns the job reads. `words` is None for pre-encoded input, which has `input_ids` instead.
+
+    `text_tags`: the tags are strings; rows of JSON lines may differ.
+    """
 
     words: str | None
     labels: str
     mask: str | None = None
     example_id: str | None = None
     carried: tuple[pa.Field, ...] = ()
+    text_tags: bool = False
 
     @property
     def names(self) -> list[str]:
@@ -60,8 +64,8 @@ class Job:
     keep: tuple[str, ...]
     tags: tuple[str, ...]
     data_tags: tuple[str, ...] | None
-    tokenizer_json: str
-    token_strings: pa.Array
+    tokenizer_json: str = field(repr=False)
+    token_strings: pa.Array = field(repr=False)
     embedding_rows: int
     pad_token_id: int
     max_length: int

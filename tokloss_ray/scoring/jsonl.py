@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import lzma
+import zlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -15,6 +17,8 @@ from tokloss_ray.storage import open_location
 
 CHUNK_ROWS = 1024
 CHUNK_BYTES = 4 << 20
+UNREADABLE = (OSError, EOFError, zlib.error, lzma.LZMAError)
+"""What opening or unpacking a text file raises."""
 
 
 class RawChunk(NamedTuple):
@@ -61,14 +65,17 @@ def _json_rows(job: Job, records: list[tuple[int, bytes]]) -> Iterator[RawChunk]
     rows: list[tuple[int, dict, bytes]] = []
     broken: list[dict] = []
     for offset, line in records:
-        problem = ("malformed", "")
+        row: Any = None
         try:
-            row = json.loads(line)
+            row = json.loads(line.strip())
             problem = ("malformed", "not a JSON object") if not isinstance(row, dict) else _json_problem(job, row)
         except (ValueError, RecursionError) as error:
             problem = ("malformed", str(error))
         if problem[0]:
-            broken.append({"source_row": offset, "reason": problem[0], "detail": problem[1], "payload": _text(line)})
+            record = {"source_row": offset, "reason": problem[0], "detail": problem[1], "payload": _text(line)}
+            if isinstance(row, dict) and job.columns.example_id and row.get(job.columns.example_id) is not None:
+                record["example_id"] = _as_text(row[job.columns.example_id])
+            broken.append(record)
         else:
             rows.append((offset, row, line))
     # Integer and string tags may alternate in one file; an Arrow column holds one kind.

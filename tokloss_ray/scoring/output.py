@@ -19,6 +19,7 @@ from tokloss_ray.scoring.plan import Plan, fingerprint
 from tokloss_ray.storage import open_location, read_whole, write_whole
 
 RUN, PLAN, SUCCESS = "_run.json", "_plan.parquet", "_SUCCESS"
+_RUN_KEYS = {"fingerprint", "identity", "plan", "settings", "tags", "versions"}
 FOLDERS = (COMMITS, "scores", "errors", "mining")
 
 _PLAN_SCHEMA = pa.schema(
@@ -38,25 +39,36 @@ def read_run(output: str) -> dict[str, Any] | None:
     """What `_run.json` says, or None where there is none.
 
     Raises:
-        Refused: the folder holds files, but none of this program's.
+        Refused: it is damaged, or another program's.
     """
     fs, root = open_location(output)
-    if fs.exists(f"{root}/{RUN}"):
-        try:
-            return json.loads(read_whole(fs, f"{root}/{RUN}"))
-        except ValueError:
-            raise Refused(f"{output}/{RUN} is not valid JSON: the folder is damaged; use another --output") from None
-    if fs.exists(root):
-        if fs.isfile(root):
-            raise Refused(f"--output {output} is a file: name a folder")
-        # A run that died before it had written _run.json leaves at most its plan behind.
-        foreign = sorted(name for p in fs.ls(root, detail=False) if (name := posixpath.basename(p)) != PLAN)
-        foreign = [name for name in foreign if not name.endswith(".tmp")]
-        if foreign:
-            raise Refused(
-                f"--output {output} is not empty and not an output of tokloss ({foreign[0]}): name another folder"
-            )
-    return None
+    if not fs.exists(f"{root}/{RUN}"):
+        return None
+    try:
+        run = json.loads(read_whole(fs, f"{root}/{RUN}"))
+    except ValueError:
+        raise Refused(f"{output}/{RUN} is not valid JSON: the folder is damaged; name another one") from None
+    if not isinstance(run, dict) or not run.keys() >= _RUN_KEYS:
+        raise Refused(f"{output}/{RUN} was not written by tokloss: name another folder")
+    return run
+
+
+def check_folder(output: str) -> None:
+    """Write into a new folder, an empty one or one of ours only.
+
+    Raises:
+        Refused: it is a file, or holds files of somebody else.
+    """
+    fs, root = open_location(output)
+    if fs.exists(root) and fs.isfile(root):
+        raise Refused(f"--output {output} is a file: name a folder")
+    if not fs.exists(root) or read_run(output) is not None:
+        return
+    # A run that died before it had written _run.json leaves at most its plan behind.
+    names = (posixpath.basename(path) for path in sorted(fs.ls(root, detail=False)))
+    foreign = next((name for name in names if name != PLAN and not name.endswith(".tmp")), None)
+    if foreign is not None:
+        raise Refused(f"--output {output} is not empty and not an output of tokloss ({foreign}): name another folder")
 
 
 def is_finished(output: str) -> bool:
@@ -66,7 +78,7 @@ def is_finished(output: str) -> bool:
     return fs.exists(f"{root}/{SUCCESS}")
 
 
-def check_same_run(run: dict[str, Any], plan: Plan) -> None:
+def check_same_run(run: dict[str, Any], plan: Plan, output: str) -> None:
     """Refuse to mix two runs in one folder.
 
     Raises:
@@ -78,7 +90,7 @@ def check_same_run(run: dict[str, Any], plan: Plan) -> None:
     differing = [key for key in ours if theirs.get(key) != ours[key]] + [key for key in theirs if key not in ours]
     named = ", ".join(_difference(key, theirs.get(key), ours.get(key)) for key in differing)
     raise Refused(
-        f"--output {plan.job.output} belongs to another run; it differs in {named}. "
+        f"--output {output} belongs to another run; it differs in {named}. "
         f"Use another --output, or start afresh with --overwrite"
     )
 
@@ -132,10 +144,7 @@ def read_plan(plan: Plan) -> list[ReadUnit]:
 
 
 def clear(output: str) -> None:
-    """Remove what a run has written, its marks first and last so that a crash in between is seen as ours.
-
-    Only this program's names are touched.
-    """
+    """Remove what a run has written; `_run.json` last, so that a crash in between leaves the folder ours."""
     fs, root = open_location(output)
     fs.invalidate_cache()
     for name in (SUCCESS, *FOLDERS, PLAN, RUN):

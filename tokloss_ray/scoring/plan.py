@@ -9,11 +9,12 @@ from hashlib import sha256
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from tokenizers import Tokenizer
 
 from tokloss_ray import schema
 from tokloss_ray.config import ScoreConfig
-from tokloss_ray.errors import Refused
+from tokloss_ray.errors import JobFailed, Refused
 from tokloss_ray.model_files import ModelInfo, resolve_model
 from tokloss_ray.scoring.columns import find_columns, find_tags
 from tokloss_ray.scoring.encode import encode_rows
@@ -27,6 +28,8 @@ CPU_SHARD_TOKENS, GPU_SHARD_TOKENS = 1 << 16, 1 << 20
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 1 << 11, 1 << 15
 MIN_BATCHES = 32
 DEFAULT_OVERLAP = 64
+PACKED_RATIO = 4
+"""How much larger text is than its packed file, about; estimates alone depend on it."""
 
 
 @dataclass(frozen=True)
@@ -159,6 +162,7 @@ class Sample:
     size: float
     tokens_per_row: float
     reasons: dict[str, int]
+    unknown: list[str]
     sequences: pa.Table | None
 
 
@@ -166,7 +170,10 @@ def sample_rows(job: Job, units: list[ReadUnit]) -> Sample:
     """Read and encode the first chunk of rows of the first unit that has any."""
     tokenizer = Tokenizer.from_str(job.tokenizer_json)
     for unit in units:
-        chunk = next(read_unit(job, unit))
+        try:
+            chunk = next(read_unit(job, unit))
+        except JobFailed as error:
+            raise Refused(str(error)) from None
         rows = chunk.rows.num_rows + chunk.errors.num_rows
         if not rows:
             continue
@@ -177,8 +184,17 @@ def sample_rows(job: Job, units: list[ReadUnit]) -> Sample:
             reasons[reason] = reasons.get(reason, 0) + 1
         share = rows / unit.rows if unit.rows else 0
         size = unit.size * share if unit.rows else _bytes_read(chunk.rows, unit)
-        return Sample(rows, size, tokens / max(1, chunk.rows.num_rows), reasons, sequences)
-    return Sample(0, 0, 0, {}, None)
+        if unit.stop < 0:  # the plan knows the size of a packed file, the sample that of its text
+            size /= PACKED_RATIO
+        return Sample(rows, size, tokens / max(1, chunk.rows.num_rows), reasons, _tags_of(job, chunk.errors), sequences)
+    return Sample(0, 0, 0, {}, [], None)
+
+
+def _tags_of(job: Job, errors: pa.Table) -> list[str]:
+    """The tags of the rows that have one the model does not know."""
+    unknown = errors.filter(pc.equal(errors.column("reason"), "unknown_tag")).column("payload").to_pylist()
+    tags = {tag for row in unknown for tag in json.loads(row)[job.columns.labels] if tag is not None}
+    return sorted(tags)
 
 
 def _bytes_read(rows: pa.Table, unit: ReadUnit) -> float:
@@ -194,17 +210,14 @@ def _sample_warnings(job: Job, sample: Sample) -> list[str]:
     unknown = sample.reasons.get("unknown_tag", 0)
     if unknown * 2 > sample.rows and job.data_tags is None:
         raise Refused(
-            f"most tags in column {job.columns.labels} are not tags of the model: it knows {', '.join(job.tags)}; "
-            f"choose another --labels-column or model" + _example_of(job, sample)
+            f"most rows have tags that the model does not know: column {job.columns.labels} has "
+            f"{', '.join(sample.unknown[:20])}; the model has {', '.join(job.tags)}; "
+            f"choose another --labels-column or --model"
         )
     if bad * 2 > sample.rows:
         reasons = ", ".join(f"{reason} {n}" for reason, n in sorted(sample.reasons.items()))
         return [f"{bad} of the first {sample.rows} rows cannot be scored ({reasons}): is a column name wrong?"]
     return []
-
-
-def _example_of(job: Job, sample: Sample) -> str:
-    return "" if not sample.reasons else f" ({sample.reasons['unknown_tag']} of {sample.rows} rows looked at)"
 
 
 def _padded(strings: pa.Array, size: int) -> pa.Array:

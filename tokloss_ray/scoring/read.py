@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +15,7 @@ from tokloss_ray import schema
 from tokloss_ray.errors import JobFailed
 from tokloss_ray.schema import IGN, IGNORE_INDEX
 from tokloss_ray.scoring.job import Job, ReadUnit
-from tokloss_ray.scoring.jsonl import CHUNK_ROWS, RawChunk, json_table, read_jsonl
+from tokloss_ray.scoring.jsonl import CHUNK_ROWS, UNREADABLE, RawChunk, json_table, read_jsonl
 from tokloss_ray.scoring.ragged import any_per_row, list_array, list_lengths, offsets_of, one_array
 from tokloss_ray.storage import is_local, open_location
 
@@ -47,7 +47,7 @@ def read_unit(job: Job, unit: ReadUnit) -> Iterator[Chunk]:
             yield validate(
                 job, unit.source, RawChunk(json_table(job, [], pa.int64()), np.array([], dtype=np.int64), [])
             )
-    except (OSError, pa.ArrowInvalid, UnicodeDecodeError) as error:
+    except (*UNREADABLE, pa.ArrowInvalid) as error:
         reason = str(error).split("\n")[0]
         raise JobFailed(f"cannot read {unit.source}: {reason}") from error
 
@@ -83,7 +83,48 @@ def _row_range(batch: pa.RecordBatch, row: int, unit: ReadUnit) -> Iterator[RawC
     start = max(unit.start, row)
     if start < stop:
         table = pa.Table.from_batches([batch.slice(start - row, stop - start)])
-        yield RawChunk(table, np.arange(start, stop), [])
+        yield _valid_text(table, np.arange(start, stop))
+
+
+def _valid_text(table: pa.Table, source_rows: np.ndarray) -> RawChunk:
+    """Set rows apart whose strings are not UTF-8: files do not promise it, and Arrow fails on them late."""
+    try:
+        table.validate(full=True)
+        return RawChunk(table, source_rows, [])
+    except pa.ArrowInvalid:
+        pass
+    good = np.ones(table.num_rows, dtype=bool)
+    broken = []
+    for i in range(table.num_rows):
+        try:
+            table.take([i]).validate(full=True)
+        except pa.ArrowInvalid as error:
+            good[i] = False
+            detail = f"not UTF-8: {error}"
+            broken.append(
+                {
+                    "source_row": int(source_rows[i]),
+                    "reason": "malformed",
+                    "detail": detail,
+                    "payload": _bytes_of(table, i),
+                }
+            )
+    return RawChunk(table.filter(pa.array(good)), source_rows[good], broken)
+
+
+def _bytes_of(table: pa.Table, i: int) -> str:
+    """A row as JSON, with replacement characters where a string is not UTF-8."""
+
+    def plain(value: pa.Scalar) -> Any:
+        if isinstance(value, pa.ListScalar) and value.is_valid:
+            return [plain(item) for item in value.values]
+        if value.is_valid and is_text(value.type):
+            return value.as_buffer().to_pybytes().decode("utf-8", "replace")
+        return value.as_py()
+
+    return json.dumps(
+        {name: plain(table.column(name)[i]) for name in table.column_names}, ensure_ascii=False, default=str
+    )
 
 
 def validate(job: Job, source: str, raw: RawChunk) -> Chunk:
@@ -165,7 +206,7 @@ def _is_null(array: pa.Array) -> np.ndarray:
 def _label_ids(job: Job, tags: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     """The model's class id of each tag (int32, IGNORE_INDEX where there is none) and which tags it does not know."""
     names = job.data_tags or job.tags
-    to_model = np.array([job.tags.index(name) for name in names], dtype=np.int32)
+    to_model = np.array([IGNORE_INDEX if name == IGN else job.tags.index(name) for name in names], dtype=np.int32)
     if pa.types.is_string(tags.type):
         index = pc.fill_null(pc.index_in(tags, pa.array(names)), -1).to_numpy(zero_copy_only=False)
         ignored = _is_null(tags) | pc.fill_null(pc.equal(tags, IGN), False).to_numpy(zero_copy_only=False)

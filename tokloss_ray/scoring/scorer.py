@@ -60,6 +60,10 @@ class Scorer:
         batches = plan_batches(lengths, self.budget)[::-1]
         while batches:
             rows = batches.pop()
+            fitting = max(1, self.budget // int(lengths[rows[0]]))
+            if len(rows) > fitting:  # planned before memory ran out
+                batches.append(rows[fitting:])
+                rows = rows[:fitting]
             batch = pad(flat_ids, flat_mask, offsets, lengths, rows, self.job.pad_token_id)
             scores = self._forward(batch, labels_T)
             if scores is not None:
@@ -68,7 +72,7 @@ class Scorer:
             elif len(rows) > 1:
                 # Half of it, and no larger batch from here on: what did not fit once will not fit later.
                 self.budget = min(self.budget, max(1, batch.attention.size // 2))
-                batches += [rows[len(rows) // 2 :], rows[: len(rows) // 2]]
+                batches.append(rows)
             else:
                 too_big.append(int(rows[0]))
         table = self._gather(sequences, scored, offsets, too_big)

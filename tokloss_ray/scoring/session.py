@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,14 +49,26 @@ def _start(config: ScoreConfig) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a warning about its coming default
     try:
         if config.address and config.address != "local":
+            _somebody_listens(config.address)
             ray.init(address=config.address, logging_level=level, log_to_driver=config.verbose)
         else:
             # "local" and not a bare init: an address file left by a crash would make that one hang.
             os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
             ray.init(address="local", include_dashboard=False, logging_level=level, log_to_driver=config.verbose)
-    except (ConnectionError, ValueError) as error:
+    except (ConnectionError, ValueError, ImportError) as error:
         reason = str(error).strip().split("\n")[0]
         raise Refused(f"no Ray cluster at {config.address or 'this machine'}: {reason}") from None
+
+
+def _somebody_listens(address: str) -> None:
+    """Ask first: ray.init waits for minutes for a cluster that is not there."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if address == "auto" or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise ConnectionError(error.strerror or str(error)) from None
 
 
 def _quiet_ray_data(verbose: bool) -> None:
