@@ -25,7 +25,7 @@ from tokloss_ray.scoring.read import read_unit
 from tokloss_ray.storage import is_local, open_location
 
 CPU_SHARD_TOKENS, GPU_SHARD_TOKENS = 1 << 16, 1 << 20
-CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 1 << 11, 1 << 15
+CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 1 << 10, 1 << 15
 MIN_BATCHES = 32
 DEFAULT_OVERLAP = 64
 PACKED_RATIO = 4

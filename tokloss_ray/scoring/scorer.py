@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,44 @@ from tokloss_ray.scoring.batching import MicroBatch, pad, plan_batches
 from tokloss_ray.scoring.job import Job
 from tokloss_ray.scoring.loss import TokenScores, score_tokens
 from tokloss_ray.scoring.ragged import any_per_row, list_array, list_lengths, offsets_of, one_array
+
+MAX_STREAMS = 8
+"""Python runs one stream at a time between their products; more than this would wait for each other there."""
+
+
+class _Work:
+    """One shard while it is scored: its ragged arrays, the micro-batches that are left, and what came of the others."""
+
+    def __init__(self, sequences: pa.Table, budget: int) -> None:
+        column = one_array(sequences.column(schema.INPUT_IDS))
+        self.lengths = list_lengths(column)
+        self.offsets = offsets_of(self.lengths)
+        self.ids = column.flatten().to_numpy()
+        self.mask: np.ndarray | None = None
+        if schema.ATTENTION_MASK in sequences.column_names:
+            self.mask = one_array(sequences.column(schema.ATTENTION_MASK)).flatten().to_numpy()
+        labels = one_array(sequences.column(schema.LABEL_IDS)).flatten().to_numpy()
+        self.labels_T = torch.from_numpy(labels.astype(np.int64))
+        self.batches = plan_batches(self.lengths, budget)[::-1]
+        self.scored: list[tuple[np.ndarray, TokenScores, int]] = []
+        self.too_big: list[int] = []
+        self.lock = threading.Lock()
+
+    @property
+    def padded(self) -> int:
+        """Padded tokens of the micro-batches that were scored."""
+        return sum(size for _, _, size in self.scored)
+
+    def next(self, budget: int) -> np.ndarray | None:
+        """The sequences of the next micro-batch; one that was planned before memory ran out is cut to the budget."""
+        with self.lock:
+            if not self.batches:
+                return None
+            rows = self.batches.pop()
+            fitting = max(1, budget // int(self.lengths[rows[0]]))
+            if len(rows) > fitting:
+                self.batches.append(rows[fitting:])
+            return rows[:fitting]
 
 
 class Scorer:
@@ -30,11 +70,19 @@ class Scorer:
     """
 
     def __init__(self, job: Job, threads: int | None = None, device: str = "cpu") -> None:
-        if threads:
-            torch.set_num_threads(threads)
         self.job = job
         self.device = torch.device(device)
         self.budget = job.batch_tokens
+        self.streams = 1
+        if self.device.type == "cpu":
+            threads = threads or torch.get_num_threads()
+            # Threads that share one product wait for each other at its end, and all for one that lost its core for a
+            # moment. Streams that each compute a micro-batch of their own do not.
+            self.streams = min(threads, MAX_STREAMS)
+            threads //= self.streams
+        if threads:
+            torch.set_num_threads(threads)
+        self.pool = ThreadPoolExecutor(self.streams, initializer=torch.set_num_threads, initargs=(threads or 1,))
         self.model = load_model(job).to(self.device).eval()
 
     def score(self, sequences: pa.Table) -> tuple[pa.Table, dict[str, Any]]:
@@ -45,39 +93,29 @@ class Scorer:
         padded_tokens, batch_tokens and seconds.
         """
         begin = time.perf_counter()
-        ids_column = one_array(sequences.column(schema.INPUT_IDS))
-        lengths = list_lengths(ids_column)
-        offsets = offsets_of(lengths)
-        flat_ids = ids_column.flatten().to_numpy()
-        flat_mask = None
-        if schema.ATTENTION_MASK in sequences.column_names:
-            flat_mask = one_array(sequences.column(schema.ATTENTION_MASK)).flatten().to_numpy()
-        labels = one_array(sequences.column(schema.LABEL_IDS)).flatten().to_numpy()
-        labels_T = torch.from_numpy(labels.astype(np.int64))
-        scored: list[tuple[np.ndarray, TokenScores]] = []
-        padded = 0
-        too_big: list[int] = []
-        batches = plan_batches(lengths, self.budget)[::-1]
-        while batches:
-            rows = batches.pop()
-            fitting = max(1, self.budget // int(lengths[rows[0]]))
-            if len(rows) > fitting:  # planned before memory ran out
-                batches.append(rows[fitting:])
-                rows = rows[:fitting]
-            batch = pad(flat_ids, flat_mask, offsets, lengths, rows, self.job.pad_token_id)
-            scores = self._forward(batch, labels_T)
+        work = _Work(sequences, self.budget)
+        if self.streams == 1:
+            self._stream(work)
+        else:
+            for done in [self.pool.submit(self._stream, work) for _ in range(self.streams)]:
+                done.result()
+        table = self._gather(sequences, work)
+        figures = {"padded_tokens": work.padded, "batch_tokens": self.budget, "seconds": time.perf_counter() - begin}
+        return table, figures
+
+    def _stream(self, work: _Work) -> None:
+        """Score micro-batches until none is left; several streams may take from the same work."""
+        while (rows := work.next(self.budget)) is not None:
+            batch = pad(work.ids, work.mask, work.offsets, work.lengths, rows, self.job.pad_token_id)
+            scores = self._forward(batch, work.labels_T)
             if scores is not None:
-                scored.append((batch.at, scores))
-                padded += batch.attention.size
+                work.scored.append((batch.at, scores, batch.attention.size))
             elif len(rows) > 1:
                 # Half of it, and no larger batch from here on: what did not fit once will not fit later.
                 self.budget = min(self.budget, max(1, batch.attention.size // 2))
-                batches.append(rows)
+                work.batches.append(rows)
             else:
-                too_big.append(int(rows[0]))
-        table = self._gather(sequences, scored, offsets, too_big)
-        figures = {"padded_tokens": padded, "batch_tokens": self.budget, "seconds": time.perf_counter() - begin}
-        return table, figures
+                work.too_big.append(int(rows[0]))
 
     @torch.inference_mode()
     def _forward(self, batch: MicroBatch, labels_T: torch.Tensor) -> TokenScores | None:
@@ -104,22 +142,21 @@ class Scorer:
             return tensor
         return tensor.pin_memory().to(self.device, non_blocking=True)
 
-    def _gather(
-        self, sequences: pa.Table, scored: list[tuple[np.ndarray, TokenScores]], offsets: np.ndarray, too_big: list[int]
-    ) -> pa.Table:
+    def _gather(self, sequences: pa.Table, work: _Work) -> pa.Table:
         """Put the scores of all micro-batches back in the order of the shard; the only wait for the device."""
+        scored, offsets = work.scored, work.offsets
         total = int(offsets[-1])
-        at = np.concatenate([positions for positions, _ in scored]) if scored else np.zeros(0, dtype=np.int64)
+        at = np.concatenate([positions for positions, _, _ in scored]) if scored else np.zeros(0, dtype=np.int64)
 
         def column(name: str, dtype: Any, width: tuple[int, ...] = ()) -> np.ndarray:
             out = np.zeros((total, *width), dtype=dtype)
             if scored:
-                out[at] = torch.cat([getattr(scores, name) for _, scores in scored]).cpu().numpy()
+                out[at] = torch.cat([getattr(scores, name) for _, scores, _ in scored]).cpu().numpy()
             return out
 
         reason = np.full(len(offsets) - 1, None, dtype=object)
         reason[any_per_row(~column("finite", bool), offsets)] = "non_finite"
-        reason[too_big] = "out_of_memory"
+        reason[work.too_big] = "out_of_memory"
         second = column("second", np.int32)
         made = {
             schema.PREDICTED_IDS: column("best", np.int32),
