@@ -7,8 +7,9 @@ import inspect
 import io
 import os
 import sys
+import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal
 
 import typer
@@ -16,7 +17,7 @@ from rich.console import Console
 
 from tokloss_ray import __version__
 from tokloss_ray.config import DTYPES, ScoreConfig, make_config, read_yaml
-from tokloss_ray.errors import Refused, TokLossError
+from tokloss_ray.errors import Interrupted, Refused, TokLossError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -77,7 +78,10 @@ def _score_options(command: Callable[[ScoreConfig], None]) -> Callable[..., None
             text, default = fields.pop(name)
             if isinstance(default, (str, float)):
                 text += f" [dim]\\[default: {default}][/]"
-            flags = ["--" + name.replace("_", "-"), *([_SHORT[name]] if name in _SHORT else [])]
+            flag = name.replace("_", "-")
+            # Also in the negative: an option must be able to win over a setting of the file.
+            long = f"--{flag}/--no-{flag}" if _TYPES.get(name) is bool else f"--{flag}"
+            flags = [long, *([_SHORT[name]] if name in _SHORT else [])]
             option = typer.Option(*flags, help=text, rich_help_panel=panel, show_default=False)
             annotation: Any = Annotated[_TYPES.get(name, str) | None, option]
             parameters.append(
@@ -147,11 +151,7 @@ def check(config: ScoreConfig) -> None:
     from tokloss_ray.report.terminal import print_estimate
     from tokloss_ray.scoring.driver import check as check_job
 
-    console = Console(stderr=True)
-    if console.is_terminal:
-        with console.status("checking input and model"):
-            plan, estimate = check_job(config)
-    else:
+    with _interruptible(), Console(stderr=True).status("checking input and model"):
         plan, estimate = check_job(config)
     print_estimate(Console(), plan, estimate)
 
@@ -199,9 +199,18 @@ def _score(config: ScoreConfig) -> None:
 
     # Ray prints what its raylets say to sys.stdout, from a thread of its own.
     hidden = contextlib.nullcontext() if config.verbose else contextlib.redirect_stdout(io.StringIO())
-    with ProgressView(Console(stderr=True)) as view, hidden:
+    with _interruptible(), ProgressView(Console(stderr=True)) as view, hidden:
         summary = score_job(config, view)
     print_summary(Console(), summary)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C ends a command with its own exit code, where typer would make it 1."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted", exit_code=130) from None
 
 
 def _quiet(verbose: bool) -> None:
@@ -230,9 +239,10 @@ def main() -> None:
     except TokLossError as error:
         _say(error)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted")
-        sys.exit(130)
+    except Exception as error:
+        detail = "".join(traceback.format_exception(error))
+        _say(TokLossError(f"{type(error).__name__}: {error} (this should not happen; please report it)", detail))
+        sys.exit(1)
 
 
 def _say(error: TokLossError) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import shutil
+import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -133,7 +137,13 @@ def print_summary(console: Console, summary: RunSummary) -> None:
         console.print()
         console.print(tag_table(totals))
     console.print(f"\nResults are in [bold]{_safe(summary.output)}[/]. Next, the sequences the model finds hardest:")
-    console.print(f"  tokloss show {_safe(shlex.quote(summary.output))} --worst 3", highlight=False)
+    console.print(f"  {_safe(_command())} show {_safe(shlex.quote(summary.output))} --worst 3", highlight=False)
+
+
+def _command() -> str:
+    """How to call this program from here: by its name, or by its path where the environment is not activated."""
+    path = Path(sys.argv[0])
+    return "tokloss" if path.name != "tokloss" or shutil.which("tokloss") else os.path.relpath(path)
 
 
 def tag_table(totals: Totals) -> Table:

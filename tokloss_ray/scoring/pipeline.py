@@ -19,7 +19,7 @@ import ray.data
 from ray.util.annotations import RayDeprecationWarning
 from tokenizers import Tokenizer
 
-from tokloss_ray.errors import TokLossError
+from tokloss_ray.errors import JobFailed, TokLossError
 from tokloss_ray.scoring.commit import commit_shard
 from tokloss_ray.scoring.decode import decode_shard
 from tokloss_ray.scoring.encode import encode_unit
@@ -90,9 +90,29 @@ def run(
             # The retry arguments go away in Ray 2.64, which the dependencies exclude.
             warnings.simplefilter("ignore", RayDeprecationWarning)
             dataset = build(ray.put(job), units, committed, actors)
-        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        batches = iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
+        while (batch := _next(batches, stall_timeout)) is not None:
             for text in batch.column("result").to_pylist():
                 yield Result(**json.loads(text))
+
+
+def _next(batches: Iterator[pa.Table], stall_timeout: float) -> pa.Table | None:
+    """The next result, or None at the end; what Ray raises becomes one sentence.
+
+    Raises:
+        JobFailed: Ray gave the job up.
+    """
+    try:
+        return next(batches, None)
+    except Exception as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        detail = "".join(traceback.format_exception(error))
+        if type(cause).__name__ == "ExecutionTimeoutError":
+            raise JobFailed(f"nothing has moved for {stall_timeout:g} s (--stall-timeout)", detail) from None
+        sentence = (str(cause).strip() or type(cause).__name__).split("\n")[0]
+        raise JobFailed(f"Ray gave the job up: {sentence}", detail) from None
 
 
 def _source(units: list[ReadUnit], committed: dict[int, list[int]]) -> list[pa.Table]:

@@ -41,7 +41,8 @@ def ray_session(config: ScoreConfig) -> Iterator[None]:
         raise _interrupted(signal.SIGINT) from None
     finally:
         if ours:
-            ray.shutdown()
+            with _undisturbed():
+                ray.shutdown()
 
 
 def _start(config: ScoreConfig) -> None:
@@ -94,6 +95,20 @@ def _signals() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """No signal cuts Ray's shutdown short, which takes two seconds and would leave processes behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _interrupted(number: int) -> Interrupted:
