@@ -26,39 +26,50 @@ def connected() -> bool:
 def ray_session(config: ScoreConfig) -> Iterator[None]:
     """Ray, with its chatter off unless verbose, and with signals that stop the run in good order.
 
+    What it changes in the calling process (signal handlers, log levels, environment) is undone at its end.
+
     Raises:
         Refused: no cluster answers at the address.
         Interrupted: SIGINT or SIGTERM arrived; what is committed stays.
     """
     ours = not connected()
-    if ours:
-        _start(config)
-    _quiet_ray_data(config.verbose)
-    try:
-        with _signals():
-            yield
-    except KeyboardInterrupt:
-        raise _interrupted(signal.SIGINT) from None
-    finally:
-        if ours:
-            with _undisturbed():
-                ray.shutdown()
+    with _term_handler_kept(), _environment(_DEFAULTS):
+        try:
+            if ours:
+                _start(config)
+            with _quiet_ray_data(config.verbose), _signals():
+                yield
+        except KeyboardInterrupt as error:
+            raise _interrupted(signal.SIGTERM if isinstance(error, _Terminated) else signal.SIGINT) from None
+        finally:
+            if ours:
+                with _undisturbed():
+                    ray.shutdown()
+
+
+_DEFAULTS = {
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # silences a warning about its coming default
+    "RAY_prestart_worker_first_driver": "0",  # starts 0.3 s sooner
+}
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, as an exception that no `except Exception` on its way takes for its own."""
 
 
 def _start(config: ScoreConfig) -> None:
     level = logging.INFO if config.verbose else logging.CRITICAL
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a warning about its coming default
+    where = config.address if config.address and config.address != "local" else None
     try:
-        if config.address and config.address != "local":
-            _somebody_listens(config.address)
-            ray.init(address=config.address, logging_level=level, log_to_driver=config.verbose)
+        if where:
+            _somebody_listens(where)
+            ray.init(address=where, logging_level=level, log_to_driver=config.verbose)
         else:
             # "local" and not a bare init: an address file left by a crash would make that one hang.
-            os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
             ray.init(address="local", include_dashboard=False, logging_level=level, log_to_driver=config.verbose)
-    except (ConnectionError, ValueError, ImportError) as error:
+    except (ConnectionError, ValueError, ImportError, RuntimeError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise Refused(f"no Ray cluster at {config.address or 'this machine'}: {reason}") from None
+        raise Refused(f"no Ray cluster at {where}: {reason}" if where else f"Ray does not start: {reason}") from None
 
 
 def _somebody_listens(address: str) -> None:
@@ -72,12 +83,44 @@ def _somebody_listens(address: str) -> None:
         raise ConnectionError(error.strerror or str(error)) from None
 
 
-def _quiet_ray_data(verbose: bool) -> None:
+@contextmanager
+def _quiet_ray_data(verbose: bool) -> Iterator[None]:
     import ray.data  # noqa: F401  (its import sets the handlers up)
 
-    for handler in logging.getLogger("ray.data").handlers:
-        if handler.name == "console" and not verbose:
-            handler.setLevel(logging.CRITICAL + 1)
+    handlers = [h for h in logging.getLogger("ray.data").handlers if h.name == "console" and not verbose]
+    before = [handler.level for handler in handlers]
+    for handler in handlers:
+        handler.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        for handler, level in zip(handlers, before, strict=True):
+            handler.setLevel(level)
+
+
+@contextmanager
+def _environment(defaults: dict[str, str]) -> Iterator[None]:
+    """Environment variables for a while, where the user has not set them."""
+    ours = {name: value for name, value in defaults.items() if name not in os.environ}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name in ours:
+            os.environ.pop(name, None)
+
+
+@contextmanager
+def _term_handler_kept() -> Iterator[None]:
+    """Put the caller's SIGTERM handler back: ray.init replaces it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
@@ -88,7 +131,7 @@ def _signals() -> Iterator[None]:
         return
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise _interrupted(number)
+        raise _Terminated
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
