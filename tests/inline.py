@@ -59,8 +59,8 @@ def score_inline(config: ScoreConfig, wrap_model: Callable[[Any], Any] | None = 
             decoded = decode_shard(job, shard.about["source"], shard.sequences, shard.errors)
             commit_shard(job, shard.about, decoded)
     records = read_records(config.output)
-    totals = driver._complete(config, plan, plan.units, {record["shard"]: record for record in records})
-    return Inline(totals, plan, records, read_rows(config.output), read_rows(config.output, "errors"))
+    totals = driver._complete(config, plan, plan.units, records)
+    return Inline(totals, plan, list(records.values()), read_rows(config.output), read_rows(config.output, "errors"))
 
 
 def _scorer(job: Job, wrap_model: Callable[[Any], Any] | None) -> Scorer:

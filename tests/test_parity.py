@@ -377,8 +377,8 @@ def locate_windows(rows: list[Row], words: list[str], tokenizer: Any) -> list[tu
 def assert_scored_once(
     rows: list[Row], windows: list[tuple[int, int, int]], given: Row, tokenizer: Any, names: dict[int, str]
 ) -> None:
-    """Each word with a tag is labelled in one window: where the smaller of its left and right context is largest, the
-    earliest such window on a tie.
+    """Each word with a tag is labelled in one window: where the smaller of its left and right context is largest; on a
+    tie in one that has the whole word, if there is one.
 
     Context is counted in tokens of the window's body, to the left of the word's first sub-token. To the right it may be
     counted from the word's first or its last sub-token in the window: the design says only "its right context".
@@ -396,14 +396,15 @@ def assert_scored_once(
     assert {position: len(found) for position, found in labelled.items()} == dict.fromkeys(position_of.values(), 1)
     for word, position in position_of.items():
         end_of_word = position + word_ids.count(word) - 1
-        best = []
+        best, whole = set(), {number for number, (_, end, _) in enumerate(windows) if end_of_word < end}
         for last in (position, end_of_word):
             contexts = {
                 number: min(position - start, end - 1 - min(last, end - 1))
                 for number, (start, end, _) in enumerate(windows)
                 if start <= position < end
             }
-            best.append(max(contexts, key=lambda number: (contexts[number], -number)))
+            tied = {number for number, context in contexts.items() if context == max(contexts.values())}
+            best |= tied & whole or tied
         assert labelled[position][0] in best, (given["id"], word)
 
 

@@ -87,11 +87,11 @@ def test_each_word_has_the_window_with_most_context(words: list[int], capacity: 
     owners = window_owners(unit, begins, capacity, len(unit))
     for word in range(len(words)):
         at = np.flatnonzero(unit == word)
-        best, best_context = -1, -1
+        best, best_context = -1, (-1, False)
         for k, begin in enumerate(begins):
             end = min(begin + capacity, len(unit))
             if begin <= at[0] < end:
-                context = min(at[0] - begin, max(end - 1 - at[-1], 0))
+                context = (min(at[0] - begin, max(end - 1 - at[-1], 0)), at[-1] < end)
                 if context > best_context:
                     best, best_context = k, context
         assert set(owners[at].tolist()) == {best}
@@ -128,10 +128,10 @@ def test_missing_shards() -> None:
     def record(unit: int, index: int, last: bool = False) -> dict:
         return {"unit": unit, "index": index, "last": last}
 
-    assert missing_shards([0, 1], []) == ["000000", "000001"]
+    assert missing_shards([0, 1], []) == [(0, "000000"), (1, "000001")]
     assert missing_shards([0], [record(0, 0, True)]) == []
-    assert missing_shards([0], [record(0, 0), record(0, 2, True)]) == ["000000-001"]
-    assert missing_shards([3], [record(3, 0), record(3, 1)]) == ["000003 after 001"]
+    assert missing_shards([0], [record(0, 0), record(0, 2, True)]) == [(0, "000000-001")]
+    assert missing_shards([3], [record(3, 0), record(3, 1)]) == [(3, "000003 after 001")]
 
 
 @given(st.integers(1, 10**9), st.integers(1, 10**9))

@@ -448,7 +448,7 @@ def test_column_missing_in_a_later_file(refused: Callable[..., str], tmp_path: P
         ({"tokens": [["a"]], "ner_tags": [[0.5]]}, {}, ["ner_tags", "double", "a list of tags"]),
         ({"tokens": [["a"]], "ner_tags": ["O"]}, {}, ["ner_tags", "is string", "a list of tags"]),
         ({"input_ids": [["a"]], "labels": [[0]]}, {}, ["input_ids", "string", "a list of integers"]),
-        ({"tokens": [["a"]], "tags": [["O"]], "k": [["x"]]}, {"id_column": "k"}, ["column k", "one value per row"]),
+        ({"tokens": [["a"]], "tags": [["O"]], "k": [["x"]]}, {"id_column": "k"}, ["column k", "text or an integer"]),
         (
             {"tokens": [["a"]], "tags": [["O"]], "k": [["x"]]},
             {"partition_by": ["k"]},

@@ -55,6 +55,7 @@ _TYPES: dict[str, Any] = {
         ("label_all_subtokens", "keep_probs", "overwrite", "verbose", "trust_remote_code", "allow_pickle"), bool
     ),
 }
+_speech = {"verbose": False}
 _SHORT = {"model": "-m", "input": "-i", "output": "-o", "verbose": "-v"}
 
 
@@ -111,7 +112,11 @@ def demo(
 ) -> None:
     """Score 10,000 German sentences with a small model; both come with this package."""
     from tokloss_ray.demo import DATA, MODEL
+    from tokloss_ray.scoring.output import read_run
 
+    before = read_run(output)
+    if before is not None and not str(before["settings"].get("model")).endswith("tokloss_ray/demo/model"):
+        raise Refused(f"{output} holds the results of another run: name a folder for the demo with --output")
     _score(
         ScoreConfig(
             model=str(MODEL),
@@ -214,7 +219,8 @@ def _interruptible() -> Iterator[None]:
 
 
 def _quiet(verbose: bool) -> None:
-    """Keep the chatter of Ray, transformers and their C++ parts off the terminal."""
+    """Keep the chatter of Ray, transformers and their C++ parts off the terminal, unless verbose."""
+    _speech["verbose"] = verbose
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     if verbose:
         return
@@ -250,7 +256,7 @@ def _say(error: TokLossError) -> None:
     console.print("[bold red]error:[/] ", end="", highlight=False)
     console.print(str(error), markup=False, highlight=False)
     if error.detail:
-        if "--verbose" in sys.argv or "-v" in sys.argv:
+        if _speech["verbose"]:
             console.print(error.detail, markup=False, highlight=False)
         else:
             console.print("(--verbose shows where it came from)", style="dim")

@@ -110,6 +110,11 @@ class ScoreConfig(BaseModel):
             return {name: str(text) for name, text in value.items()}
         return value
 
+    @field_validator("keep", "partition_by")
+    @classmethod
+    def _each_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(names))
+
     @field_validator("actors", mode="before")
     @classmethod
     def _actors(cls, value: Any) -> Any:
@@ -134,7 +139,7 @@ class ScoreConfig(BaseModel):
         clash = sorted(schema.RESERVED & {*self.keep, *self.partition_by, *self.add_column})
         if clash:
             raise ValueError(f"{', '.join(clash)}: the output has a column of that name; rename it in the input")
-        twice = sorted({*self.keep, *self.partition_by} & set(self.add_column) - set(self.partition_by))
+        twice = sorted(set(self.keep) & set(self.add_column))
         if twice:
             raise ValueError(f"{', '.join(twice)}: both kept from the input and added as a constant")
         return self

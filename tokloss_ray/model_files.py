@@ -119,7 +119,7 @@ def _model_settings(path: str, config: ScoreConfig) -> Any:
         raise Refused(f"no model at {config.model}: the folder has no config.json")
     try:
         settings = AutoConfig.from_pretrained(path, trust_remote_code=config.trust_remote_code, local_files_only=True)
-    except (ValueError, KeyError, OSError) as error:
+    except Exception as error:  # whatever a broken configuration makes transformers stumble over
         hint = "; it brings code of its own: --trust-remote-code runs it" if "trust_remote_code" in str(error) else ""
         raise Refused(f"cannot read the model's config.json in {config.model}: {_first_line(error)}{hint}") from None
     architectures = getattr(settings, "architectures", None) or []

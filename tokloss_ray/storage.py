@@ -51,6 +51,28 @@ def listed(fs: fsspec.AbstractFileSystem, path: str, info: dict | None = None) -
     return Listed(path, int(info["size"] or 0), str(version))
 
 
+def files_below(fs: fsspec.AbstractFileSystem, folder: str) -> list[str]:
+    """All files in a folder and the folders in it, by name; links are followed.
+
+    Raises:
+        Refused: a folder in it cannot be listed.
+    """
+    if not is_local(fs):
+        return sorted(fs.find(folder))
+
+    def refuse(error: OSError) -> None:
+        raise Refused(f"cannot list {error.filename}: {error.strerror}")
+
+    files, seen = [], set()
+    for inside, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        if os.path.realpath(inside) in seen:  # a link to a folder above it
+            folders.clear()
+            continue
+        seen.add(os.path.realpath(inside))
+        files += [posixpath.join(inside, name) for name in names]
+    return sorted(files)
+
+
 def write_whole(fs: fsspec.AbstractFileSystem, path: str, data: bytes | memoryview) -> None:
     """Write `data` under `path`, replacing what was there, so that no reader ever sees a part of it."""
     if not is_local(fs):

@@ -29,13 +29,14 @@ def find_columns(config: ScoreConfig, inspected: list[Inspected]) -> Columns:
             if item.schema is None and next(text_lines(item.file), None) is not None:
                 raise Refused(f"{item.file.source} is not JSON lines: none of its first lines is a JSON object")
         return Columns(config.tokens_column or WORDS_COLUMNS[0], config.labels_column or LABELS_COLUMNS[0])
-    words, labels, mask = _main_columns(config, list(kinds[0][1]), kinds[0][0].file.source)
+    words, labels = _main_columns(config, list(kinds[0][1]), kinds[0][0].file.source)
+    mask = _mask_column(kinds) if words is None else None
     carried_names = [n for n in dict.fromkeys([*config.keep, *config.partition_by]) if n not in config.add_column]
     for name in (words, labels):
         if name in carried_names:
             raise Refused(f"column {name} is in the output already, as {'words' if name == words else 'labels'}")
     wanted = {
-        "--tokens-column": words,
+        "--tokens-column": words or schema.INPUT_IDS,
         "--labels-column": labels,
         "--id-column": config.id_column,
         **{f"--{'keep' if n in config.keep else 'partition-by'} {n}": n for n in carried_names},
@@ -48,6 +49,8 @@ def find_columns(config: ScoreConfig, inspected: list[Inspected]) -> Columns:
                 raise Refused(
                     f"no column {name} ({option.split()[0]}): {item.file.source} has the columns {', '.join(kind)}"
                 )
+            if item.schema is not None and name is not None and item.schema.names.count(name) > 1:
+                raise Refused(f"{item.file.source} has two columns called {name}")
         _right_types(item, kind, words, labels, config)
     carried = tuple(_carried(name, kinds) for name in carried_names)
     return Columns(words, labels, mask, config.id_column, carried, _text_tags(kinds[0][0], labels))
@@ -62,11 +65,20 @@ def _carried(name: str, kinds: list[tuple[Inspected, dict[str, pa.DataType]]]) -
     return pa.field(name, type_)
 
 
-def _main_columns(config: ScoreConfig, names: list[str], source: str) -> tuple[str | None, str, str | None]:
-    """The columns of words (None if the input is pre-encoded), of labels, and of the attention mask."""
+def _mask_column(kinds: list[tuple[Inspected, dict[str, pa.DataType]]]) -> str | None:
+    """The attention mask of pre-encoded input, if it has one: files with a schema must agree, JSON rows need not."""
+    have = [(item.file.source, schema.ATTENTION_MASK in kind) for item, kind in kinds if item.schema is not None]
+    having, lacking = (next((source for source, has in have if has is which), None) for which in (True, False))
+    if having and lacking:
+        raise Refused(f"{having} has a column {schema.ATTENTION_MASK}, {lacking} has none: they must agree")
+    return schema.ATTENTION_MASK if any(schema.ATTENTION_MASK in kind for _, kind in kinds) else None
+
+
+def _main_columns(config: ScoreConfig, names: list[str], source: str) -> tuple[str | None, str]:
+    """The columns of words (None if the input is pre-encoded) and of labels."""
     encoded_labels = config.labels_column or "labels"
     if config.tokens_column is None and schema.INPUT_IDS in names and encoded_labels in names:
-        return None, encoded_labels, schema.ATTENTION_MASK if schema.ATTENTION_MASK in names else None
+        return None, encoded_labels
     listing = f"{source} has the columns {', '.join(names)}"
     words = config.tokens_column or next((n for n in WORDS_COLUMNS if n in names), None)
     if words is None:
@@ -74,7 +86,7 @@ def _main_columns(config: ScoreConfig, names: list[str], source: str) -> tuple[s
     labels = config.labels_column or next((n for n in LABELS_COLUMNS if n in names), None)
     if labels is None:
         raise Refused(f"no column with tags: {listing}; name one with --labels-column")
-    return words, labels, None
+    return words, labels
 
 
 def _kinds(item: Inspected) -> dict[str, pa.DataType] | None:
@@ -120,10 +132,16 @@ def _right_types(
     tag = item_type(labels)
     if tag is None or not (pa.types.is_integer(tag) or is_text(tag) or pa.types.is_null(tag)):
         refuse(labels, "a list of tags, as integers or strings,")
-    scalars = [name for name in (config.id_column, *config.partition_by) if name in kind]
-    for name in scalars:
-        if pa.types.is_nested(kind[name]):
-            refuse(name, "one value per row")
+    id_type = kind.get(config.id_column) if config.id_column else None
+    if config.id_column and id_type is not None and not (is_text(id_type) or pa.types.is_integer(id_type)):
+        refuse(config.id_column, "text or an integer per row (ids)")
+    for name in config.partition_by:
+        if name in kind and (pa.types.is_nested(kind[name]) or _is_binary(kind[name])):
+            refuse(name, "one value per row that a folder can be named by")
+
+
+def _is_binary(type_: pa.DataType) -> bool:
+    return pa.types.is_binary(type_) or pa.types.is_large_binary(type_) or pa.types.is_fixed_size_binary(type_)
 
 
 def find_tags(

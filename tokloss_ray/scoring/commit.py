@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import posixpath
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import quote
@@ -34,8 +34,10 @@ def commit_shard(job: Job, about: dict[str, Any], decoded: Decoded) -> dict[str,
     """Write a shard's files, then its commit record; returns the record.
 
     Raises:
-        JobFailed: the partition columns take too many values.
+        JobFailed: the partition columns take too many values, or rows got lost on the way.
     """
+    if about["rows"] != decoded.figures["rows"]:
+        raise JobFailed(f"{about['rows']:,} rows were encoded, {decoded.figures['rows']:,} came out of scoring")
     fs, root = open_location(job.output)
     name = shard_name(about["unit"], about["index"])
     files = []
@@ -98,10 +100,11 @@ def partition_value(value: object) -> str:
     return quote(str(value), safe="")
 
 
-def read_records(output: str, names: Iterable[str] | None = None) -> list[dict]:
-    """The commit records of an output, in the order of their shards."""
+def read_records(output: str) -> dict[str, dict]:
+    """The commit records of an output by the name of their shard, in the order of the names."""
     fs, root = open_location(output)
     folder = f"{root}/{COMMITS}"
-    wanted = file_names(fs, folder, ".json") if names is None else list(names)
+    paths = [posixpath.join(folder, name) for name in file_names(fs, folder, ".json")]
     with ThreadPoolExecutor(16) as pool:
-        return [json.loads(data) for data in pool.map(lambda n: read_whole(fs, posixpath.join(folder, n)), wanted)]
+        records = [json.loads(data) for data in pool.map(lambda path: read_whole(fs, path), paths)]
+    return {record["shard"]: record for record in records}

@@ -40,9 +40,9 @@ def decode_shard(job: Job, source: str, sequences: pa.Table, errors: pa.Table) -
     labelled = labels != IGNORE_INDEX
     counts = np.bincount(labels[labelled], minlength=len(job.tags))
     sums = np.bincount(labels[labelled], weights=losses[labelled].astype(np.float64), minlength=len(job.tags))
-    by_reason: dict[str, int] = {}
+    by_reason: dict[str, int] = dict.fromkeys(schema.REASONS, 0)
     for reason in [*errors.column("reason").to_pylist(), *failed.column("reason").to_pylist()]:
-        by_reason[reason] = by_reason.get(reason, 0) + 1
+        by_reason[reason] += 1
     scored_rows = pc.sum(pc.equal(scored.column(schema.WINDOW), 0)).as_py() or 0
     figures = {
         "rows": scored_rows + failed.num_rows + errors.num_rows,
@@ -52,7 +52,7 @@ def decode_shard(job: Job, source: str, sequences: pa.Table, errors: pa.Table) -
         "tokens": len(labels),
         "labels": int(labelled.sum()),
         "dropped_words": pc.sum(scored.column(schema.NUM_DROPPED_WORDS)).as_py() or 0,
-        "errors": by_reason,
+        "errors": {reason: count for reason, count in by_reason.items() if count},
         "loss_by_tag": {t: [int(c), float(s)] for t, c, s in zip(job.tags, counts, sums, strict=True) if c},
     }
     return Decoded(scores, pa.concat_tables([errors, failed]), figures)
@@ -78,7 +78,7 @@ def _score_rows(job: Job, source: str, table: pa.Table) -> pa.Table:
     # No sequence is empty, so that reduceat sees each row by itself.
     assert (lengths > 0).all()
     starts = offsets[:-1]
-    total = np.add.reduceat(np.where(labelled, losses, 0.0), starts) if len(starts) else np.zeros(0)
+    total = np.add.reduceat(np.where(labelled, losses, np.float64(0)), starts) if len(starts) else np.zeros(0)
     most = np.maximum.reduceat(np.where(labelled, losses, -np.inf), starts) if len(starts) else np.zeros(0)
     none = num_labels == 0
     mean = total / np.maximum(num_labels, 1)

@@ -60,12 +60,12 @@ def score(config: ScoreConfig, watcher: Watcher | None = None) -> RunSummary:
             stack.enter_context(ray_session(config))
         plan = _plan(config, found, run)
         if run is not None and output.is_finished(config.output):
-            totals = total(read_records(config.output))
+            totals = total(read_records(config.output).values())
             return RunSummary(
                 config.output, totals, 0, time.monotonic() - began, None, None, True, tuple(plan.warnings)
             )
         units = plan.units if run is None else output.read_plan(plan)
-        records = {} if run is None else {record["shard"]: record for record in read_records(config.output)}
+        records = {} if run is None else read_records(config.output)
         watcher.planned(plan, total(records.values()))
         before, clock = len(records), _Clock(began)
         if todo := _unfinished(units, records):
@@ -85,6 +85,8 @@ def score(config: ScoreConfig, watcher: Watcher | None = None) -> RunSummary:
                 clock.committed(record)
                 watcher.committed(record)
                 _break_early(records, config)
+            # What is on disk counts, not what Ray said.
+            records = read_records(config.output)
             todo = _unfinished(units, records)
         totals = _complete(config, plan, units, records)
     took = time.monotonic() - began
@@ -107,8 +109,8 @@ def _plan(config: ScoreConfig, found: Preflight, run: dict[str, Any] | None) -> 
 
 
 def _unfinished(units: list[ReadUnit], records: dict[str, dict[str, Any]]) -> list[ReadUnit]:
-    names = {name[:6] for name in missing_shards((unit.number for unit in units), records.values())}
-    return [unit for unit in units if f"{unit.number:06d}" in names]
+    missing = {number for number, _ in missing_shards((unit.number for unit in units), records.values())}
+    return [unit for unit in units if unit.number in missing]
 
 
 def _results(
@@ -146,8 +148,7 @@ def _break_early(records: dict[str, dict[str, Any]], config: ScoreConfig) -> Non
 
 def _complete(config: ScoreConfig, plan: Plan, units: list[ReadUnit], records: dict[str, dict[str, Any]]) -> Totals:
     """Check that everything is there and adds up, then write `_SUCCESS`."""
-    on_disk = {record["shard"] for record in read_records(config.output)}
-    missing = missing_shards((unit.number for unit in units), (r for r in records.values() if r["shard"] in on_disk))
+    missing = [name for _, name in missing_shards((unit.number for unit in units), records.values())]
     if missing:
         shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         raise JobFailed(f"{len(missing)} shards are missing after {PASSES} passes: {shown}; run the same command again")

@@ -15,6 +15,7 @@ import pyarrow as pa
 from tokenizers import Tokenizer
 
 from tokloss_ray import schema
+from tokloss_ray.errors import JobFailed
 from tokloss_ray.schema import ERRORS_SCHEMA, IGNORE_INDEX
 from tokloss_ray.scoring.job import Job
 from tokloss_ray.scoring.ragged import list_array, list_lengths, offsets_of, one_array, positions, sum_per_row
@@ -24,6 +25,8 @@ from tokloss_ray.scoring.windows import window_owners, window_starts
 
 NO_WORD = -1
 _WORDS_AT_ONCE = 1 << 16
+MAX_ERROR_ROWS = 1 << 14
+"""Rows with their payload for errors/ that one shard may hold, about: they fill memory as sequences do."""
 WORDS_IN_EVERY_WINDOW = 4096
 """Each window repeats the words of its row, so that a row of scores/ can be read alone; but the windows of a row of a
 million words would hold billions, so that from here on only the first window has them."""
@@ -37,27 +40,36 @@ def encode_unit(
     Shards whose index is in `skip` are committed already: they are counted, not yielded. The last shard of a unit is
     marked; a unit without rows has one empty shard.
     """
-    pending = _Pending()
-    index = 0
+    written = 0
     start = time.perf_counter()
+    for index, (sequences, errors, read) in enumerate(_cut(job, tokenizer, source, chunks)):
+        rows = int(np.count_nonzero(one_array(sequences.column(schema.WINDOW)).to_numpy() == 0)) + errors.num_rows
+        written += rows
+        if read is not None and read != written:
+            raise JobFailed(f"{source}: {read:,} rows of unit {unit} were read, {written:,} came out of encoding")
+        if index not in skip:
+            about = {"unit": unit, "index": index, "last": read is not None, "source": source, "rows": rows}
+            about["seconds"] = {"encode": round(time.perf_counter() - start, 4)}
+            yield Shard(about, sequences, errors)
+        start = time.perf_counter()
 
-    def cut(count: int | None) -> Shard:
-        about = {"unit": unit, "index": index, "last": count is None, "source": source}
-        about["seconds"] = {"encode": round(time.perf_counter() - start, 4)}
-        return Shard(about, *pending.take(count))
 
+def _cut(
+    job: Job, tokenizer: Tokenizer, source: str, chunks: Iterable[Chunk]
+) -> Iterator[tuple[pa.Table, pa.Table, int | None]]:
+    """Sequences and errors of one shard after another; with the last come the rows that were read in all."""
+    pending = _Pending()
+    read = 0
     for chunk in chunks:
+        read += chunk.rows.num_rows + chunk.errors.num_rows
+        pending.add_errors(chunk.errors)
         for rows in _some_words(chunk.rows):
             pending.add(*encode_rows(job, tokenizer, source, rows))
-        pending.errors.append(chunk.errors)
-        while (count := pending.full(job.shard_tokens)) is not None:
-            shard = cut(count)
-            if index not in skip:
-                yield shard
-            index += 1
-            start = time.perf_counter()
-    if index not in skip:
-        yield cut(None)
+            while (count := pending.full(job.shard_tokens)) is not None:
+                yield *pending.take(count), None
+        if pending.error_rows >= MAX_ERROR_ROWS:
+            yield *pending.take(), None
+    yield *pending.take(), read
 
 
 class _Pending:
@@ -66,11 +78,15 @@ class _Pending:
     def __init__(self) -> None:
         self.sequences: list[pa.Table] = []
         self.errors: list[pa.Table] = []
-        self.tokens = 0
+        self.tokens = self.error_rows = 0
+
+    def add_errors(self, errors: pa.Table) -> None:
+        self.errors.append(errors)
+        self.error_rows += errors.num_rows
 
     def add(self, sequences: pa.Table, errors: pa.Table) -> None:
+        self.add_errors(errors)
         self.sequences.append(sequences)
-        self.errors.append(errors)
         self.tokens += len(one_array(sequences.column(schema.INPUT_IDS)).flatten())
 
     def full(self, shard_tokens: int) -> int | None:
@@ -88,18 +104,18 @@ class _Pending:
         fitting = int(np.searchsorted(ends[cuts - 1], shard_tokens, side="right"))
         return int(cuts[max(0, fitting - 1)])
 
-    def take(self, count: int | None) -> tuple[pa.Table, pa.Table]:
+    def take(self, count: int | None = None) -> tuple[pa.Table, pa.Table]:
         """The first `count` sequences with the errors up to the last one's row; everything if None."""
         sequences = pa.concat_tables(self.sequences)
         errors = pa.concat_tables([ERRORS_SCHEMA.empty_table(), *self.errors]).sort_by("source_row")
-        split = errors.num_rows
-        if count is not None:
+        count, split = sequences.num_rows if count is None else count, errors.num_rows
+        if count < sequences.num_rows:
             last_row = sequences.column(schema.SOURCE_ROW)[count - 1].as_py()
             split = int(np.searchsorted(errors.column("source_row").to_numpy(), last_row, side="right"))
-            self.sequences, self.errors = [sequences.slice(count)], [errors.slice(split)]
-            self.tokens = len(one_array(self.sequences[0].column(schema.INPUT_IDS)).flatten())
-            sequences = sequences.slice(0, count)
-        return sequences, errors.slice(0, split)
+        self.sequences, self.errors = [sequences.slice(count)], [errors.slice(split)]
+        self.tokens = len(one_array(self.sequences[0].column(schema.INPUT_IDS)).flatten())
+        self.error_rows = self.errors[0].num_rows
+        return sequences.slice(0, count), errors.slice(0, split)
 
 
 def _some_words(rows: pa.Table) -> Iterator[pa.Table]:
@@ -151,7 +167,11 @@ def encode_rows(job: Job, tokenizer: Tokenizer, source: str, rows: pa.Table) -> 
 
 def _tokenize(tokenizer: Tokenizer, rows: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Flat token ids, the word index of each token (NO_WORD for special tokens), tokens per row."""
-    encodings = tokenizer.encode_batch(rows.column(schema.WORDS).to_pylist(), is_pretokenized=True)
+    try:
+        encodings = tokenizer.encode_batch(rows.column(schema.WORDS).to_pylist(), is_pretokenized=True)
+    except Exception as error:  # the tokenizers library raises no type of its own
+        ids = rows.column(schema.EXAMPLE_ID)
+        raise JobFailed(f"the tokenizer fails on one of the rows {ids[0]} to {ids[-1]}: {error}") from error
     lengths = np.fromiter((len(e) for e in encodings), dtype=np.int64, count=len(encodings))
     total = int(lengths.sum())
     ids = np.fromiter(chain.from_iterable(e.ids for e in encodings), dtype=np.int32, count=total)

@@ -51,12 +51,14 @@ def plan_actors(config: ScoreConfig, hardware: Hardware) -> Actors:
         raise Refused("the cluster has no node with CPUs for work: encode and commit need them")
     if gpus_each:
         fitting = sum(math.floor(gpus / gpus_each) for gpus in hardware.gpus)
-        if not fitting and config.actors is None:
+        if not fitting:
             raise Refused(
                 f"no node has enough GPUs for an actor (--gpus-per-actor {gpus_each:g}); 0 runs the model on CPUs"
             )
         low, high = config.actors or (fitting, fitting)
-        busiest = max(math.floor(gpus / gpus_each) for gpus in hardware.gpus) or 1
+        if low > fitting:
+            raise Refused(f"--actors {low} does not fit: there are GPUs for {fitting} (--gpus-per-actor {gpus_each:g})")
+        busiest = max(math.floor(gpus / gpus_each) for gpus in hardware.gpus)
         cpus = [c for c, gpus in zip(hardware.cpus, hardware.gpus, strict=True) if gpus] or nodes
         return Actors(low, high, _share(min(1.0, (min(cpus) - RESERVED_CPUS) / busiest)), gpus_each, None)
     low, high = config.actors or (len(nodes), len(nodes))

@@ -17,7 +17,7 @@ from tokloss_ray.config import ScoreConfig
 from tokloss_ray.errors import Refused
 from tokloss_ray.scoring.job import ReadUnit
 from tokloss_ray.scoring.jsonl import UNREADABLE, json_lines
-from tokloss_ray.storage import Listed, is_local, listed, open_location
+from tokloss_ray.storage import Listed, files_below, is_local, listed, open_location
 
 _TEXT = (".jsonl", ".ndjson", ".json")
 _PACKED = (".gz", ".bz2", ".xz")
@@ -52,6 +52,8 @@ def list_inputs(config: ScoreConfig) -> list[InputFile]:
         Refused: nothing there, a format that is not known, or a --split that does not fit.
     """
     roots, files = [], []
+    if len({type(open_location(uri)[0]) for uri in config.input}) > 1:
+        raise Refused(f"--input mixes kinds of storage ({', '.join(config.input)}): give them to jobs of their own")
     for uri in config.input:
         fs, path = open_location(uri)
         root, found = _one_input(fs, path, uri, config)
@@ -87,7 +89,7 @@ def _one_input(
     if saved is not None:
         return path, [(p, "arrow") for p in saved]
     _no_split(config)
-    names = [p for p in sorted(fs.find(path)) if not _hidden(posixpath.relpath(p, path))]
+    names = [p for p in files_below(fs, path) if not _hidden(posixpath.relpath(p, path))]
     known = [(p, form) for p in names if (form := _format_or_none(p))]
     if not known:
         raise Refused(f"no input: {uri} holds no Parquet (.parquet) or JSON lines (.jsonl) files")
@@ -123,7 +125,7 @@ def _saved_dataset(fs: fsspec.AbstractFileSystem, path: str, uri: str, split: st
     """The Arrow files of a folder written by `datasets`' save_to_disk, or None if it is none."""
     splits_file = posixpath.join(path, "dataset_dict.json")
     if fs.exists(splits_file):
-        splits = json.loads(fs.cat_file(splits_file))["splits"]
+        splits = _description(fs, splits_file, "splits")["splits"]
         if split is None and len(splits) > 1:
             raise Refused(f"{uri} holds the splits {', '.join(splits)}: choose one with --split")
         chosen = split or splits[0]
@@ -135,10 +137,25 @@ def _saved_dataset(fs: fsspec.AbstractFileSystem, path: str, uri: str, split: st
         return None
     if split is not None:
         raise Refused(f"{uri} is a single dataset without splits: leave out --split")
-    state = json.loads(fs.cat_file(state_file))
+    state = _description(fs, state_file, "_data_files")
     if state.get("_indices_data_files"):
         raise Refused(f"{uri} holds an index over its rows: save it again with a newer version of datasets")
-    return [posixpath.join(path, item["filename"]) for item in state["_data_files"]]
+    files = [posixpath.join(path, item["filename"]) for item in state["_data_files"]]
+    lost = next((file for file in files if not fs.exists(file)), None)
+    if lost is not None:
+        raise Refused(f"the dataset in {uri} is incomplete: {posixpath.basename(lost)} is missing")
+    return files
+
+
+def _description(fs: fsspec.AbstractFileSystem, path: str, key: str) -> dict:
+    """A description that `datasets` wrote beside its Arrow files, with a list under `key`."""
+    try:
+        description = json.loads(fs.cat_file(path))
+    except ValueError:
+        description = None
+    if not isinstance(description, dict) or not isinstance(description.get(key), list):
+        raise Refused(f"{path} is damaged: it has no list of {key.removeprefix('_')}")
+    return description
 
 
 def inspect_files(files: list[InputFile]) -> list[Inspected]:

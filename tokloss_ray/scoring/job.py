@@ -61,7 +61,6 @@ class Job:
     columns: Columns
     constants: dict[str, str]
     partition_by: tuple[str, ...]
-    keep: tuple[str, ...]
     tags: tuple[str, ...]
     data_tags: tuple[str, ...] | None
     tokenizer_json: str = field(repr=False)

@@ -74,7 +74,8 @@ def _json_rows(job: Job, records: list[tuple[int, bytes]]) -> Iterator[RawChunk]
         if problem[0]:
             record = {"source_row": offset, "reason": problem[0], "detail": problem[1], "payload": _text(line)}
             if isinstance(row, dict) and job.columns.example_id and row.get(job.columns.example_id) is not None:
-                record["example_id"] = _as_text(row[job.columns.example_id])
+                text = _as_text(row[job.columns.example_id]) or ""
+                record["example_id"] = text.encode("utf-8", "replace").decode()  # it may hold a lone surrogate
             broken.append(record)
         else:
             rows.append((offset, row, line))
@@ -118,7 +119,9 @@ def _json_problem(job: Job, row: dict) -> tuple[str, str]:
             return "malformed", f"{name} is not a list"
         seen = {type(item) for item in value} - {type(None)}
         if not seen <= set(kinds) or len(seen) > 1:
-            wrong = next(item for item in value if item is not None and type(item) is not kinds[0])
+            # Where both types may stand but not together, the odd one is that which is not of the first one's type.
+            usual = kinds if not seen <= set(kinds) else (type(next(item for item in value if item is not None)),)
+            wrong = next(item for item in value if item is not None and type(item) not in usual)
             reason = "not_a_string" if str in kinds else "malformed"
             return reason, f"{name} holds {json.dumps(wrong)[:100]}"
     for carried in columns.carried:
@@ -128,8 +131,14 @@ def _json_problem(job: Job, row: dict) -> tuple[str, str]:
 
 
 def _fits(value: Any, type_: pa.DataType) -> bool:
-    kinds = {pa.string(): (str, list, dict), pa.int64(): (int,), pa.float64(): (int, float), pa.bool_(): (bool,)}[type_]
-    return value is None or (isinstance(value, kinds) and (type_ == pa.bool_() or not isinstance(value, bool)))
+    """Whether a JSON value can stand in a column; text takes anything, and Arrow has the last word on other types."""
+    if value is None or pa.types.is_string(type_):
+        return True
+    if isinstance(value, bool) or pa.types.is_boolean(type_):
+        return isinstance(value, bool) and pa.types.is_boolean(type_)
+    if pa.types.is_integer(type_):
+        return isinstance(value, int)
+    return isinstance(value, (int, float)) if pa.types.is_floating(type_) else True
 
 
 def _runs_of_tag_kind(job: Job, rows: list) -> Iterator[tuple[pa.DataType, list]]:

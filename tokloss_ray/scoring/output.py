@@ -106,12 +106,20 @@ def _difference(key: str, theirs: Any, ours: Any) -> str:
 
 
 def start_run(plan: Plan, settings: dict[str, Any]) -> None:
-    """Write the plan, then `_run.json`, which makes the folder this run's."""
+    """Write the plan, then `_run.json`, which makes the folder this run's.
+
+    Raises:
+        Refused: the folder cannot be written to.
+    """
     fs, root = open_location(plan.job.output)
     rows = [{k: v for k, v in asdict(unit).items() if k != "path"} for unit in plan.units]
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(rows, _PLAN_SCHEMA), sink)
-    write_whole(fs, f"{root}/{PLAN}", memoryview(sink.getvalue()))
+    try:
+        write_whole(fs, f"{root}/{PLAN}", memoryview(sink.getvalue()))
+    except OSError as error:
+        reason = error.strerror or error
+        raise Refused(f"cannot write to --output {plan.job.output}: {reason}; name another folder") from None
     identity = plan.job.identity
     run = {
         "fingerprint": fingerprint(identity),

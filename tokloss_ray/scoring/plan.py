@@ -21,13 +21,16 @@ from tokloss_ray.scoring.encode import encode_rows
 from tokloss_ray.scoring.inputs import Inspected, inspect_files, list_inputs, make_units
 from tokloss_ray.scoring.job import Columns, Job, ReadUnit
 from tokloss_ray.scoring.ragged import list_lengths, one_array
-from tokloss_ray.scoring.read import read_unit
+from tokloss_ray.scoring.read import Chunk, read_unit
 from tokloss_ray.storage import is_local, open_location
 
 CPU_SHARD_TOKENS, GPU_SHARD_TOKENS = 1 << 16, 1 << 20
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 1 << 10, 1 << 15
 MIN_BATCHES = 32
+FORMAT = 1
+"""Part of every fingerprint: raise it when the cuts of units and shards, or the files' content, change."""
 DEFAULT_OVERLAP = 64
+SAMPLE_ROWS = 500
 PACKED_RATIO = 4
 """How much larger text is than its packed file, about; estimates alone depend on it."""
 
@@ -91,6 +94,7 @@ def make_plan(found: Preflight, gpu: bool, bfloat16: bool, recorded: dict[str, A
     if not shard_tokens:
         shard_tokens = max(GPU_SHARD_TOKENS if gpu else CPU_SHARD_TOKENS, MIN_BATCHES * batch_tokens)
     identity = {
+        "format": FORMAT,
         "input": [[i.file.source, i.file.listed.size, i.file.listed.version] for i in found.inspected],
         "split": config.split,
         "columns": [found.columns.words, found.columns.labels, found.columns.mask, found.columns.example_id],
@@ -118,7 +122,6 @@ def make_plan(found: Preflight, gpu: bool, bfloat16: bool, recorded: dict[str, A
         columns=found.columns,
         constants=config.add_column,
         partition_by=config.partition_by,
-        keep=config.keep,
         tags=model.tags,
         data_tags=found.data_tags,
         tokenizer_json=model.tokenizer_json,
@@ -167,17 +170,17 @@ class Sample:
 
 
 def sample_rows(job: Job, units: list[ReadUnit]) -> Sample:
-    """Read and encode the first chunk of rows of the first unit that has any."""
+    """Read and encode the first rows of the first unit that has any."""
     tokenizer = Tokenizer.from_str(job.tokenizer_json)
     for unit in units:
         try:
-            chunk = next(read_unit(job, unit))
+            chunk = _first_rows(job, unit)
+            rows = chunk.rows.num_rows + chunk.errors.num_rows
+            if not rows:
+                continue
+            sequences, errors = encode_rows(job, tokenizer, unit.source, chunk.rows)
         except JobFailed as error:
             raise Refused(str(error)) from None
-        rows = chunk.rows.num_rows + chunk.errors.num_rows
-        if not rows:
-            continue
-        sequences, errors = encode_rows(job, tokenizer, unit.source, chunk.rows)
         tokens = int(list_lengths(one_array(sequences.column(schema.INPUT_IDS))).sum())
         reasons: dict[str, int] = {}
         for reason in [*chunk.errors.column("reason").to_pylist(), *errors.column("reason").to_pylist()]:
@@ -188,6 +191,16 @@ def sample_rows(job: Job, units: list[ReadUnit]) -> Sample:
             size /= PACKED_RATIO
         return Sample(rows, size, tokens / max(1, chunk.rows.num_rows), reasons, _tags_of(job, chunk.errors), sequences)
     return Sample(0, 0, 0, {}, [], None)
+
+
+def _first_rows(job: Job, unit: ReadUnit) -> Chunk:
+    """Some hundred rows of a unit; text may come in smaller chunks, good rows apart from bad ones."""
+    chunks: list[Chunk] = []
+    for chunk in read_unit(job, unit):
+        chunks.append(chunk)
+        if sum(c.rows.num_rows + c.errors.num_rows for c in chunks) >= SAMPLE_ROWS:
+            break
+    return Chunk(pa.concat_tables(c.rows for c in chunks), pa.concat_tables(c.errors for c in chunks))
 
 
 def _tags_of(job: Job, errors: pa.Table) -> list[str]:

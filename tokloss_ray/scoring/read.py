@@ -184,7 +184,8 @@ def as_list(column: pa.ChunkedArray, item: pa.DataType) -> pa.ListArray:
     array = one_array(column)
     if pa.types.is_null(array.type):
         return pa.nulls(len(array), pa.list_(item))
-    return array.cast(pa.list_(item))
+    # Unsafe: an unsigned integer beyond int64 becomes a negative one, which no tag and no token id is.
+    return array.cast(pa.list_(item), safe=False)
 
 
 def _tag_lists(column: pa.ChunkedArray) -> pa.ListArray:

@@ -32,16 +32,16 @@ def read_status(output: str) -> Status:
     run = output_folder.read_run(output)
     if run is None:
         raise Refused(f"{output} is not an output of tokloss: it has no {output_folder.RUN}")
-    records = read_records(output)
+    records = read_records(output).values()
     missing = missing_shards(range(run["plan"]["units"]), records)
     totals = total(records)
     busy = sum(record["seconds"]["score"] for record in records)
     return Status(
         finished=output_folder.is_finished(output),
         units=run["plan"]["units"],
-        units_missing=len({name[:6] for name in missing}),
+        units_missing=len({unit for unit, _ in missing}),
         rows=run["plan"]["rows"],
-        missing=missing,
+        missing=[name for _, name in missing],
         totals=totals,
         tokens_per_busy_second=totals.tokens / busy if busy else None,
     )

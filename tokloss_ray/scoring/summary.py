@@ -68,13 +68,13 @@ class Totals:
 def total(records: Iterable[dict[str, Any]]) -> Totals:
     """The totals of some commit records, added in the order of their shards so that sums are the same every time."""
     totals = Totals()
-    for record in sorted(records, key=lambda r: r["shard"]):
+    for record in sorted(records, key=lambda r: (r["unit"], r["index"])):
         totals.add(record)
     return totals
 
 
-def missing_shards(units: Iterable[int], records: Iterable[dict[str, Any]]) -> list[str]:
-    """What is not committed yet, by unit: shards before a unit's last one, and units whose last one is not known."""
+def missing_shards(units: Iterable[int], records: Iterable[dict[str, Any]]) -> list[tuple[int, str]]:
+    """What is not committed yet, as (unit, name): shards before a unit's last one, and units without a last one."""
     done: dict[int, set[int]] = {}
     last: dict[int, int] = {}
     for record in records:
@@ -86,9 +86,9 @@ def missing_shards(units: Iterable[int], records: Iterable[dict[str, Any]]) -> l
         have = done.get(unit, set())
         if unit not in last:
             known = f" after {max(have):03d}" if have else ""
-            missing.append(f"{unit:06d}{known}")
+            missing.append((unit, f"{unit:06d}{known}"))
         else:
-            missing += [f"{unit:06d}-{i:03d}" for i in range(last[unit]) if i not in have]
+            missing += [(unit, f"{unit:06d}-{i:03d}") for i in range(last[unit]) if i not in have]
     return missing
 
 
