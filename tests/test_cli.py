@@ -178,3 +178,8 @@ def test_version_and_help_do_not_wait_for_ray_or_torch() -> None:
     code += "assert not {'ray', 'torch', 'transformers'} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == __version__
+
+
+def test_demo_leaves_other_results_alone(output: str) -> None:
+    with pytest.raises(Refused, match="holds the results of another run"):
+        CliRunner().invoke(cli.app, ["demo", "--output", output], catch_exceptions=False)
