@@ -64,7 +64,7 @@ def score_inline(config: ScoreConfig, wrap_model: Callable[[Any], Any] | None = 
 
 
 def _scorer(job: Job, wrap_model: Callable[[Any], Any] | None) -> Scorer:
-    scorer = copy.copy(_loaded(job.model_path, job.identity["model"], job))
+    scorer = copy.copy(_loaded(job.model.name, job.identity["model"], job))
     scorer.job, scorer.budget = job, job.batch_tokens
     if wrap_model is not None:
         scorer.model = wrap_model(scorer.model)

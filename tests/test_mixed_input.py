@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ import pytest
 from inline import Inline, score_inline, write_jsonl
 
 from tokloss_ray import ScoreConfig
-from tokloss_ray.errors import JobFailed, Refused
+from tokloss_ray.errors import JobFailed, Refused, StorageFailed
 from tokloss_ray.scoring import encode
 from tokloss_ray.scoring.commit import commit_shard
 from tokloss_ray.scoring.decode import Decoded
+from tokloss_ray.scoring.plan import make_plan, preflight
+from tokloss_ray.scoring.read import read_unit
 
 TAGS = ["O", "B-PER"]
 ENCODED = {"input_ids": [2, 7, 3], "labels": [-100, 1, -100]}
@@ -159,7 +162,7 @@ def test_damaged_saved_dataset(
 def test_output_that_cannot_be_made(model: Path, tmp_path: Path) -> None:
     source = write_jsonl(tmp_path / "in.jsonl", [row()])
     config = ScoreConfig(model=str(model), input=(str(source),), output=str(source / "out"))
-    with pytest.raises(Refused, match="cannot write to --output"):
+    with pytest.raises(StorageFailed, match=r"cannot write .*: not a directory"):
         score_inline(config)
 
 
@@ -179,3 +182,12 @@ def test_rows_that_get_lost_on_the_way_are_noticed(run: Callable[..., Inline], t
     decoded = Decoded(pa.table({}), pa.table({}), {"rows": 2})
     with pytest.raises(JobFailed, match="3 rows were encoded, 2 came out"):
         commit_shard(None, {"rows": 3, "unit": 0, "index": 0}, decoded)  # type: ignore[arg-type]
+
+
+def test_input_that_changes_after_the_plan(model: Path, tmp_path: Path) -> None:
+    source = write_jsonl(tmp_path / "in.jsonl", [row()])
+    config = ScoreConfig(model=str(model), input=(str(source),), output=str(tmp_path / "out"))
+    plan = make_plan(preflight(config), False, False)
+    os.utime(source, (1, 1))
+    with pytest.raises(JobFailed, match=r"in\.jsonl has changed since the run began"):
+        next(read_unit(plan.job, plan.units[0]))

@@ -337,8 +337,9 @@ def test_every_boundary_between_byte_ranges(run: Callable[..., Inline], tmp_path
 
     def source_rows(cuts: list[int]) -> list[int]:
         bounds = [0, *cuts, len(data)]
+        version = str(path.stat().st_mtime)
         units = [
-            ReadUnit(i, "in.jsonl", str(path), "jsonl", start, stop, None, stop - start)
+            ReadUnit(i, "in.jsonl", str(path), version, "jsonl", start, stop, None, stop - start)
             for i, (start, stop) in enumerate(itertools.pairwise(bounds))
         ]
         chunks = [chunk for unit in units for chunk in read_unit(job, unit)]

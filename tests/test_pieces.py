@@ -161,8 +161,8 @@ def test_partition_values(value: object, folder: str) -> None:
 def test_actors_by_hardware() -> None:
     config = ScoreConfig(model="m", input="i", output="o")
 
-    def actors(cpus: tuple[float, ...], gpus: tuple[float, ...], **changes: object) -> tuple:
-        made = plan_actors(config.model_copy(update=changes), Hardware(cpus, gpus))
+    def actors(cpus: tuple[float, ...], gpus: tuple[float, ...], grows: bool = False, **changes: object) -> tuple:
+        made = plan_actors(config.model_copy(update=changes), Hardware(cpus, gpus, grows))
         return made.low, made.high, made.num_gpus, made.threads
 
     assert actors((8.0,), (0.0,)) == (1, 1, 0, 8)
@@ -174,6 +174,15 @@ def test_actors_by_hardware() -> None:
     assert actors((16.0,), (2.0,), gpus_per_actor=0) == (1, 1, 0, 16)
     with pytest.raises(Refused, match="no node has enough GPUs"):
         actors((16.0,), (2.0,), gpus_per_actor=4)
+    with pytest.raises(Refused, match="no node has enough GPUs"):
+        actors((16.0,), (0.0,), gpus_per_actor=1, actors=(1, 2))
+    with pytest.raises(Refused, match="--actors 3 does not fit"):
+        actors((16.0,), (2.0,), actors=(3, 3))
+    # Nodes that join later: actors beyond the first ones wait for them, and threads are those of one node.
+    assert actors((4.0, 4.0), (0.0, 0.0), grows=True, actors=(2, 8)) == (2, 8, 0, 4)
+    assert actors((4.0,), (0.0,), grows=True, actors=(1, 8), gpus_per_actor=1) == (1, 8, 1, None)
+    with pytest.raises(Refused, match="say also --actors"):
+        actors((4.0,), (0.0,), grows=True, gpus_per_actor=1)
     with pytest.raises(Refused, match="no node with CPUs"):
         actors((0.0,), (0.0,))
 

@@ -88,6 +88,7 @@ def test_interrupted_then_run_again(config: Callable[..., ScoreConfig], tmp_path
     with pytest.raises(Interrupted):
         score(config(), StopAfter(2))
     assert not (tmp_path / "out" / "_SUCCESS").exists()
+    time.sleep(1)  # Ray cancels what is in flight; a task that is just committing may still do so
     kept = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "out" / "_commits").iterdir()}
     assert 2 <= len(kept) < undisturbed.new_shards
 

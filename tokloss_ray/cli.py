@@ -17,7 +17,7 @@ from rich.console import Console
 
 from tokloss_ray import __version__
 from tokloss_ray.config import DTYPES, ScoreConfig, make_config, read_yaml
-from tokloss_ray.errors import Interrupted, Refused, TokLossError
+from tokloss_ray.errors import Interrupted, Refused, TokLossError, before_work
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -31,7 +31,7 @@ _PANELS = {
     "Input and output": "model input output config revision tokenizer split limit overwrite",
     "Columns and tags": "tokens_column labels_column id_column tags keep partition_by add_column",
     "Tokens": "max_length overflow overlap label_all_subtokens keep_probs",
-    "Speed and cluster": "dtype batch_tokens shard_tokens actors gpus_per_actor address stall_timeout",
+    "Speed and cluster": "dtype batch_tokens shard_tokens actors gpus_per_actor address stall_timeout storage_tries",
     "What is allowed": "max_error_rate trust_remote_code allow_pickle verbose",
 }
 _TYPES: dict[str, Any] = {
@@ -48,6 +48,7 @@ _TYPES: dict[str, Any] = {
     "batch_tokens": int,
     "shard_tokens": int,
     "limit": int,
+    "storage_tries": int,
     "gpus_per_actor": float,
     "max_error_rate": float,
     "stall_timeout": float,
@@ -167,7 +168,9 @@ def status(output: Annotated[str, typer.Argument(help="Output folder of a run.")
     from tokloss_ray.report.terminal import print_status
     from tokloss_ray.scoring.status import read_status
 
-    print_status(Console(), read_status(output))
+    with before_work():
+        state = read_status(output)
+    print_status(Console(), state)
 
 
 @app.command()
@@ -181,7 +184,8 @@ def show(
     from tokloss_ray.report import sequences
 
     console = Console()
-    scores = sequences.open_scores(output)
+    with before_work():
+        scores = sequences.open_scores(output)
     if example_id is not None:
         found = sequences.sequences_by_id(scores, example_id)
         if not found.num_rows:

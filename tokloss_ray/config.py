@@ -64,6 +64,9 @@ class ScoreConfig(BaseModel):
         0.0, ge=0, le=1, description="Share of rows that may end in errors/ before exit code 3."
     )
     stall_timeout: float = Field(1800, gt=0, description="Seconds without progress after which the job fails.")
+    storage_tries: int = Field(
+        6, gt=0, description="How often to try what storage fails at for the moment, with growing pauses."
+    )
     overwrite: bool = Field(False, description="Start afresh in a folder that an earlier run made.")
     address: str | None = Field(None, description="Ray cluster to use (default: a local one, started for the job).")
     limit: int | None = Field(None, gt=0, description="Score the first so many rows only.")

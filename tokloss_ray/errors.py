@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class TokLossError(Exception):
     """Base of the errors a user sees: `str(error)` is the sentence, `detail` what `--verbose` adds."""
@@ -19,6 +22,14 @@ class JobFailed(TokLossError):
     exit_code = 1
 
 
+class StorageFailed(JobFailed):
+    """Storage is out of reach, refuses, or went on failing after several tries."""
+
+
+class PassFailed(JobFailed):
+    """Ray gave up, or lost what it needs; another pass over the missing shards may do better."""
+
+
 class Refused(TokLossError):
     """Wrong arguments, input, model or output, found before any work."""
 
@@ -29,6 +40,15 @@ class TooManyBadRows(TokLossError):
     """More rows could not be scored than `--max-error-rate` allows; all good rows are committed."""
 
     exit_code = 3
+
+
+@contextmanager
+def before_work() -> Iterator[None]:
+    """What fails before any work is done is a refusal."""
+    try:
+        yield
+    except JobFailed as error:
+        raise Refused(str(error), error.detail) from None
 
 
 class Interrupted(TokLossError):

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from tokloss_ray.config import ScoreConfig
 from tokloss_ray.errors import Refused
+from tokloss_ray.model_store import PICKLED_WEIGHTS, WEIGHTS, ModelFolder, content_of, fetch_model, find_model
 from tokloss_ray.schema import IGN
 
 # Position ids of these start after the padding id, so that many positions are out of reach
@@ -32,18 +33,18 @@ class ModelInfo:
     """What is known of a model without loading its weights.
 
     Attributes:
-        path: folder with the model files.
+        folder: where the model files are, for every node to find.
         tags: tag names by class id.
         embedding_rows: number of token ids the model has an embedding for.
         max_length: tokens a sequence may have, special tokens included.
         pad_token_id: id that fills padded positions.
         tokenizer_json: the tokenizer, as the `tokenizers` library serialises it.
         token_strings: Arrow string array, token string by id.
-        content: SHA-256 over the configuration and weights.
+        content: SHA-256 that changes with the configuration and weights.
         tokenizer_content: SHA-256 over the tokenizer.
     """
 
-    path: str
+    folder: ModelFolder
     tags: tuple[str, ...]
     embedding_rows: int
     max_length: int
@@ -61,11 +62,14 @@ def resolve_model(config: ScoreConfig) -> ModelInfo:
     Raises:
         Refused: not found, not for token classification, unsafe weights, or a tokenizer of another model.
     """
-    path = _folder(config.model, config.revision, "model")
-    settings = _model_settings(path, config)
+    folder = find_model(config.model, config.revision, "model")
+    path = fetch_model(folder, small_only=True)
+    settings = _model_settings(folder, path, config)
     tags = _tags(settings, config.model)
     embedding_rows = int(getattr(settings, "vocab_size", 0) or 0)
-    tokenizer_path = _folder(config.tokenizer, None, "tokenizer") if config.tokenizer else path
+    tokenizer_path = path
+    if config.tokenizer:
+        tokenizer_path = fetch_model(find_model(config.tokenizer, None, "tokenizer"), small_only=True)
     tokenizer = _tokenizer(tokenizer_path, config)
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
@@ -82,37 +86,24 @@ def resolve_model(config: ScoreConfig) -> ModelInfo:
         strings[token_id] = token
     tokenizer_json = backend.to_str()
     return ModelInfo(
-        path=path,
+        folder=folder,
         tags=tags,
         embedding_rows=embedding_rows or largest + 1,
         max_length=_max_length(settings, tokenizer, config.max_length),
         pad_token_id=_pad_id(settings, tokenizer),
         tokenizer_json=tokenizer_json,
         token_strings=pa.array(strings, pa.string()),
-        content=_content(path, config.allow_pickle),
+        content=content_of(folder, path, folder.names("config.json", *_weights(config))),
         tokenizer_content=hashlib.sha256(tokenizer_json.encode()).hexdigest(),
         warnings=_glued_words(tokenizer_json),
     )
 
 
-def _folder(name: str, revision: str | None, what: str) -> str:
-    """The local folder of a model: the path itself, or a snapshot of a hub repository."""
-    local = os.path.expanduser(name)
-    if os.path.isdir(local):
-        return os.path.abspath(local)
-    if os.path.exists(local) or name.startswith(("/", ".", "~")) or name.count("/") > 1:
-        raise Refused(f"no {what} at {name}: a folder with config.json and *.safetensors, or a hub id, is needed")
-    from huggingface_hub import snapshot_download
-
-    patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*.bin", "*.py"]
-    try:
-        return snapshot_download(name, revision=revision, allow_patterns=patterns)
-    except Exception as error:  # the hub client raises a score of types, all of which mean: not to be had
-        reason = str(error).strip().split("\n")[0]
-        raise Refused(f"{what} {name} is neither a folder here nor to be had from the hub: {reason}") from None
+def _weights(config: ScoreConfig) -> tuple[str, ...]:
+    return (*WEIGHTS, *PICKLED_WEIGHTS) if config.allow_pickle else WEIGHTS
 
 
-def _model_settings(path: str, config: ScoreConfig) -> Any:
+def _model_settings(folder: ModelFolder, path: str, config: ScoreConfig) -> Any:
     from transformers import AutoConfig
 
     if not os.path.isfile(os.path.join(path, "config.json")):
@@ -128,8 +119,8 @@ def _model_settings(path: str, config: ScoreConfig) -> Any:
             f"{config.model} is a {architectures[0]}, not a token-classification model: "
             f"fine-tune it for tagging first (AutoModelForTokenClassification)"
         )
-    if not list(Path(path).glob("*.safetensors")):
-        if not list(Path(path).glob("*.bin")):
+    if not folder.names(*WEIGHTS):
+        if not folder.names(*PICKLED_WEIGHTS):
             raise Refused(f"{config.model} holds no weights (*.safetensors)")
         if not config.allow_pickle:
             raise Refused(
@@ -208,16 +199,6 @@ def _glued_words(tokenizer_json: str) -> tuple[str, ...]:
             "as transformers does it with this tokenizer",
         )
     return ()
-
-
-def _content(path: str, with_pickle: bool) -> str:
-    """SHA-256 over the configuration and the weight files, with their names."""
-    patterns = ["config.json", "*.safetensors", *(["*.bin"] if with_pickle else [])]
-    total = hashlib.sha256()
-    for file in sorted({f for pattern in patterns for f in Path(path).glob(pattern)}):
-        with open(file, "rb") as opened:
-            total.update(file.name.encode() + hashlib.file_digest(opened, "sha256").digest())
-    return total.hexdigest()
 
 
 def _first_line(error: BaseException) -> str:

@@ -15,7 +15,7 @@ from tokloss_ray.errors import Refused
 from tokloss_ray.schema import IGN
 from tokloss_ray.scoring.output import is_finished, read_run
 from tokloss_ray.scoring.ragged import list_lengths, one_array
-from tokloss_ray.storage import open_location
+from tokloss_ray.storage import exists, open_location
 
 _SHOWN = [
     schema.EXAMPLE_ID,
@@ -39,8 +39,7 @@ def open_scores(output: str) -> pads.Dataset:
     if read_run(output) is None:
         raise Refused(f"{output} is not an output of tokloss score")
     fs, root = open_location(output)
-    fs.invalidate_cache()
-    if not fs.exists(f"{root}/scores"):
+    if not exists(fs, f"{root}/scores"):
         state = "has no scored rows" if is_finished(output) else "has no committed shard yet"
         raise Refused(f"{output} {state}")
     return pads.dataset(

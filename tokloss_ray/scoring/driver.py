@@ -9,18 +9,21 @@ from dataclasses import asdict
 from typing import Any
 
 from tokloss_ray.config import ScoreConfig
-from tokloss_ray.errors import JobFailed, TooManyBadRows
+from tokloss_ray.errors import JobFailed, PassFailed, Refused, TooManyBadRows, before_work
 from tokloss_ray.scoring import output
 from tokloss_ray.scoring.commit import read_records
 from tokloss_ray.scoring.estimate import Estimate, estimate
-from tokloss_ray.scoring.hardware import cluster_hardware, gpu_has_bfloat16, local_gpu, plan_actors
+from tokloss_ray.scoring.hardware import Actors, cluster_hardware, gpu_has_bfloat16, local_gpu, plan_actors, uses_gpus
 from tokloss_ray.scoring.job import ReadUnit
+from tokloss_ray.scoring.nodes import NodeWatch, check_nodes
 from tokloss_ray.scoring.plan import Plan, Preflight, make_plan, preflight
-from tokloss_ray.scoring.session import connected, ray_session
+from tokloss_ray.scoring.session import joins_cluster, raise_if_stopped, ray_session
 from tokloss_ray.scoring.summary import RunSummary, Totals, missing_shards, total
+from tokloss_ray.storage_errors import HASTY, set_tries
 
-PASSES = 3
-"""Shards that Ray lost (their worker died again and again) are tried in further passes."""
+IDLE_PASSES = 2
+"""Shards that Ray lost (their worker died again and again) are tried in further passes, until so many in a row have
+committed nothing."""
 BREAKER_ROWS = 1000
 
 
@@ -50,59 +53,69 @@ def score(config: ScoreConfig, watcher: Watcher | None = None) -> RunSummary:
     """
     began = time.monotonic()
     watcher = watcher or Watcher()
-    with ExitStack() as stack:
+    set_tries(HASTY)
+    with ExitStack() as stack, before_work():
         watcher.stage("checking input and model")
         run = None if config.overwrite else output.read_run(config.output)
         output.check_folder(config.output)
         found = preflight(config)
-        joins = bool(config.address) or connected()
+        joins = joins_cluster(config)
         if joins:  # what the cluster has settles the auto settings
             stack.enter_context(ray_session(config))
-        plan = _plan(config, found, run)
+        plan = _plan(config, found, run, joins)
+        warnings = tuple(plan.warnings)
         if run is not None and output.is_finished(config.output):
             totals = total(read_records(config.output).values())
-            return RunSummary(
-                config.output, totals, 0, time.monotonic() - began, None, None, True, tuple(plan.warnings)
-            )
+            return RunSummary(config.output, totals, 0, time.monotonic() - began, None, None, True, warnings)
         units = plan.units if run is None else output.read_plan(plan)
         records = {} if run is None else read_records(config.output)
         watcher.planned(plan, total(records.values()))
-        before, clock = len(records), _Clock(began)
-        if todo := _unfinished(units, records):
-            if not joins:
-                watcher.stage("starting Ray")
-                stack.enter_context(ray_session(config))
-            actors = plan_actors(config, cluster_hardware())
+        todo = _unfinished(units, records)
+        if todo and not joins:
+            watcher.stage("starting Ray")
+            stack.enter_context(ray_session(config))
+        actors = plan_actors(config, cluster_hardware(may_grow=joins)) if todo else None
         if run is None:
             output.clear(config.output)
             output.start_run(plan, config.model_dump(mode="json", exclude_defaults=True))
+        if todo and joins:
+            watcher.stage("asking the nodes")
+            check_nodes(plan, output.run_file(config.output))
         watcher.stage("starting the model" if todo else "adding up")
-        for _ in range(PASSES):
-            if not todo:
-                break
-            for record in _results(plan, todo, records, actors, config):
-                records[record["shard"]] = record
-                clock.committed(record)
-                watcher.committed(record)
-                _break_early(records, config)
+        running = stack.pop_all()
+    before, clock = len(records), _Clock(began)
+    set_tries(config.storage_tries)
+    idle = 0
+    with running:
+        while todo and idle < IDLE_PASSES:
+            failure, known = None, len(records)
+            try:
+                for record in _results(plan, todo, records, actors or _actors_again(config, joins), config):
+                    records[record["shard"]] = record
+                    clock.committed(record)
+                    watcher.committed(record)
+                    _break_early(records, config)
+            except PassFailed as error:
+                failure = error
             # What is on disk counts, not what Ray said.
-            records = read_records(config.output)
+            records, actors = read_records(config.output), None
             todo = _unfinished(units, records)
+            idle = idle + 1 if len(records) == known else 0
+            if todo and failure is not None and idle == IDLE_PASSES:
+                raise failure
+            if todo:
+                watcher.stage("going over what was lost")
         totals = _complete(config, plan, units, records)
     took = time.monotonic() - began
-    warnings = tuple(plan.warnings)
     return RunSummary(config.output, totals, len(records) - before, took, clock.first, clock.rate(), False, warnings)
 
 
-def _plan(config: ScoreConfig, found: Preflight, run: dict[str, Any] | None) -> Plan:
+def _plan(config: ScoreConfig, found: Preflight, run: dict[str, Any] | None, cluster: bool) -> Plan:
     recorded = None if run is None else run["identity"]
-    if connected():
-        gpu = any(cluster_hardware().gpus)
-    else:
-        gpu = local_gpu()
-    gpu = gpu and config.gpus_per_actor != 0
+    gpu = uses_gpus(config, cluster_hardware()) if cluster else local_gpu() and config.gpus_per_actor != 0
     asks = gpu and config.dtype == "auto" and not (recorded or {}).get("dtype")
-    plan = make_plan(found, gpu, gpu_has_bfloat16(local=not connected()) if asks else False, recorded)
+    bfloat16 = asks and gpu_has_bfloat16(not cluster, config.stall_timeout)
+    plan = make_plan(found, gpu, bfloat16, recorded)
     if run is not None:
         output.check_same_run(run, plan, config.output)
     return plan
@@ -113,12 +126,30 @@ def _unfinished(units: list[ReadUnit], records: dict[str, dict[str, Any]]) -> li
     return [unit for unit in units if unit.number in missing]
 
 
+def _actors_again(config: ScoreConfig, joins: bool) -> Actors:
+    """The actors for one more pass, on the nodes that are left, or that come up in place of those that were lost.
+
+    Raises:
+        JobFailed: there are none.
+    """
+    deadline = time.monotonic() + (config.stall_timeout if joins else 0)
+    while True:
+        try:
+            return plan_actors(config, cluster_hardware(may_grow=joins))
+        except Refused as error:
+            if time.monotonic() > deadline:
+                raise JobFailed(str(error)) from None
+            raise_if_stopped()
+            time.sleep(1)
+
+
 def _results(
-    plan: Plan, units: list[ReadUnit], records: dict[str, dict[str, Any]], actors: Any, config: ScoreConfig
+    plan: Plan, units: list[ReadUnit], records: dict[str, dict[str, Any]], actors: Actors, config: ScoreConfig
 ) -> Iterator[dict[str, Any]]:
     """Commit records as they come.
 
     Raises:
+        PassFailed: Ray gave the pass up, or lost a node and hangs.
         JobFailed: a stage failed; the traceback of the worker is in `detail`.
     """
     from tokloss_ray.scoring.pipeline import run
@@ -126,9 +157,16 @@ def _results(
     committed: dict[int, list[int]] = {}
     for record in records.values():
         committed.setdefault(record["unit"], []).append(record["index"])
-    for result in run(plan.job, units, committed, actors, config.stall_timeout):
+    nodes = NodeWatch()
+
+    def check() -> None:
+        raise_if_stopped()
+        nodes.check()
+
+    for result in run(plan.job, units, committed, actors, config.stall_timeout, check):
         if result.failure is not None or result.record is None:
             raise JobFailed(result.failure or "a stage answered nothing", result.detail)
+        nodes.committed()
         yield result.record
 
 
@@ -151,7 +189,9 @@ def _complete(config: ScoreConfig, plan: Plan, units: list[ReadUnit], records: d
     missing = [name for _, name in missing_shards((unit.number for unit in units), records.values())]
     if missing:
         shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-        raise JobFailed(f"{len(missing)} shards are missing after {PASSES} passes: {shown}; run the same command again")
+        raise JobFailed(
+            f"{len(missing)} shards are missing, and another pass did not help: {shown}; run the same command again"
+        )
     totals = total(records.values())
     if totals.rows != totals.scored_rows + totals.error_rows or (plan.rows is not None and totals.rows != plan.rows):
         expected = totals.rows if plan.rows is None else plan.rows
@@ -221,7 +261,9 @@ def check(config: ScoreConfig) -> tuple[Plan, Estimate]:
     Raises:
         Refused: as `score` would.
     """
-    run = None if config.overwrite else output.read_run(config.output)
-    output.check_folder(config.output)
-    plan = _plan(config, preflight(config), run)
+    set_tries(HASTY)
+    with before_work():
+        run = None if config.overwrite else output.read_run(config.output)
+        output.check_folder(config.output)
+        plan = _plan(config, preflight(config), run, cluster=False)
     return plan, estimate(plan, gpu=local_gpu() and config.gpus_per_actor != 0)

@@ -27,43 +27,60 @@ class Actors:
 
 @dataclass(frozen=True)
 class Hardware:
-    """CPUs and GPUs of each node that is alive."""
+    """CPUs and GPUs of each node that is alive; `may_grow` if it is a cluster that other nodes may join."""
 
     cpus: tuple[float, ...]
     gpus: tuple[float, ...]
+    may_grow: bool = False
 
 
-def cluster_hardware() -> Hardware:
+def cluster_hardware(may_grow: bool = False) -> Hardware:
     """The nodes of the Ray cluster this process is connected to."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return Hardware(tuple(n.get("CPU", 0.0) for n in nodes), tuple(n.get("GPU", 0.0) for n in nodes))
+    return Hardware(tuple(n.get("CPU", 0.0) for n in nodes), tuple(n.get("GPU", 0.0) for n in nodes), may_grow)
+
+
+def uses_gpus(config: ScoreConfig, hardware: Hardware) -> bool:
+    """Whether the model runs on GPUs: where there are any, or where the user counts on some to come."""
+    if config.gpus_per_actor is not None:
+        return config.gpus_per_actor > 0
+    return any(hardware.gpus)
 
 
 def plan_actors(config: ScoreConfig, hardware: Hardware) -> Actors:
     """One actor per GPU where there are GPUs, one per CPU node otherwise, unless the user says so.
 
+    On a cluster that may grow, `--actors MIN,MAX` with MAX beyond what fits now is for nodes that join later, and
+    `--gpus-per-actor` with `--actors` for GPU nodes that the cluster starts on demand.
+
     Raises:
         Refused: what is asked for does not fit the cluster.
     """
-    gpus_each = config.gpus_per_actor if config.gpus_per_actor is not None else float(any(hardware.gpus))
     nodes = [cpus for cpus in hardware.cpus if cpus > 0]
     if not nodes:
         raise Refused("the cluster has no node with CPUs for work: encode and commit need them")
-    if gpus_each:
-        fitting = sum(math.floor(gpus / gpus_each) for gpus in hardware.gpus)
-        if not fitting:
-            raise Refused(
-                f"no node has enough GPUs for an actor (--gpus-per-actor {gpus_each:g}); 0 runs the model on CPUs"
-            )
-        low, high = config.actors or (fitting, fitting)
-        if low > fitting:
-            raise Refused(f"--actors {low} does not fit: there are GPUs for {fitting} (--gpus-per-actor {gpus_each:g})")
-        busiest = max(math.floor(gpus / gpus_each) for gpus in hardware.gpus)
-        cpus = [c for c, gpus in zip(hardware.cpus, hardware.gpus, strict=True) if gpus] or nodes
-        return Actors(low, high, _share(min(1.0, (min(cpus) - RESERVED_CPUS) / busiest)), gpus_each, None)
+    if uses_gpus(config, hardware):
+        return _gpu_actors(config, hardware, nodes)
     low, high = config.actors or (len(nodes), len(nodes))
-    per_node = math.ceil(high / len(nodes))
+    per_node = math.ceil((low if hardware.may_grow else high) / len(nodes))
     return Actors(low, high, _share((min(nodes) - RESERVED_CPUS) / per_node), 0, max(1, int(min(nodes) // per_node)))
+
+
+def _gpu_actors(config: ScoreConfig, hardware: Hardware, nodes: list[float]) -> Actors:
+    each = 1.0 if config.gpus_per_actor is None else config.gpus_per_actor
+    fitting = sum(math.floor(gpus / each) for gpus in hardware.gpus)
+    waits = hardware.may_grow and config.actors is not None and config.gpus_per_actor is not None
+    if not fitting and not waits:
+        raise Refused(
+            f"no node has enough GPUs for an actor (--gpus-per-actor {each:g}); 0 runs the model on CPUs"
+            + ("; to wait for nodes that the cluster starts on demand, say also --actors MIN,MAX" * hardware.may_grow)
+        )
+    low, high = config.actors or (fitting, fitting)
+    if low > fitting and not waits:
+        raise Refused(f"--actors {low} does not fit: there are GPUs for {fitting} (--gpus-per-actor {each:g})")
+    busiest = max(math.floor(gpus / each) for gpus in hardware.gpus) or 1
+    cpus = [c for c, gpus in zip(hardware.cpus, hardware.gpus, strict=True) if gpus] or nodes
+    return Actors(low, high, _share(min(1.0, (min(cpus) - RESERVED_CPUS) / busiest)), each, None)
 
 
 def _share(cpus: float) -> float:
@@ -72,15 +89,24 @@ def _share(cpus: float) -> float:
     return share - 0.01 if share in (0.5, 0.25) else share
 
 
-def gpu_has_bfloat16(local: bool) -> bool:
-    """Whether the GPUs compute in bfloat16: asked of this machine, or of a GPU node of the cluster."""
+def gpu_has_bfloat16(local: bool, patience: float) -> bool:
+    """Whether the GPUs compute in bfloat16: asked of this machine, or of a GPU node of the cluster.
+
+    Raises:
+        Refused: no GPU node answers within `patience` seconds.
+    """
 
     def ask() -> bool:
         import torch
 
         return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
-    return ask() if local else ray.get(ray.remote(num_gpus=0.01)(ask).remote())
+    if local:
+        return ask()
+    try:
+        return ray.get(ray.remote(num_gpus=0.01)(ask).remote(), timeout=patience)
+    except ray.exceptions.GetTimeoutError:
+        raise Refused(f"no GPU node answered within {patience:g} s (--dtype says what to compute in)") from None
 
 
 def local_gpu() -> bool:

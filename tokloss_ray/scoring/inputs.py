@@ -7,7 +7,7 @@ import os
 import posixpath
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import fsspec
 import pyarrow as pa
@@ -17,7 +17,19 @@ from tokloss_ray.config import ScoreConfig
 from tokloss_ray.errors import Refused
 from tokloss_ray.scoring.job import ReadUnit
 from tokloss_ray.scoring.jsonl import UNREADABLE, json_lines
-from tokloss_ray.storage import Listed, files_below, is_local, listed, open_location
+from tokloss_ray.storage import (
+    Listed,
+    files_below,
+    is_local,
+    kind_of,
+    listed,
+    matching,
+    open_file,
+    open_location,
+    open_random,
+    read_whole,
+)
+from tokloss_ray.storage_errors import display
 
 _TEXT = (".jsonl", ".ndjson", ".json")
 _PACKED = (".gz", ".bz2", ".xz")
@@ -51,46 +63,49 @@ def list_inputs(config: ScoreConfig) -> list[InputFile]:
     Raises:
         Refused: nothing there, a format that is not known, or a --split that does not fit.
     """
-    roots, files = [], []
     if len({type(open_location(uri)[0]) for uri in config.input}) > 1:
         raise Refused(f"--input mixes kinds of storage ({', '.join(config.input)}): give them to jobs of their own")
+    roots: list[str] = []
+    files: list[tuple[Listed, str]] = []
     for uri in config.input:
         fs, path = open_location(uri)
         root, found = _one_input(fs, path, uri, config)
         roots.append(root)
-        files += [(listed(fs, p), form) for p, form in found]
+        files += found
     common = roots[0] if len(roots) == 1 else posixpath.commonpath(roots)
-    prefix = "" if is_local(fs) else fs.unstrip_protocol(common).removesuffix(common.lstrip("/"))
     result: dict[str, InputFile] = {}
     for one, form in files:
         source = posixpath.relpath(one.path, common)
-        where = Listed(one.path if is_local(fs) else prefix + one.path.lstrip("/"), one.size, one.version)
-        result.setdefault(source, InputFile(where, source, form))
+        result.setdefault(source, InputFile(replace(one, path=display(fs, one.path)), source, form))
     return list(result.values())
 
 
 def _one_input(
     fs: fsspec.AbstractFileSystem, path: str, uri: str, config: ScoreConfig
-) -> tuple[str, list[tuple[str, str]]]:
-    """Root and files (path, format) of one --input argument."""
-    if any(c in path for c in _GLOB) and not fs.exists(path):
-        matches = sorted(p for p in fs.glob(path) if fs.isfile(p))
-        if not matches:
-            raise Refused(f"no input: nothing matches {uri}")
+) -> tuple[str, list[tuple[Listed, str]]]:
+    """Root and files (with their format) of one --input argument."""
+    pattern = any(c in path for c in _GLOB)
+    kind = None if pattern and not is_local(fs) else kind_of(fs, path)
+    if pattern and kind is None:
         root = posixpath.dirname(path[: min(path.index(c) for c in _GLOB if c in path)])
+        matches = matching(fs, path)
+        if not matches:
+            kind_of(fs, root)  # says so if there is not even a bucket
+            raise Refused(f"no input: nothing matches {uri}")
         _no_split(config)
-        return root, [(p, _format(p)) for p in matches]
-    if not fs.exists(path):
+        return root, [(file, _format(file.path)) for file in matches]
+    if kind is None:
         raise Refused(f"no input: {uri} does not exist")
-    if fs.isfile(path):
+    if kind != "directory":
         _no_split(config)
-        return posixpath.dirname(path), [(path, _format(path))]
-    saved = _saved_dataset(fs, path, uri, config.split)
+        return posixpath.dirname(path), [(listed(fs, path), _format(path))]
+    files = files_below(fs, path)
+    saved = _saved_dataset(fs, path, uri, config.split, {file.path: file for file in files})
     if saved is not None:
-        return path, [(p, "arrow") for p in saved]
+        return path, [(file, "arrow") for file in saved]
     _no_split(config)
-    names = [p for p in files_below(fs, path) if not _hidden(posixpath.relpath(p, path))]
-    known = [(p, form) for p in names if (form := _format_or_none(p))]
+    shown = [file for file in files if not _hidden(posixpath.relpath(file.path, path))]
+    known = [(file, form) for file in shown if (form := _format_or_none(file.path))]
     if not known:
         raise Refused(f"no input: {uri} holds no Parquet (.parquet) or JSON lines (.jsonl) files")
     return path, known
@@ -121,36 +136,38 @@ def _format(path: str) -> str:
     return form
 
 
-def _saved_dataset(fs: fsspec.AbstractFileSystem, path: str, uri: str, split: str | None) -> list[str] | None:
-    """The Arrow files of a folder written by `datasets`' save_to_disk, or None if it is none."""
+def _saved_dataset(
+    fs: fsspec.AbstractFileSystem, path: str, uri: str, split: str | None, files: dict[str, Listed]
+) -> list[Listed] | None:
+    """The Arrow files of a folder written by `datasets`' save_to_disk, or None if it is none. `files` are all in it."""
     splits_file = posixpath.join(path, "dataset_dict.json")
-    if fs.exists(splits_file):
+    if splits_file in files:
         splits = _description(fs, splits_file, "splits")["splits"]
         if split is None and len(splits) > 1:
             raise Refused(f"{uri} holds the splits {', '.join(splits)}: choose one with --split")
         chosen = split or splits[0]
         if chosen not in splits:
             raise Refused(f"{uri} has no split {chosen}; it has {', '.join(splits)}")
-        return _saved_dataset(fs, posixpath.join(path, chosen), uri, None)
+        return _saved_dataset(fs, posixpath.join(path, chosen), uri, None, files)
     state_file = posixpath.join(path, "state.json")
-    if not (fs.exists(state_file) and fs.exists(posixpath.join(path, "dataset_info.json"))):
+    if not {state_file, posixpath.join(path, "dataset_info.json")} <= files.keys():
         return None
     if split is not None:
         raise Refused(f"{uri} is a single dataset without splits: leave out --split")
     state = _description(fs, state_file, "_data_files")
     if state.get("_indices_data_files"):
         raise Refused(f"{uri} holds an index over its rows: save it again with a newer version of datasets")
-    files = [posixpath.join(path, item["filename"]) for item in state["_data_files"]]
-    lost = next((file for file in files if not fs.exists(file)), None)
+    names = [item["filename"] for item in state["_data_files"]]
+    lost = next((name for name in names if posixpath.join(path, name) not in files), None)
     if lost is not None:
-        raise Refused(f"the dataset in {uri} is incomplete: {posixpath.basename(lost)} is missing")
-    return files
+        raise Refused(f"the dataset in {uri} is incomplete: {lost} is missing")
+    return [files[posixpath.join(path, name)] for name in names]
 
 
 def _description(fs: fsspec.AbstractFileSystem, path: str, key: str) -> dict:
     """A description that `datasets` wrote beside its Arrow files, with a list under `key`."""
     try:
-        description = json.loads(fs.cat_file(path))
+        description = json.loads(read_whole(fs, path))
     except ValueError:
         description = None
     if not isinstance(description, dict) or not isinstance(description.get(key), list):
@@ -174,13 +191,13 @@ def _inspect(file: InputFile) -> Inspected:
         if file.format == "parquet":
             if not file.listed.size:
                 raise pa.ArrowInvalid("it is empty")
-            with fs.open(path, "rb") as opened:
+            with open_random(fs, path, file.listed.size) as opened:
                 metadata = pq.ParquetFile(opened)
                 groups = (metadata.metadata.row_group(i) for i in range(metadata.num_row_groups))
                 return Inspected(file, metadata.schema_arrow, tuple((g.num_rows, g.total_byte_size) for g in groups))
         if file.format == "arrow":
             with (
-                pa.memory_map(path) if is_local(fs) else fs.open(path, "rb") as opened,
+                pa.memory_map(path) if is_local(fs) else open_file(fs, path, file.listed.size) as opened,
                 pa.ipc.open_stream(opened) as stream,
             ):
                 sizes = tuple((batch.num_rows, batch.nbytes) for batch in stream)
@@ -193,7 +210,7 @@ def _inspect(file: InputFile) -> Inspected:
 
 def text_lines(file: InputFile) -> Iterator[tuple[int, bytes]]:
     """The non-blank lines of a text file, each with its offset."""
-    return json_lines(ReadUnit(0, file.source, file.listed.path, file.format, 0, -1, None, 0))
+    return json_lines(ReadUnit(0, file.source, file.listed.path, file.listed.version, file.format, 0, -1, None, 0))
 
 
 def sample_text(file: InputFile) -> list[dict]:
@@ -243,7 +260,8 @@ def make_units(inspected: list[Inspected], shard_tokens: int, limit: int | None)
         parts = _text_parts(item.file, target, left) if item.schema is None else _row_parts(item.groups, target, left)
         for start, stop, rows, size in parts:
             file = item.file
-            units.append(ReadUnit(len(units), file.source, file.listed.path, file.format, start, stop, rows, size))
+            where = file.source, file.listed.path, file.listed.version, file.format
+            units.append(ReadUnit(len(units), *where, start, stop, rows, size))
             if left is not None:
                 left -= rows or 0
         if left is not None and left <= 0:

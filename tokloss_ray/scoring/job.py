@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
+from tokloss_ray.model_store import ModelFolder
+
 
 @dataclass(frozen=True)
 class ReadUnit:
@@ -14,7 +16,7 @@ class ReadUnit:
     Attributes:
         number: position in the plan.
         source: path relative to the input root, with forward slashes.
-        path: where the file is now.
+        path: where the file is now; version: its etag or time of change when the plan was made.
         format: parquet, jsonl or arrow.
         start, stop: rows of a Parquet or Arrow file, bytes of a text file; stop -1 is the end.
         rows: rows in the unit where metadata tell, else None.
@@ -24,6 +26,7 @@ class ReadUnit:
     number: int
     source: str
     path: str
+    version: str
     format: str
     start: int
     stop: int
@@ -72,10 +75,11 @@ class Job:
     overlap: int
     label_all_subtokens: bool
     shard_tokens: int
-    model_path: str
+    model: ModelFolder
     dtype: str
     batch_tokens: int
     keep_probs: bool
+    storage_tries: int
     trust_remote_code: bool = False
     allow_pickle: bool = False
     identity: dict = field(default_factory=dict, repr=False)

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from tokloss_ray import schema
 from tokloss_ray.scoring.job import Job, ReadUnit
-from tokloss_ray.storage import open_location
+from tokloss_ray.storage import open_file, open_location
 
 CHUNK_ROWS = 1024
 CHUNK_BYTES = 4 << 20
@@ -46,7 +46,7 @@ def read_jsonl(job: Job, unit: ReadUnit) -> Iterator[RawChunk]:
 def json_lines(unit: ReadUnit) -> Iterator[tuple[int, bytes]]:
     """The non-blank lines that start in the unit's byte range, each with the offset of its first byte."""
     fs, path = open_location(unit.path)
-    with fs.open(path, "rb", compression="infer") as file:
+    with open_file(fs, path, unpack=True) as file:
         offset = unit.start
         if offset:
             # The line that covers the byte before the range belongs to the unit before.

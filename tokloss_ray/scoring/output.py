@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import posixpath
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -16,7 +16,7 @@ from tokloss_ray.errors import Refused
 from tokloss_ray.scoring.commit import COMMITS
 from tokloss_ray.scoring.job import ReadUnit
 from tokloss_ray.scoring.plan import Plan, fingerprint
-from tokloss_ray.storage import open_location, read_whole, write_whole
+from tokloss_ray.storage import children, exists, kind_of, open_location, read_whole, remove, write_whole
 
 RUN, PLAN, SUCCESS = "_run.json", "_plan.parquet", "_SUCCESS"
 _RUN_KEYS = {"fingerprint", "identity", "plan", "settings", "tags", "versions"}
@@ -42,15 +42,20 @@ def read_run(output: str) -> dict[str, Any] | None:
         Refused: it is damaged, or another program's.
     """
     fs, root = open_location(output)
-    if not fs.exists(f"{root}/{RUN}"):
-        return None
     try:
         run = json.loads(read_whole(fs, f"{root}/{RUN}"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     except ValueError:
         raise Refused(f"{output}/{RUN} is not valid JSON: the folder is damaged; name another one") from None
     if not isinstance(run, dict) or not run.keys() >= _RUN_KEYS:
         raise Refused(f"{output}/{RUN} was not written by tokloss: name another folder")
     return run
+
+
+def run_file(output: str) -> str:
+    """Where `_run.json` is."""
+    return f"{output.rstrip('/')}/{RUN}"
 
 
 def check_folder(output: str) -> None:
@@ -60,12 +65,13 @@ def check_folder(output: str) -> None:
         Refused: it is a file, or holds files of somebody else.
     """
     fs, root = open_location(output)
-    if fs.exists(root) and fs.isfile(root):
+    kind = kind_of(fs, root)
+    if kind == "file":
         raise Refused(f"--output {output} is a file: name a folder")
-    if not fs.exists(root) or read_run(output) is not None:
+    if kind is None or read_run(output) is not None:
         return
     # A run that died before it had written _run.json leaves at most its plan behind.
-    names = (posixpath.basename(path) for path in sorted(fs.ls(root, detail=False)))
+    names = (posixpath.basename(entry["name"]) for entry in children(fs, root))
     foreign = next((name for name in names if name != PLAN and not name.endswith(".tmp")), None)
     if foreign is not None:
         raise Refused(f"--output {output} is not empty and not an output of tokloss ({foreign}): name another folder")
@@ -74,8 +80,7 @@ def check_folder(output: str) -> None:
 def is_finished(output: str) -> bool:
     """Whether `_SUCCESS` is there."""
     fs, root = open_location(output)
-    fs.invalidate_cache()
-    return fs.exists(f"{root}/{SUCCESS}")
+    return exists(fs, f"{root}/{SUCCESS}")
 
 
 def check_same_run(run: dict[str, Any], plan: Plan, output: str) -> None:
@@ -106,20 +111,12 @@ def _difference(key: str, theirs: Any, ours: Any) -> str:
 
 
 def start_run(plan: Plan, settings: dict[str, Any]) -> None:
-    """Write the plan, then `_run.json`, which makes the folder this run's.
-
-    Raises:
-        Refused: the folder cannot be written to.
-    """
+    """Write the plan, then `_run.json`, which makes the folder this run's."""
     fs, root = open_location(plan.job.output)
-    rows = [{k: v for k, v in asdict(unit).items() if k != "path"} for unit in plan.units]
+    rows = [{k: v for k, v in asdict(unit).items() if k not in ("path", "version")} for unit in plan.units]
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(rows, _PLAN_SCHEMA), sink)
-    try:
-        write_whole(fs, f"{root}/{PLAN}", memoryview(sink.getvalue()))
-    except OSError as error:
-        reason = error.strerror or error
-        raise Refused(f"cannot write to --output {plan.job.output}: {reason}; name another folder") from None
+    write_whole(fs, f"{root}/{PLAN}", memoryview(sink.getvalue()))
     identity = plan.job.identity
     run = {
         "fingerprint": fingerprint(identity),
@@ -147,18 +144,15 @@ def read_plan(plan: Plan) -> list[ReadUnit]:
     """The recorded units of a run that goes on, with today's paths of their files."""
     fs, root = open_location(plan.job.output)
     table = pq.read_table(pa.BufferReader(read_whole(fs, f"{root}/{PLAN}")))
-    paths = {unit.source: unit.path for unit in plan.units}
-    return [ReadUnit(path=paths[row["source"]], **row) for row in table.to_pylist()]
+    files = {unit.source: unit for unit in plan.units}
+    return [replace(files[row["source"]], **row) for row in table.to_pylist()]
 
 
 def clear(output: str) -> None:
     """Remove what a run has written; `_run.json` last, so that a crash in between leaves the folder ours."""
     fs, root = open_location(output)
-    fs.invalidate_cache()
     for name in (SUCCESS, *FOLDERS, PLAN, RUN):
-        if fs.exists(f"{root}/{name}"):
-            fs.rm(f"{root}/{name}", recursive=True)
-    fs.invalidate_cache()
+        remove(fs, f"{root}/{name}")
 
 
 def finish(output: str, totals: dict[str, Any]) -> None:

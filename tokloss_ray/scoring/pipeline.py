@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import json
 import os
+import queue
+import threading
 import time
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, NamedTuple
@@ -19,7 +21,7 @@ import ray.data
 from ray.util.annotations import RayDeprecationWarning
 from tokenizers import Tokenizer
 
-from tokloss_ray.errors import JobFailed, TokLossError
+from tokloss_ray.errors import JobFailed, PassFailed, TokLossError
 from tokloss_ray.scoring.commit import commit_shard
 from tokloss_ray.scoring.decode import decode_shard
 from tokloss_ray.scoring.encode import encode_unit
@@ -27,6 +29,7 @@ from tokloss_ray.scoring.hardware import Actors
 from tokloss_ray.scoring.job import Job, ReadUnit
 from tokloss_ray.scoring.read import read_unit
 from tokloss_ray.scoring.shard import from_row, to_row
+from tokloss_ray.storage_errors import set_tries
 
 FAILURE = "failure"
 ENCODE_CPUS, COMMIT_CPUS = 0.5, 0.25
@@ -82,37 +85,71 @@ def build(
 
 
 def run(
-    job: Job, units: list[ReadUnit], committed: dict[int, list[int]], actors: Actors, stall_timeout: float
+    job: Job,
+    units: list[ReadUnit],
+    committed: dict[int, list[int]],
+    actors: Actors,
+    stall_timeout: float,
+    check: Callable[[], None] = lambda: None,
 ) -> Iterator[Result]:
-    """Run the graph over the units, without the shards that are committed; results come as shards finish."""
-    with _data_context(stall_timeout):
-        with warnings.catch_warnings():
-            # The retry arguments go away in Ray 2.64, which the dependencies exclude.
-            warnings.simplefilter("ignore", RayDeprecationWarning)
-            dataset = build(ray.put(job), units, committed, actors)
-        batches = iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
-        while (batch := _next(batches, stall_timeout)) is not None:
-            for text in batch.column("result").to_pylist():
-                yield Result(**json.loads(text))
+    """Run the graph over the units, without the shards that are committed; results come as shards finish.
 
-
-def _next(batches: Iterator[pa.Table], stall_timeout: float) -> pa.Table | None:
-    """The next result, or None at the end; what Ray raises becomes one sentence.
+    `check` is called twice a second and may raise to stop the run. Ray's code runs in a thread of its own: an exception
+    that a signal raises in the middle of it can get lost there.
 
     Raises:
-        JobFailed: Ray gave the job up.
+        PassFailed: Ray gave the pass up.
+        JobFailed: nothing has moved for `stall_timeout` seconds.
     """
+    with _data_context(stall_timeout), warnings.catch_warnings():
+        # The retry arguments go away in Ray 2.64, which the dependencies exclude.
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        dataset = build(ray.put(job), units, committed, actors)
+    results: queue.SimpleQueue[pa.Table | Exception | None] = queue.SimpleQueue()
+    left = threading.Event()
+
+    def pump() -> None:
+        try:
+            for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+                results.put(batch)
+                if left.is_set():
+                    return
+            results.put(None)
+        except Exception as error:
+            results.put(error)
+
+    pumping = threading.Thread(target=pump, name="tokloss-results", daemon=True)
+    pumping.start()
     try:
-        return next(batches, None)
-    except Exception as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        detail = "".join(traceback.format_exception(error))
-        if type(cause).__name__ == "ExecutionTimeoutError":
-            raise JobFailed(f"nothing has moved for {stall_timeout:g} s (--stall-timeout)", detail) from None
-        sentence = (str(cause).strip() or type(cause).__name__).split("\n")[0]
-        raise JobFailed(f"Ray gave the job up: {sentence}", detail) from None
+        while True:
+            check()
+            try:
+                batch = results.get(timeout=0.5)
+            except queue.Empty:
+                continue
+            if batch is None:
+                return
+            if isinstance(batch, Exception):
+                raise _given_up(batch, stall_timeout)
+            for text in batch.column("result").to_pylist():
+                yield Result(**json.loads(text))
+    finally:
+        left.set()
+        # Without this, what is in flight would go on, and commit, until the next result comes through.
+        if pumping.is_alive() and dataset._current_executor is not None:
+            dataset._current_executor.shutdown(force=True)
+
+
+def _given_up(error: Exception, stall_timeout: float) -> JobFailed:
+    """What Ray raised, as one sentence."""
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    detail = "".join(traceback.format_exception(error))
+    if type(cause).__name__ == "ExecutionTimeoutError":
+        return JobFailed(f"nothing has moved for {stall_timeout:g} s (--stall-timeout)", detail)
+    sentence = (str(cause).strip() or type(cause).__name__).split("\n")[0]
+    return PassFailed(f"Ray gave the job up: {sentence}", detail)
 
 
 def _source(units: list[ReadUnit], committed: dict[int, list[int]]) -> list[pa.Table]:
@@ -128,6 +165,7 @@ _UNIT_SCHEMA = pa.schema(
         ("number", pa.int64()),
         ("source", pa.string()),
         ("path", pa.string()),
+        ("version", pa.string()),
         ("format", pa.string()),
         ("start", pa.int64()),
         ("stop", pa.int64()),
@@ -205,7 +243,9 @@ def _failure(error: Exception) -> pa.Table:
 @functools.lru_cache(maxsize=2)
 def _job(ref: ray.ObjectRef) -> Job:
     """The job, fetched once per process."""
-    return ray.get(ref)
+    job = ray.get(ref)
+    set_tries(job.storage_tries)
+    return job
 
 
 @functools.lru_cache(maxsize=2)

@@ -22,7 +22,7 @@ from tokloss_ray.scoring.inputs import Inspected, inspect_files, list_inputs, ma
 from tokloss_ray.scoring.job import Columns, Job, ReadUnit
 from tokloss_ray.scoring.ragged import list_lengths, one_array
 from tokloss_ray.scoring.read import Chunk, read_unit
-from tokloss_ray.storage import is_local, open_location
+from tokloss_ray.storage import is_local, kind_of, open_location
 
 CPU_SHARD_TOKENS, GPU_SHARD_TOKENS = 1 << 16, 1 << 20
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 1 << 10, 1 << 15
@@ -133,10 +133,11 @@ def make_plan(found: Preflight, gpu: bool, bfloat16: bool, recorded: dict[str, A
         overlap=found.overlap,
         label_all_subtokens=config.label_all_subtokens,
         shard_tokens=shard_tokens,
-        model_path=model.path,
+        model=model.folder,
         dtype=dtype,
         batch_tokens=batch_tokens,
         keep_probs=config.keep_probs,
+        storage_tries=config.storage_tries,
         trust_remote_code=config.trust_remote_code,
         allow_pickle=config.allow_pickle,
         identity=identity,
@@ -245,7 +246,7 @@ def _outside_of_input(config: ScoreConfig, inspected: list[Inspected]) -> None:
             raise Refused(f"--output {config.output} holds the input {item.file.source}: choose another folder")
     for uri in config.input:
         fs, path = open_location(uri)
-        if output.startswith(posixpath.join(path, "")) and fs.isdir(path):
+        if output.startswith(posixpath.join(path, "")) and kind_of(fs, path) == "directory":
             raise Refused(f"--output {config.output} lies inside the input folder {uri}: choose another folder")
 
 

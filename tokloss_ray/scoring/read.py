@@ -17,7 +17,7 @@ from tokloss_ray.schema import IGN, IGNORE_INDEX
 from tokloss_ray.scoring.job import Job, ReadUnit
 from tokloss_ray.scoring.jsonl import CHUNK_ROWS, UNREADABLE, RawChunk, json_table, read_jsonl
 from tokloss_ray.scoring.ragged import any_per_row, list_array, list_lengths, offsets_of, one_array
-from tokloss_ray.storage import is_local, open_location
+from tokloss_ray.storage import RangeFile, is_local, listed, open_file, open_location
 
 
 class Chunk(NamedTuple):
@@ -37,6 +37,9 @@ def read_unit(job: Job, unit: ReadUnit) -> Iterator[Chunk]:
     Raises:
         JobFailed: the file cannot be read (it is gone, or is not what its name says).
     """
+    fs, path = open_location(unit.path)
+    if listed(fs, path).version != unit.version:
+        raise JobFailed(f"{unit.source} has changed since the run began")
     readers = {"parquet": _read_parquet, "arrow": _read_arrow, "jsonl": read_jsonl}
     try:
         chunk = None
@@ -54,8 +57,12 @@ def read_unit(job: Job, unit: ReadUnit) -> Iterator[Chunk]:
 
 def _read_parquet(job: Job, unit: ReadUnit) -> Iterator[RawChunk]:
     fs, path = open_location(unit.path)
-    with fs.open(path, "rb") as opened:
-        file = pq.ParquetFile(path if is_local(fs) else opened, memory_map=is_local(fs))
+    # Of an object, pre_buffer fetches the column chunks that are asked for, neighbours in one request.
+    with (
+        pq.ParquetFile(path, memory_map=True)
+        if is_local(fs)
+        else pq.ParquetFile(RangeFile(fs, path), pre_buffer=True) as file
+    ):
         starts = offsets_of(np.array([file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]))
         groups = [i for i in range(file.num_row_groups) if starts[i] < unit.stop and starts[i + 1] > unit.start]
         row = int(starts[groups[0]]) if groups else 0
@@ -67,7 +74,7 @@ def _read_parquet(job: Job, unit: ReadUnit) -> Iterator[RawChunk]:
 def _read_arrow(job: Job, unit: ReadUnit) -> Iterator[RawChunk]:
     fs, path = open_location(unit.path)
     row = 0
-    with pa.memory_map(path) if is_local(fs) else fs.open(path, "rb") as source, pa.ipc.open_stream(source) as stream:
+    with pa.memory_map(path) if is_local(fs) else open_file(fs, path) as source, pa.ipc.open_stream(source) as stream:
         for batch in stream:
             for start in range(0, batch.num_rows, CHUNK_ROWS):
                 part = batch.slice(start, CHUNK_ROWS)

@@ -13,6 +13,7 @@ import torch
 
 from tokloss_ray import schema
 from tokloss_ray.errors import JobFailed
+from tokloss_ray.model_store import fetch_model
 from tokloss_ray.scoring.batching import MicroBatch, pad, plan_batches
 from tokloss_ray.scoring.job import Job
 from tokloss_ray.scoring.loss import TokenScores, score_tokens
@@ -184,11 +185,12 @@ def load_model(job: Job) -> torch.nn.Module:
     from transformers import AutoModelForTokenClassification
     from transformers.utils import logging
 
+    path = fetch_model(job.model)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
         model, report = AutoModelForTokenClassification.from_pretrained(
-            job.model_path,
+            path,
             dtype=getattr(torch, job.dtype),
             local_files_only=True,
             use_safetensors=None if job.allow_pickle else True,
@@ -197,11 +199,11 @@ def load_model(job: Job) -> torch.nn.Module:
         )
     except Exception as error:  # transformers, safetensors and torch raise what they like here
         cause = (str(error).strip() or type(error).__name__).split("\n")[0]
-        raise JobFailed(f"the model in {job.model_path} does not load: {cause}") from error
+        raise JobFailed(f"the model in {job.model.name} does not load: {cause}") from error
     missing = sorted(report["missing_keys"])
     if missing:
         raise JobFailed(
-            f"the weights in {job.model_path} lack {missing[0]}"
+            f"the weights in {job.model.name} lack {missing[0]}"
             + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
             + ": it would be filled with random numbers; use a model fine-tuned for token classification"
         )

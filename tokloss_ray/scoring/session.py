@@ -17,9 +17,15 @@ from tokloss_ray.config import ScoreConfig
 from tokloss_ray.errors import Interrupted, Refused
 
 
-def connected() -> bool:
-    """Whether this process is connected to Ray already."""
-    return ray.is_initialized()
+def joins_cluster(config: ScoreConfig) -> bool:
+    """Whether the job runs in a Ray that is there already, and not in one that is started for it."""
+    return ray.is_initialized() or _address(config) is not None
+
+
+def _address(config: ScoreConfig) -> str | None:
+    """The cluster to join, if any: --address, or RAY_ADDRESS, which `ray job submit` sets."""
+    address = config.address or os.environ.get("RAY_ADDRESS")
+    return address if address and address != "local" else None
 
 
 @contextmanager
@@ -32,7 +38,7 @@ def ray_session(config: ScoreConfig) -> Iterator[None]:
         Refused: no cluster answers at the address.
         Interrupted: SIGINT or SIGTERM arrived; what is committed stays.
     """
-    ours = not connected()
+    ours = not ray.is_initialized()
     with _term_handler_kept(), _environment(_DEFAULTS):
         try:
             if ours:
@@ -59,7 +65,7 @@ class _Terminated(KeyboardInterrupt):
 
 def _start(config: ScoreConfig) -> None:
     level = logging.INFO if config.verbose else logging.CRITICAL
-    where = config.address if config.address and config.address != "local" else None
+    where = _address(config)
     try:
         if where:
             _somebody_listens(where)
@@ -131,13 +137,26 @@ def _signals() -> Iterator[None]:
         return
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise _Terminated
+        _received.append(number)
+        raise_if_stopped()
 
-    before = signal.signal(signal.SIGTERM, stop)
+    _received.clear()
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        _received.clear()
+
+
+_received: list[int] = []
+
+
+def raise_if_stopped() -> None:
+    """Raise what a signal has raised before: an exception that arrives in a destructor, say, is lost."""
+    if _received:
+        raise _Terminated if _received[0] == signal.SIGTERM else KeyboardInterrupt
 
 
 @contextmanager
