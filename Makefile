@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-full lint check-format format clean
+.PHONY: help setup demo test test-slow test-full ceph lint check-format format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -37,8 +37,16 @@ demo: $(STAMP) ## score the bundled corpus with the bundled model
 test: $(STAMP) ## run the tests, without the slow ones
 	@$(BIN)/python -m pytest $(ARGS)
 
-test-slow: $(STAMP) ## run the slow tests alone
+test-slow: $(STAMP) ceph ## run the slow tests alone
 	@$(BIN)/python -m pytest -m slow $(ARGS)
+
+# A one-node Ceph gateway, as a second S3 server to test against. Only root can install it, and only where apt has it.
+CEPH := radosgw ceph-mon ceph-osd
+ceph:
+	@for program in $(CEPH); do command -v $$program >/dev/null || missing=yes; done; test -z "$$missing" || { \
+		test "$$(id -u)" = 0 && apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(CEPH) >/dev/null; } || \
+		echo "Ceph cannot be installed here (apt-get install $(CEPH)): the S3 tests run against moto alone."
 
 test-full: test test-slow ## run all tests
 
