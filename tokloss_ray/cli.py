@@ -17,7 +17,7 @@ from rich.console import Console
 
 from tokloss_ray import __version__
 from tokloss_ray.config import DTYPES, ScoreConfig, make_config, read_yaml
-from tokloss_ray.errors import Interrupted, Refused, TokLossError, before_work
+from tokloss_ray.errors import Interrupted, JobFailed, Refused, TokLossError, before_work
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -171,6 +171,19 @@ def status(output: Annotated[str, typer.Argument(help="Output folder of a run.")
     with before_work():
         state = read_status(output)
     print_status(Console(), state)
+
+
+@app.command()
+def verify(output: Annotated[str, typer.Argument(help="Output folder of a finished run.")]) -> None:
+    """Re-read a finished output and check every promise: nothing lost, nothing twice, every file whole."""
+    from tokloss_ray.report.terminal import print_verified
+    from tokloss_ray.scoring.verify import verify as verify_output
+
+    with _interruptible(), before_work(), Console(stderr=True).status("reading every file"):
+        found = verify_output(output)
+    print_verified(Console(), found)
+    if found.problems:
+        raise JobFailed(f"{len(found.problems):,} problems in {output}: score it again with --overwrite")
 
 
 @app.command()

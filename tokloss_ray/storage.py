@@ -20,6 +20,7 @@ from fsspec.core import get_compression, url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from tokloss_ray.errors import Refused
+from tokloss_ray.faults import fault_point
 from tokloss_ray.storage_errors import as_storage_failure, attempt
 
 # One layer of retries, `attempt`, around each operation; those of botocore and s3fs would multiply with it. Listings
@@ -116,6 +117,8 @@ def files_below(fs: fsspec.AbstractFileSystem, folder: str) -> list[Listed]:
     def refuse(error: OSError) -> None:
         raise error
 
+    if not os.path.isdir(folder):
+        return []
     files, seen = [], set()
     with as_storage_failure(fs, folder, "list"):
         for inside, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
@@ -159,9 +162,12 @@ def write_whole(fs: fsspec.AbstractFileSystem, path: str, data: bytes | memoryvi
         try:
             os.makedirs(folder, exist_ok=True)
             with open(temporary, "wb") as file:
-                file.write(data)
+                file.write(data[: len(data) // 2])
+                fault_point("file.half", path)
+                file.write(data[len(data) // 2 :])
                 file.flush()
                 os.fsync(file.fileno())
+            fault_point("file.temporary", path)
             os.replace(temporary, path)
         except BaseException:
             if os.path.exists(temporary):

@@ -41,12 +41,20 @@ _OVERLOADED = {
 }  # fmt: skip
 
 _tries = HASTY
+_retries = 0
 
 
 def set_tries(count: int) -> None:
     """How often an operation of this process is tried before a transient failure counts as final."""
     global _tries
     _tries = count
+
+
+def take_retries() -> int:
+    """How many operations this process has tried again since the last call."""
+    global _retries
+    count, _retries = _retries, 0
+    return count
 
 
 def attempt(fs: fsspec.AbstractFileSystem, path: str, doing: str, operation: Callable[[], T]) -> T:
@@ -60,6 +68,7 @@ def attempt(fs: fsspec.AbstractFileSystem, path: str, doing: str, operation: Cal
         FileNotFoundError: there is no such file (a missing bucket is another matter).
         StorageFailed: with the cause in one sentence.
     """
+    global _retries
     tried = 0
     while True:
         try:
@@ -73,6 +82,7 @@ def attempt(fs: fsspec.AbstractFileSystem, path: str, doing: str, operation: Cal
                 raise
             sentence, transient = problem
             if transient and tried < _tries:
+                _retries += 1
                 time.sleep(random.uniform(0, min(_LONGEST_PAUSE, 2.0**tried)))
                 continue
             again = f" (tried {tried} times)" if tried > 1 else ""

@@ -20,6 +20,7 @@ from tokloss_ray.scoring.estimate import Estimate
 from tokloss_ray.scoring.plan import Plan
 from tokloss_ray.scoring.status import Status
 from tokloss_ray.scoring.summary import RunSummary, Totals
+from tokloss_ray.scoring.verify import Verified
 
 LINE_SECONDS = 5.0
 
@@ -126,7 +127,15 @@ def print_summary(console: Console, summary: RunSummary) -> None:
         table.add_row("tokens per second", f"{summary.tokens_per_second:,.0f}")
     if totals.padding_efficiency is not None:
         table.add_row("padding efficiency", f"{totals.padding_efficiency:.3f}  (real tokens / padded tokens)")
+    if totals.batch_tokens:
+        table.add_row("micro-batches", f"up to {totals.batch_tokens:,} padded tokens")
     table.add_row("dropped words", f"{totals.dropped_words:,}")
+    if totals.repeated_ids:
+        table.add_row("repeated ids", _repeated(totals.repeated_ids))
+    if totals.storage_retries:
+        table.add_row(
+            "storage retries", f"{totals.storage_retries:,}  (operations tried again after a passing failure)"
+        )
     for reason, count in sorted(totals.errors.items(), key=lambda e: -e[1]):
         table.add_row(f"errors: {reason}", f"{count:,}")
     if not summary.finished_before:
@@ -179,6 +188,28 @@ def print_status(console: Console, status: Status) -> None:
     for reason, count in sorted(totals.errors.items(), key=lambda e: -e[1]):
         table.add_row(f"  {reason}", f"{count:,}")
     console.print(table)
+
+
+def print_verified(console: Console, found: Verified) -> None:
+    """What was checked, and what does not hold."""
+    for problem in found.problems[:100]:
+        console.print(f"[red]{_safe(problem)}[/]", highlight=False)
+    if len(found.problems) > 100:
+        console.print(f"... and {len(found.problems) - 100:,} more")
+    table = _figures()
+    totals = found.totals
+    table.add_row("shards", f"{totals.shards:,}")
+    table.add_row("files", f"{found.files:,}")
+    table.add_row("rows", f"{totals.rows:,}  ({totals.scored_rows:,} scored, {totals.error_rows:,} in errors/)")
+    table.add_row("tokens", f"{totals.tokens:,}")
+    if found.repeated_ids:
+        table.add_row("repeated ids", _repeated(found.repeated_ids))
+    table.add_row("problems", f"{len(found.problems):,}")
+    console.print(table)
+
+
+def _repeated(count: int) -> str:
+    return f"[yellow]{count:,}[/]  (rows whose example_id another row has; join by source and source_row)"
 
 
 def print_estimate(console: Console, plan: Plan, estimate: Estimate) -> None:

@@ -20,11 +20,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tokloss_ray.errors import JobFailed
+from tokloss_ray.faults import fault_point
 from tokloss_ray.schema import NULL_PARTITION
 from tokloss_ray.scoring.decode import Decoded
 from tokloss_ray.scoring.job import Job
 from tokloss_ray.scoring.shard import shard_name
 from tokloss_ray.storage import file_names, open_location, read_whole, write_whole
+from tokloss_ray.storage_errors import take_retries
 
 COMMITS = "_commits"
 MAX_PARTITIONS = 1000
@@ -41,11 +43,14 @@ def commit_shard(job: Job, about: dict[str, Any], decoded: Decoded) -> dict[str,
     fs, root = open_location(job.output)
     name = shard_name(about["unit"], about["index"])
     files = []
+    fault_point("commit.before", name)
     for folder, part in _partitions(job, decoded.scores):
         files.append(_write(fs, root, f"{folder}/{name}-{job.fingerprint}.parquet", part))
+        fault_point("commit.data", name)
     errors_file = None
     if decoded.errors.num_rows:
         errors_file = _write(fs, root, f"errors/{name}-{job.fingerprint}.parquet", decoded.errors)
+        fault_point("commit.errors", name)
     record = {
         "shard": name,
         "fingerprint": job.fingerprint,
@@ -53,8 +58,10 @@ def commit_shard(job: Job, about: dict[str, Any], decoded: Decoded) -> dict[str,
         **decoded.figures,
         "files": files,
         "errors_file": errors_file,
+        "storage_retries": about.get("storage_retries", 0) + take_retries(),
     }
     write_whole(fs, f"{root}/{COMMITS}/{name}.json", json.dumps(record, ensure_ascii=False).encode())
+    fault_point("commit.record", name)
     return record
 
 

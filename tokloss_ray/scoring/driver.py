@@ -19,12 +19,17 @@ from tokloss_ray.scoring.nodes import NodeWatch, check_nodes
 from tokloss_ray.scoring.plan import Plan, Preflight, make_plan, preflight
 from tokloss_ray.scoring.session import joins_cluster, raise_if_stopped, ray_session
 from tokloss_ray.scoring.summary import RunSummary, Totals, missing_shards, total
-from tokloss_ray.storage_errors import HASTY, set_tries
+from tokloss_ray.scoring.verify import file_problems, repeated_ids
+from tokloss_ray.storage_errors import HASTY, set_tries, take_retries
 
 IDLE_PASSES = 2
 """Shards that Ray lost (their worker died again and again) are tried in further passes, until so many in a row have
 committed nothing."""
 BREAKER_ROWS = 1000
+NOT_IN_SUCCESS = ("padded_tokens", "batch_tokens", "storage_retries")
+"""What may differ between two runs of the same job."""
+MOST_IDS = 20_000_000
+"""Rows up to which a run counts repeated ids before it ends, which holds eight bytes for each; `verify` always does."""
 
 
 class Watcher:
@@ -106,6 +111,7 @@ def score(config: ScoreConfig, watcher: Watcher | None = None) -> RunSummary:
             if todo:
                 watcher.stage("going over what was lost")
         totals = _complete(config, plan, units, records)
+        totals.storage_retries += take_retries()
     took = time.monotonic() - began
     return RunSummary(config.output, totals, len(records) - before, took, clock.first, clock.rate(), False, warnings)
 
@@ -199,15 +205,17 @@ def _complete(config: ScoreConfig, plan: Plan, units: list[ReadUnit], records: d
             f"the totals do not agree: {expected:,} rows in, {totals.scored_rows:,} scored, "
             f"{totals.error_rows:,} in errors/"
         )
+    if problems := file_problems(config.output, records.values()):
+        raise JobFailed(f"{problems[0]}" + (f", and {len(problems) - 1} more problems" if len(problems) > 1 else ""))
+    if config.id_column and totals.rows <= MOST_IDS:
+        totals.repeated_ids = repeated_ids(config.output, records.values())
     if totals.error_rate > config.max_error_rate:
         raise TooManyBadRows(
             f"{totals.error_rows:,} of {totals.rows:,} rows cannot be scored ({_reasons(totals)}), more than "
             f"--max-error-rate {config.max_error_rate:g}; the others are done. Look at {config.output}/errors, then "
             f"run again with --max-error-rate {_rate_above(totals.error_rate)} to accept them"
         )
-    output.finish(
-        config.output, {k: v for k, v in asdict(totals).items() if k not in ("padded_tokens", "batch_tokens")}
-    )
+    output.finish(config.output, {k: v for k, v in asdict(totals).items() if k not in NOT_IN_SUCCESS})
     return totals
 
 

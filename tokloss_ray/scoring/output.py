@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tokloss_ray.errors import Refused
+from tokloss_ray.faults import fault_point
 from tokloss_ray.scoring.commit import COMMITS
 from tokloss_ray.scoring.job import ReadUnit
 from tokloss_ray.scoring.plan import Plan, fingerprint
@@ -116,7 +117,9 @@ def start_run(plan: Plan, settings: dict[str, Any]) -> None:
     rows = [{k: v for k, v in asdict(unit).items() if k not in ("path", "version")} for unit in plan.units]
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(rows, _PLAN_SCHEMA), sink)
+    fault_point("plan.before")
     write_whole(fs, f"{root}/{PLAN}", memoryview(sink.getvalue()))
+    fault_point("plan.written")
     identity = plan.job.identity
     run = {
         "fingerprint": fingerprint(identity),
@@ -138,6 +141,7 @@ def start_run(plan: Plan, settings: dict[str, Any]) -> None:
         },
     }
     write_whole(fs, f"{root}/{RUN}", json.dumps(run, indent=1, ensure_ascii=False).encode())
+    fault_point("run.written")
 
 
 def read_plan(plan: Plan) -> list[ReadUnit]:
@@ -158,4 +162,6 @@ def clear(output: str) -> None:
 def finish(output: str, totals: dict[str, Any]) -> None:
     """Write `_SUCCESS`, with the totals, as the last file of a run."""
     fs, root = open_location(output)
+    fault_point("success.before")
     write_whole(fs, f"{root}/{SUCCESS}", json.dumps(totals, indent=1, ensure_ascii=False).encode())
+    fault_point("success.after")

@@ -29,13 +29,16 @@ from tokloss_ray.scoring.hardware import Actors
 from tokloss_ray.scoring.job import Job, ReadUnit
 from tokloss_ray.scoring.read import read_unit
 from tokloss_ray.scoring.shard import from_row, to_row
-from tokloss_ray.storage_errors import set_tries
+from tokloss_ray.storage_errors import set_tries, take_retries
 
 FAILURE = "failure"
 ENCODE_CPUS, COMMIT_CPUS = 0.5, 0.25
 """Different on purpose, and different from the actors': Ray Data fuses neighbours that ask for the same resources,
 and an encode stage fused into the model actor starves it."""
 MAX_BLOCKS = 2_000
+SHARDS_AHEAD, BYTES_PER_TOKEN = 12, 64
+"""Shards for each actor in all queues together (three are given to it ahead), and a token's bytes once it is scored."""
+MIN_WAITING_BYTES = 1 << 28
 
 
 class Result(NamedTuple):
@@ -101,7 +104,7 @@ def run(
         PassFailed: Ray gave the pass up.
         JobFailed: nothing has moved for `stall_timeout` seconds.
     """
-    with _data_context(stall_timeout), warnings.catch_warnings():
+    with _data_context(stall_timeout, _waiting_bytes(job, actors)), warnings.catch_warnings():
         # The retry arguments go away in Ray 2.64, which the dependencies exclude.
         warnings.simplefilter("ignore", RayDeprecationWarning)
         dataset = build(ray.put(job), units, committed, actors)
@@ -138,6 +141,11 @@ def run(
         # Without this, what is in flight would go on, and commit, until the next result comes through.
         if pumping.is_alive() and dataset._current_executor is not None:
             dataset._current_executor.shutdown(force=True)
+
+
+def _waiting_bytes(job: Job, actors: Actors) -> int:
+    """Memory for shards between the stages: enough that no actor waits, whatever the corpus."""
+    return max(MIN_WAITING_BYTES, actors.high * SHARDS_AHEAD * job.shard_tokens * BYTES_PER_TOKEN)
 
 
 def _given_up(error: Exception, stall_timeout: float) -> JobFailed:
@@ -184,6 +192,7 @@ def read_and_encode(batch: pa.Table, job_ref: ray.ObjectRef) -> Iterator[pa.Tabl
         try:
             job = _job(job_ref)
             for shard in encode_unit(job, _tokenizer(job_ref), unit.number, unit.source, read_unit(job, unit), skip):
+                shard.about["storage_retries"] = take_retries()
                 yield to_row(shard)
         except Exception as error:
             yield _failure(error)
@@ -210,6 +219,7 @@ class ScoreActor:
             shard = from_row(batch)
             sequences, figures = self.scorer.score(shard.sequences)
             shard.about["seconds"]["score"] = figures.pop("seconds")
+            shard.about["storage_retries"] += take_retries()
             return to_row(shard._replace(about=shard.about | figures, sequences=sequences))
         except Exception as error:
             return _failure(error)
@@ -223,6 +233,7 @@ def decode_and_commit(batch: pa.Table, job_ref: ray.ObjectRef) -> pa.Table:
             job, shard = _job(job_ref), from_row(batch)
             decoded = decode_shard(job, shard.about["source"], shard.sequences, shard.errors)
             shard.about["seconds"]["decode"] = round(time.perf_counter() - start, 4)
+            shard.about["storage_retries"] += take_retries()
             record = commit_shard(job, shard.about, decoded)
             return pa.table({"result": [json.dumps({"record": record})]})
         except Exception as error:
@@ -256,7 +267,7 @@ def _tokenizer(ref: ray.ObjectRef) -> Tokenizer:
 
 
 @contextmanager
-def _data_context(stall_timeout: float) -> Iterator[None]:
+def _data_context(stall_timeout: float, waiting_bytes: int) -> Iterator[None]:
     """Ray Data's settings for this job, without a trace in the settings of the process it runs in."""
     before = ray.data.DataContext.get_current()
     context = before.copy()
@@ -265,6 +276,10 @@ def _data_context(stall_timeout: float) -> Iterator[None]:
     context.print_on_execution_start = False
     context.max_errored_blocks = 16  # a shard that kills its worker is left to the next pass
     context.execution_no_progress_timeout_s = stall_timeout
+    # Readers that are faster than the model stop here, and not when half of the object store is full.
+    context.execution_options.resource_limits = ray.data.ExecutionResources.for_limits(
+        object_store_memory=waiting_bytes
+    )
     ray.data.DataContext._set_current(context)
     try:
         yield

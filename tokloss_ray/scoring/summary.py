@@ -22,6 +22,8 @@ class Totals:
         errors: rows in errors/ by reason.
         loss_by_tag: tag -> (labelled tokens, sum of their losses).
         batch_tokens: the smallest micro-batch budget an actor settled on.
+        repeated_ids: rows whose id another row has too, None if nobody counted.
+        storage_retries: storage operations that were tried again.
     """
 
     shards: int = 0
@@ -36,12 +38,15 @@ class Totals:
     errors: dict[str, int] = field(default_factory=dict)
     loss_by_tag: dict[str, tuple[int, float]] = field(default_factory=dict)
     batch_tokens: int | None = None
+    repeated_ids: int | None = None
+    storage_retries: int = 0
 
     def add(self, record: dict[str, Any]) -> None:
         """Count one commit record."""
         self.shards += 1
         for name in _SUMS:
             setattr(self, name, getattr(self, name) + record[name])
+        self.storage_retries += record.get("storage_retries", 0)
         for reason, count in record["errors"].items():
             self.errors[reason] = self.errors.get(reason, 0) + count
         for tag, (count, total) in record["loss_by_tag"].items():

@@ -1,0 +1,145 @@
+"""Every crash point: the process dies there, the same command runs again, and nothing is lost or doubled."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import models
+import pyarrow as pa
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+import pytest
+
+from tokloss_ray.demo import DATA
+from tokloss_ray.faults import POINTS
+from tokloss_ray.scoring.verify import verify
+
+TAGS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC"]
+
+# The commit code without Ray: shards one after another, those that have a record left out, as `score` does it.
+WITHOUT_RAY = """
+import sys
+import torch
+from tokenizers import Tokenizer
+from tokloss_ray import ScoreConfig
+from tokloss_ray.scoring import driver, output
+from tokloss_ray.scoring.commit import commit_shard, read_records
+from tokloss_ray.scoring.decode import decode_shard
+from tokloss_ray.scoring.encode import encode_unit
+from tokloss_ray.scoring.plan import make_plan, preflight
+from tokloss_ray.scoring.read import read_unit
+from tokloss_ray.scoring.scorer import Scorer
+
+torch.set_num_threads(1)
+model, source, out = sys.argv[1:]
+config = ScoreConfig(model=model, input=source, output=out, shard_tokens=500, partition_by=["lang"], max_error_rate=0.1)
+run = output.read_run(out)
+output.check_folder(out)
+plan = make_plan(preflight(config), False, False, None if run is None else run["identity"])
+if run is None:
+    output.clear(out)
+    output.start_run(plan, {})
+else:
+    output.check_same_run(run, plan, out)
+if not output.is_finished(out):
+    units = output.read_plan(plan)
+    scorer, tokenizer = Scorer(plan.job, 1), Tokenizer.from_str(plan.job.tokenizer_json)
+    records = read_records(out)
+    for unit in units:
+        done = frozenset(r["index"] for r in records.values() if r["unit"] == unit.number)
+        for shard in encode_unit(plan.job, tokenizer, unit.number, unit.source, read_unit(plan.job, unit), done):
+            sequences, figures = scorer.score(shard.sequences)
+            shard.about["seconds"]["score"] = figures.pop("seconds")
+            decoded = decode_shard(plan.job, unit.source, sequences, shard.errors)
+            commit_shard(plan.job, shard.about | figures, decoded)
+    driver._complete(config, plan, units, read_records(out))
+"""
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("crash")
+    table = pq.read_table(DATA)
+    rows = table.slice(300, 120).to_pylist()
+    for number in (11, 70):
+        rows[number]["tokens"] = []
+    pq.write_table(pa.Table.from_pylist(rows), folder / "in.parquet")
+    models.build("bert", folder / "model", table["tokens"].slice(0, 200).to_pylist(), TAGS)
+    return folder
+
+
+def rows_of(output: Path) -> list[dict]:
+    table = pads.dataset(output / "scores", partitioning="hive").to_table().to_pandas()
+    return table.sort_values(["source_row", "window"], ignore_index=True).drop(columns="lang").to_dict("records")
+
+
+def run(corpus: Path, output: Path, fault: str = "", folder: Path | None = None) -> int:
+    env = {k: v for k, v in os.environ.items() if not k.startswith("TOKLOSS_")}
+    env |= {"TOKLOSS_FAULTS": fault, "TOKLOSS_FAULTS_ONCE": str(folder)} if fault else {}
+    command = [sys.executable, "-c", WITHOUT_RAY, str(corpus / "model"), str(corpus / "in.parquet"), str(output)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode in (0, -signal.SIGKILL), done.stderr
+    return done.returncode
+
+
+@pytest.fixture(scope="module")
+def undisturbed(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+    output = tmp_path_factory.mktemp("undisturbed") / "out"
+    assert run(corpus, output) == 0
+    return rows_of(output)
+
+
+# Where a point is passed more than once, also at a later visit: the shard in the middle.
+SUBJECTS = {"commit": "000000-002", "file": "000000-002"}
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_dies_and_runs_again(point: str, corpus: Path, undisturbed: list[dict], tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    subject = SUBJECTS.get(point.partition(".")[0], "")
+    if point == "commit.errors":
+        subject = ""
+    fault = f"{point}@{subject}=kill" if subject else f"{point}=kill"
+    assert run(corpus, output, fault, tmp_path) == -signal.SIGKILL, f"nobody passed {point}"
+    assert (output / "_SUCCESS").exists() == (point == "success.after")
+    for file in output.rglob("*.parquet"):
+        if not file.name.startswith("."):
+            pq.read_table(file, partitioning=None)  # whole, or not there
+    for record in output.glob("_commits/*.json"):
+        json.loads(record.read_text())
+    assert run(corpus, output) == 0
+    found = verify(str(output))
+    assert found.problems == []
+    assert (found.totals.rows, found.totals.error_rows) == (120, 2)
+    again = rows_of(output)
+    assert len(again) == len(undisturbed)
+    for one, other in zip(again, undisturbed, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-4, abs=1e-4)
+        for name in ("example_id", "source_row"):
+            assert one[name] == other[name]
+        for name in ("input_ids", "labels", "predicted_label"):
+            assert list(one[name]) == list(other[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", POINTS)
+def test_whole_job_dies_and_runs_again(point: str, corpus: Path, undisturbed: list[dict], tmp_path: Path) -> None:
+    """Through `tokloss score`: a worker that dies is Ray's business, a driver that dies that of the next run."""
+    output = tmp_path / "out"
+    command = [sys.executable, "-m", "tokloss_ray.cli", "score", "--model", str(corpus / "model")]
+    command += ["--input", str(corpus / "in.parquet"), "--output", str(output), "--shard-tokens", "500"]
+    command += ["--partition-by", "lang", "--max-error-rate", "0.1"]
+    env = os.environ | {"TOKLOSS_FAULTS": f"{point}=kill", "TOKLOSS_FAULTS_ONCE": str(tmp_path)}
+    first = subprocess.run(command, env=env, capture_output=True, text=True, timeout=250)
+    in_driver = point.startswith(("plan", "run", "success", "file"))
+    assert first.returncode == (-signal.SIGKILL if in_driver else 0), first.stderr
+    if in_driver:
+        second = subprocess.run(command, capture_output=True, text=True, timeout=250)
+        assert second.returncode == 0, second.stderr
+    assert verify(str(output)).problems == []
+    assert [row["source_row"] for row in rows_of(output)] == [row["source_row"] for row in undisturbed]
