@@ -19,6 +19,7 @@ POINTS = (
     "run.written",
     "file.half",
     "file.temporary",
+    "score.batch",
     "commit.before",
     "commit.data",
     "commit.errors",
@@ -39,6 +40,11 @@ def fault_point(name: str, subject: str = "") -> None:
     """Do what TOKLOSS_FAULTS asks for here; nothing as a rule."""
     if _faults:
         _visit(name, subject)
+
+
+def armed() -> bool:
+    """Whether there are faults at all."""
+    return bool(_faults)
 
 
 def _visit(name: str, subject: str) -> None:

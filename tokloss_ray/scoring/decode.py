@@ -109,7 +109,11 @@ def _score_errors(job: Job, source: str, failed: pa.Table) -> pa.Table:
     records = []
     for source_row, windows in rows.items():
         reason = next(w[schema.PROBLEM] for w in windows if w[schema.PROBLEM])
-        text = "some logits are NaN or infinite" if reason == "non_finite" else "it does not fit into memory on its own"
+        text = (
+            "some logits are NaN or infinite"
+            if reason == "non_finite"
+            else "it does not fit into memory, or ends the process that scores it"
+        )
         numbers = [str(w[schema.WINDOW]) for w in windows if w[schema.PROBLEM]]
         records.append(
             {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -15,6 +16,7 @@ from tokloss_ray.scoring.commit import read_records
 from tokloss_ray.scoring.estimate import Estimate, estimate
 from tokloss_ray.scoring.hardware import Actors, cluster_hardware, gpu_has_bfloat16, local_gpu, plan_actors, uses_gpus
 from tokloss_ray.scoring.job import ReadUnit
+from tokloss_ray.scoring.journal import count_deaths
 from tokloss_ray.scoring.nodes import NodeWatch, check_nodes
 from tokloss_ray.scoring.plan import Plan, Preflight, make_plan, preflight
 from tokloss_ray.scoring.session import joins_cluster, raise_if_stopped, ray_session
@@ -90,22 +92,25 @@ def score(config: ScoreConfig, watcher: Watcher | None = None) -> RunSummary:
         running = stack.pop_all()
     before, clock = len(records), _Clock(began)
     set_tries(config.storage_tries)
-    idle = 0
+    idle, careful, deaths = 0, False, 0
     with running:
         while todo and idle < IDLE_PASSES:
-            failure, known = None, len(records)
+            failure, known = None, (len(records), deaths)
             try:
-                for record in _results(plan, todo, records, actors or _actors_again(config, joins), config):
+                for record in _results(plan, todo, records, actors or _actors_again(config, joins), config, careful):
                     records[record["shard"]] = record
                     clock.committed(record)
                     watcher.committed(record)
                     _break_early(records, config)
             except PassFailed as error:
                 failure = error
+            gc.collect()  # actors of this pass live, and hold their CPUs, until the last reference to them is gone
             # What is on disk counts, not what Ray said.
             records, actors = read_records(config.output), None
             todo = _unfinished(units, records)
-            idle = idle + 1 if len(records) == known else 0
+            # Shards that were lost may have killed their workers: the next pass looks for the rows that do.
+            careful, deaths = True, count_deaths(config.output) if todo else 0
+            idle = idle + 1 if (len(records), deaths) == known else 0
             if todo and failure is not None and idle == IDLE_PASSES:
                 raise failure
             if todo:
@@ -150,7 +155,12 @@ def _actors_again(config: ScoreConfig, joins: bool) -> Actors:
 
 
 def _results(
-    plan: Plan, units: list[ReadUnit], records: dict[str, dict[str, Any]], actors: Actors, config: ScoreConfig
+    plan: Plan,
+    units: list[ReadUnit],
+    records: dict[str, dict[str, Any]],
+    actors: Actors,
+    config: ScoreConfig,
+    careful: bool,
 ) -> Iterator[dict[str, Any]]:
     """Commit records as they come.
 
@@ -169,7 +179,7 @@ def _results(
         raise_if_stopped()
         nodes.check()
 
-    for result in run(plan.job, units, committed, actors, config.stall_timeout, check):
+    for result in run(plan.job, units, committed, actors, config.stall_timeout, careful, check):
         if result.failure is not None or result.record is None:
             raise JobFailed(result.failure or "a stage answered nothing", result.detail)
         nodes.committed()
@@ -205,6 +215,7 @@ def _complete(config: ScoreConfig, plan: Plan, units: list[ReadUnit], records: d
             f"the totals do not agree: {expected:,} rows in, {totals.scored_rows:,} scored, "
             f"{totals.error_rows:,} in errors/"
         )
+    output.forget_attempts(config.output)
     if problems := file_problems(config.output, records.values()):
         raise JobFailed(f"{problems[0]}" + (f", and {len(problems) - 1} more problems" if len(problems) > 1 else ""))
     if config.id_column and totals.rows <= MOST_IDS:

@@ -16,12 +16,13 @@ from tokloss_ray.errors import Refused
 from tokloss_ray.faults import fault_point
 from tokloss_ray.scoring.commit import COMMITS
 from tokloss_ray.scoring.job import ReadUnit
+from tokloss_ray.scoring.journal import ATTEMPTS
 from tokloss_ray.scoring.plan import Plan, fingerprint
 from tokloss_ray.storage import children, exists, kind_of, open_location, read_whole, remove, write_whole
 
 RUN, PLAN, SUCCESS = "_run.json", "_plan.parquet", "_SUCCESS"
 _RUN_KEYS = {"fingerprint", "identity", "plan", "settings", "tags", "versions"}
-FOLDERS = (COMMITS, "scores", "errors", "mining")
+FOLDERS = (COMMITS, ATTEMPTS, "scores", "errors", "mining")
 
 _PLAN_SCHEMA = pa.schema(
     [
@@ -157,6 +158,12 @@ def clear(output: str) -> None:
     fs, root = open_location(output)
     for name in (SUCCESS, *FOLDERS, PLAN, RUN):
         remove(fs, f"{root}/{name}")
+
+
+def forget_attempts(output: str) -> None:
+    """Remove the journals of shards that killed workers: what they found is in errors/ by now."""
+    fs, root = open_location(output)
+    remove(fs, f"{root}/{ATTEMPTS}")
 
 
 def finish(output: str, totals: dict[str, Any]) -> None:

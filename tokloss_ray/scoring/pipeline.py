@@ -27,8 +27,9 @@ from tokloss_ray.scoring.decode import decode_shard
 from tokloss_ray.scoring.encode import encode_unit
 from tokloss_ray.scoring.hardware import Actors
 from tokloss_ray.scoring.job import Job, ReadUnit
+from tokloss_ray.scoring.journal import open_journal
 from tokloss_ray.scoring.read import read_unit
-from tokloss_ray.scoring.shard import from_row, to_row
+from tokloss_ray.scoring.shard import from_row, shard_name, to_row
 from tokloss_ray.storage_errors import set_tries, take_retries
 
 FAILURE = "failure"
@@ -50,12 +51,12 @@ class Result(NamedTuple):
 
 
 def build(
-    job: ray.ObjectRef, units: list[ReadUnit], committed: dict[int, list[int]], actors: Actors
+    job: ray.ObjectRef, units: list[ReadUnit], committed: dict[int, list[int]], actors: Actors, careful: bool = False
 ) -> ray.data.Dataset:
     """plan -> read + encode (CPU task) -> score (actor) -> decode + commit (CPU task)."""
-    retries = {"max_restarts": 8, "max_task_retries": 3}
+    retries = {"max_restarts": 8, "max_task_retries": 2}
     return (
-        ray.data.from_arrow(_source(units, committed))
+        ray.data.from_blocks(_source(units, committed))  # from_arrow starts a task to count rows
         .map_batches(
             read_and_encode,
             fn_args=(job,),
@@ -66,7 +67,7 @@ def build(
         )
         .map_batches(
             ScoreActor,
-            fn_constructor_args=(job, actors.threads, actors.num_gpus > 0),
+            fn_constructor_args=(job, actors.threads, actors.num_gpus > 0, careful),
             compute=ray.data.ActorPoolStrategy(
                 min_size=actors.low, max_size=actors.high, max_tasks_in_flight_per_actor=3
             ),
@@ -93,9 +94,12 @@ def run(
     committed: dict[int, list[int]],
     actors: Actors,
     stall_timeout: float,
+    careful: bool = False,
     check: Callable[[], None] = lambda: None,
 ) -> Iterator[Result]:
     """Run the graph over the units, without the shards that are committed; results come as shards finish.
+
+    `careful`: look for rows that end the processes that score them (see `journal.py`).
 
     `check` is called twice a second and may raise to stop the run. Ray's code runs in a thread of its own: an exception
     that a signal raises in the middle of it can get lost there.
@@ -107,7 +111,7 @@ def run(
     with _data_context(stall_timeout, _waiting_bytes(job, actors)), warnings.catch_warnings():
         # The retry arguments go away in Ray 2.64, which the dependencies exclude.
         warnings.simplefilter("ignore", RayDeprecationWarning)
-        dataset = build(ray.put(job), units, committed, actors)
+        dataset = build(ray.put(job), units, committed, actors, careful)
     results: queue.SimpleQueue[pa.Table | Exception | None] = queue.SimpleQueue()
     left = threading.Event()
 
@@ -201,9 +205,10 @@ def read_and_encode(batch: pa.Table, job_ref: ray.ObjectRef) -> Iterator[pa.Tabl
 class ScoreActor:
     """Holds the model. If it cannot be loaded, every shard is answered with the reason."""
 
-    def __init__(self, job_ref: ray.ObjectRef, threads: int | None, gpu: bool) -> None:
+    def __init__(self, job_ref: ray.ObjectRef, threads: int | None, gpu: bool, careful: bool = False) -> None:
         from tokloss_ray.scoring.scorer import Scorer
 
+        self.careful = careful
         self.broken: pa.Table | None = None
         try:
             self.scorer = Scorer(_job(job_ref), threads, "cuda" if gpu else "cpu")
@@ -217,7 +222,10 @@ class ScoreActor:
             return self.broken
         try:
             shard = from_row(batch)
-            sequences, figures = self.scorer.score(shard.sequences)
+            journal = None
+            if self.careful:
+                journal = open_journal(self.scorer.job.output, shard_name(shard.about["unit"], shard.about["index"]))
+            sequences, figures = self.scorer.score(shard.sequences, journal)
             shard.about["seconds"]["score"] = figures.pop("seconds")
             shard.about["storage_retries"] += take_retries()
             return to_row(shard._replace(about=shard.about | figures, sequences=sequences))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,9 +14,11 @@ import torch
 
 from tokloss_ray import schema
 from tokloss_ray.errors import JobFailed
+from tokloss_ray.faults import armed, fault_point
 from tokloss_ray.model_store import fetch_model
 from tokloss_ray.scoring.batching import MicroBatch, pad, plan_batches
 from tokloss_ray.scoring.job import Job
+from tokloss_ray.scoring.journal import Journal
 from tokloss_ray.scoring.loss import TokenScores, score_tokens
 from tokloss_ray.scoring.ragged import any_per_row, list_array, list_lengths, offsets_of, one_array
 
@@ -27,6 +30,7 @@ class _Work:
     """One shard while it is scored: its ragged arrays, the micro-batches that are left, and what came of the others."""
 
     def __init__(self, sequences: pa.Table, budget: int) -> None:
+        self.sequences = sequences
         column = one_array(sequences.column(schema.INPUT_IDS))
         self.lengths = list_lengths(column)
         self.offsets = offsets_of(self.lengths)
@@ -40,6 +44,10 @@ class _Work:
         self.scored: list[tuple[np.ndarray, TokenScores, int]] = []
         self.too_big: list[int] = []
         self.lock = threading.Lock()
+
+    def names(self, rows: np.ndarray) -> str:
+        """Ids of some sequences, for fault points."""
+        return " ".join(f"{self.sequences.column(schema.EXAMPLE_ID)[i]}." for i in rows.tolist()) if armed() else ""
 
     @property
     def padded(self) -> int:
@@ -86,27 +94,38 @@ class Scorer:
         self.pool = ThreadPoolExecutor(self.streams, initializer=torch.set_num_threads, initargs=(threads or 1,))
         self.model = load_model(job).to(self.device).eval()
 
-    def score(self, sequences: pa.Table) -> tuple[pa.Table, dict[str, Any]]:
+    def score(self, sequences: pa.Table, journal: Journal | None = None) -> tuple[pa.Table, dict[str, Any]]:
         """Add predictions and losses to the sequences of a shard.
+
+        With a journal carefully: with half the budget, one micro-batch after another, each noted before.
 
         Returns the table with predicted_ids, loss, predicted_prob, second_ids, second_prob (and probs), lists as long
         as input_ids, and problem, which is null or the reason why a sequence could not be scored; and the figures
         padded_tokens, batch_tokens and seconds.
         """
         begin = time.perf_counter()
-        work = _Work(sequences, self.budget)
-        if self.streams == 1:
+        budget = self.budget if journal is None else max(1, self.job.batch_tokens // 2)
+        work = _Work(sequences, budget)
+        if journal is not None:
+            work.batches = journal.batches(work.lengths, budget)[::-1]
+            work.too_big += journal.poison
+            self._stream(work, lambda rows: journal.write(rows.tolist()))
+            journal.write([])
+        elif self.streams == 1:
             self._stream(work)
         else:
             for done in [self.pool.submit(self._stream, work) for _ in range(self.streams)]:
                 done.result()
         table = self._gather(sequences, work)
-        figures = {"padded_tokens": work.padded, "batch_tokens": self.budget, "seconds": time.perf_counter() - begin}
+        budget = min(budget, self.budget)
+        figures = {"padded_tokens": work.padded, "batch_tokens": budget, "seconds": time.perf_counter() - begin}
         return table, figures
 
-    def _stream(self, work: _Work) -> None:
+    def _stream(self, work: _Work, note: Callable[[np.ndarray], None] = lambda rows: None) -> None:
         """Score micro-batches until none is left; several streams may take from the same work."""
         while (rows := work.next(self.budget)) is not None:
+            note(rows)
+            fault_point("score.batch", work.names(rows))
             batch = pad(work.ids, work.mask, work.offsets, work.lengths, rows, self.job.pad_token_id)
             scores = self._forward(batch, work.labels_T)
             if scores is not None:

@@ -1,0 +1,110 @@
+"""Faults of processes and memory, in the whole job."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import models
+import numpy as np
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+import pytest
+
+from tokloss_ray import faults
+from tokloss_ray.demo import DATA
+from tokloss_ray.scoring.journal import Journal, count_deaths, open_journal
+from tokloss_ray.scoring.verify import verify
+
+TAGS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC"]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("faults")
+    table = pq.read_table(DATA)
+    pq.write_table(table.slice(300, 200), folder / "in.parquet")
+    models.build("bert", folder / "model", table["tokens"].slice(0, 200).to_pylist(), TAGS)
+    return folder
+
+
+def tokloss(corpus: Path, output: Path, fault: str, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tokloss_ray.cli", "score", "--model", str(corpus / "model"), "--id-column", "id"]
+    command += ["--input", str(corpus / "in.parquet"), "--output", str(output), "--shard-tokens", "800", *options]
+    env = os.environ | {"TOKLOSS_FAULTS": fault}
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=280)
+
+
+@pytest.mark.parametrize("poison", [{5}, {0, 63}, {30, 31}, set()])
+def test_journal_finds_the_rows_that_kill(tmp_path: Path, poison: set[int]) -> None:
+    """The search by itself: a worker that dies over any batch with a poison row, until none is left."""
+    lengths = np.arange(64) % 9 + 3
+    scored: set[int] = set()
+    for _ in range(60):
+        journal = open_journal(str(tmp_path), "000000-000")
+        scored, died = set(), False
+        for batch in journal.batches(lengths, 40):
+            rows = batch.tolist()
+            assert len(rows) == 1 or len(rows) * max(lengths[batch]) <= 40
+            journal.write(rows)
+            if poison & set(rows):
+                died = True
+                break
+            scored |= set(rows)
+        if not died:
+            journal.write([])
+            break
+    else:
+        pytest.fail("the search does not end")
+    assert set(journal.poison) == poison
+    assert scored == set(range(64)) - poison
+    assert journal.deaths == count_deaths(str(tmp_path)) <= 12 * len(poison)
+
+
+def test_one_death_is_no_proof(tmp_path: Path) -> None:
+    """A node may be lost just while an innocent row is being scored alone."""
+    Journal(f"{tmp_path}/_attempts/000000-000.json").write([7])
+    journal = open_journal(str(tmp_path), "000000-000")
+    assert journal.deaths == 1
+    assert journal.poison == []
+    assert 7 in np.concatenate(journal.batches(np.full(10, 5), 20)).tolist()
+
+
+def test_faults_are_off_and_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    faults.fault_point("commit.before", "000000-000")
+    monkeypatch.setattr(faults, "_faults", "commit.before@000000-001=raise")
+    faults.fault_point("commit.before", "000000-000")
+    with pytest.raises(faults.InjectedFault):
+        faults.fault_point("commit.before", "000000-001")
+    monkeypatch.setenv("TOKLOSS_FAULTS_ONCE", str(tmp_path))
+    with pytest.raises(faults.InjectedFault):
+        faults.fault_point("commit.before", "000000-001")
+    faults.fault_point("commit.before", "000000-001")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_row_that_kills_is_quarantined(corpus: Path, tmp_path: Path) -> None:
+    """The out-of-memory killer: whatever batch the row is in, its process is gone. All other rows are scored."""
+    output = tmp_path / "out"
+    poison = pq.read_table(corpus / "in.parquet", columns=["id"])["id"][77].as_py()
+    done = tokloss(corpus, output, f"score.batch@{poison}.=kill", "--batch-tokens", "256", "--max-error-rate", "0.01")
+    assert done.returncode == 0, done.stderr
+    assert "out_of_memory" in done.stdout
+    (error,) = pads.dataset(output / "errors").to_table().to_pylist()
+    assert (error["example_id"], error["reason"], error["stage"]) == (poison, "out_of_memory", "score")
+    assert "ends the process" in error["detail"]
+    assert not (output / "_attempts").exists()
+    found = verify(str(output))
+    assert found.problems == []
+    assert (found.totals.rows, found.totals.error_rows) == (200, 1)
+
+
+@pytest.mark.slow
+def test_standstill_ends_with_a_sentence(corpus: Path, tmp_path: Path) -> None:
+    done = tokloss(corpus, tmp_path / "out", "score.batch=stall:600", "--stall-timeout", "15")
+    assert done.returncode == 1, done.stderr
+    assert "--stall-timeout" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,94 @@
+"""Finding the row that kills: what a shard was doing when its worker died.
+
+Memory that runs out on the host ends a process with SIGKILL; nothing can be caught. A shard that got lost is therefore
+scored carefully in the next pass: before each micro-batch its rows are noted in a file. If the file is there with a
+note when the shard is tried again, the worker died over these rows, and they are split in halves from then on. A row
+that was noted alone at two deaths (one may be the loss of a node) is not tried again.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+
+from tokloss_ray.scoring.batching import plan_batches
+from tokloss_ray.storage import file_names, open_location, read_whole, write_whole
+
+ATTEMPTS = "_attempts"
+DEATHS_ALONE = 2
+
+
+@dataclass
+class Journal:
+    """What is known of one shard's attempts.
+
+    Attributes:
+        uri: the file.
+        note: rows (numbers of sequences in the shard) that are being scored; empty between shards.
+        groups: rows over which a worker has died, still to be told apart.
+        alone: row -> how often a worker died when the row was scored alone.
+        deaths: workers lost so far.
+    """
+
+    uri: str
+    note: list[int] = field(default_factory=list)
+    groups: list[list[int]] = field(default_factory=list)
+    alone: dict[int, int] = field(default_factory=dict)
+    deaths: int = 0
+
+    @property
+    def poison(self) -> list[int]:
+        """Rows that are not tried again."""
+        return sorted(row for row, deaths in self.alone.items() if deaths >= DEATHS_ALONE)
+
+    def write(self, rows: list[int]) -> None:
+        """Note the rows that are scored next; none when all is done."""
+        self.note = rows
+        fs, path = open_location(self.uri)
+        write_whole(fs, path, json.dumps(asdict(self)).encode())
+
+    def batches(self, lengths: np.ndarray, budget: int) -> list[np.ndarray]:
+        """Micro-batches of all rows but the poison; what is suspected comes last, in halves of the group it was in."""
+        suspected = [row for group in self.groups for row in group]
+        clean = np.setdiff1d(np.arange(len(lengths)), [*suspected, *self.poison])
+        batches = [clean[batch] for batch in plan_batches(lengths[clean], budget)]
+        for group in self.groups:
+            rows = np.array([row for row in group if row not in self.poison], dtype=np.int64)
+            halves = np.array_split(rows, 2) if len(rows) > 1 else [rows]
+            for half in halves:
+                batches += [half[batch] for batch in plan_batches(lengths[half], budget)]
+        return batches
+
+
+def open_journal(output: str, name: str) -> Journal:
+    """The journal of a shard; a note in it means that the attempt before this one died."""
+    uri = f"{output}/{ATTEMPTS}/{name}.json"
+    fs, path = open_location(uri)
+    try:
+        content = json.loads(read_whole(fs, path))
+    except FileNotFoundError:
+        return Journal(uri)
+    content["alone"] = {int(row): deaths for row, deaths in content["alone"].items()}
+    journal = Journal(**content)
+    if journal.note:
+        died_over = set(journal.note)
+        journal.deaths += 1
+        rest = [[row for row in group if row not in died_over] for group in journal.groups]
+        journal.groups = [group for group in [*rest, sorted(died_over)] if group]
+        if len(died_over) == 1:
+            (row,) = died_over
+            journal.alone[row] = journal.alone.get(row, 0) + 1
+        journal.note = []
+    return journal
+
+
+def count_deaths(output: str) -> int:
+    """Workers that died in careful passes, over all shards: while it grows, another pass gets further."""
+    fs, root = open_location(output)
+    deaths = 0
+    for name in file_names(fs, f"{root}/{ATTEMPTS}", ".json"):
+        content = json.loads(read_whole(fs, f"{root}/{ATTEMPTS}/{name}"))
+        deaths += content["deaths"] + bool(content["note"])
+    return deaths
