@@ -31,7 +31,8 @@ class Request:
         return self.method == "GET" and "list-type" not in self.path and "?" not in self.path
 
 
-# What to do to a request: None lets it pass; ("status", 503, "SlowDown"), ("reset",), ("truncate",) or ("stall", 9.0).
+# What to do to a request: None lets it pass; ("status", 503, "SlowDown"), ("reset",), ("truncate",), or with seconds
+# ("stall", 9.0) in the middle of the answer and ("late", 1.0) before it.
 Harm = Callable[[Request], tuple[Any, ...] | None]
 
 
@@ -84,6 +85,8 @@ def proxied(backend: str) -> Iterator[Proxy]:
                 self.wfile.write(text)
 
         def forward(self, request: Request, body: bytes | None, harm: tuple[Any, ...]) -> None:
+            if harm[0] == "late":
+                time.sleep(harm[1])
             connection = http.client.HTTPConnection(proxy.backend, timeout=60)
             connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
             for name, value in self.headers.items():

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import models
 import numpy as np
+import psutil
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
@@ -106,5 +109,76 @@ def test_a_row_that_kills_is_quarantined(corpus: Path, tmp_path: Path) -> None:
 def test_standstill_ends_with_a_sentence(corpus: Path, tmp_path: Path) -> None:
     done = tokloss(corpus, tmp_path / "out", "score.batch=stall:600", "--stall-timeout", "15")
     assert done.returncode == 1, done.stderr
-    assert "--stall-timeout" in done.stderr
+    assert "nothing was committed for 15 s (--stall-timeout)" in done.stderr
+    assert "score: 1 running" in done.stderr or "score: 3 running" in done.stderr or "score: 2 running" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_late_writer_of_another_run(corpus: Path, tmp_path: Path) -> None:
+    """A worker of a run that was overwritten commits late, over a shard of the new run: that shard is scored again."""
+    done = tokloss(corpus, tmp_path / "old", "", "--max-length", "32")
+    assert done.returncode == 0, done.stderr
+    output = tmp_path / "out"
+    done = tokloss(corpus, output, "", "--partition-by", "lang")
+    assert done.returncode == 0, done.stderr
+    (output / "_SUCCESS").unlink()
+    shutil.copy(tmp_path / "old" / "_commits" / "000000-001.json", output / "_commits" / "000000-001.json")
+    (late,) = (tmp_path / "old" / "scores").glob("000000-001-*.parquet")
+    shutil.copy(late, output / "scores" / late.name)
+    done = tokloss(corpus, output, "", "--partition-by", "lang")
+    assert done.returncode == 0, done.stderr
+    assert verify(str(output)).problems == []
+    assert not (output / "scores" / late.name).exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("same", [True, False])
+def test_two_runs_at_once(corpus: Path, tmp_path: Path, same: bool) -> None:
+    """One finishes, the other is refused or gives up; of the same settings it may finish too: both write the same."""
+    command = [sys.executable, "-m", "tokloss_ray.cli", "score", "--model", str(corpus / "model"), "--id-column", "id"]
+    command += ["--input", str(corpus / "in.parquet"), "--output", str(tmp_path / "out"), "--shard-tokens"]
+    both = [
+        subprocess.Popen([*command, tokens], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for tokens in ("800", "800" if same else "700")
+    ]
+    said = [process.communicate(timeout=250)[1] for process in both]
+    codes = sorted(process.returncode for process in both)
+    assert codes in ([[0, 0]] if same else []) + [[0, 1], [0, 2]], said
+    assert verify(str(tmp_path / "out")).problems == []
+
+
+@pytest.mark.slow
+def test_nothing_is_alive_after_the_driver_was_killed(corpus: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tokloss_ray.cli", "score", "--model", str(corpus / "model")]
+    command += ["--input", str(corpus / "in.parquet"), "--output", str(tmp_path / "out"), "--shard-tokens", "300"]
+    env = os.environ | {"TOKLOSS_FAULTS": "score.batch=stall:2"}
+    process = subprocess.Popen(command, env=env, start_new_session=True, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 100
+    while not list(tmp_path.glob("out/_commits/*.json")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.kill()
+    process.wait()
+    time.sleep(10)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    workers = [p for p in psutil.process_iter() if _session(p) == process.pid and "ray::" in " ".join(_command(p)[:1])]
+    busy = [p.cpu_times() for p in workers]
+    time.sleep(3)
+    assert not [p for p in workers if p.is_running() and "MapWorker" in " ".join(_command(p))]
+    assert sum(p.cpu_times().user for p in workers if p.is_running()) - sum(b.user for b in busy) < 1.0
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def _session(process: psutil.Process) -> int | None:
+    try:
+        return os.getsid(process.pid)
+    except OSError:
+        return None
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []

@@ -9,6 +9,8 @@ import gzip
 import json
 import os
 import pickle
+import random
+import re
 import socket
 import subprocess
 import sys
@@ -103,6 +105,13 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = pq.read_table(DATA, columns=["tokens"])["tokens"].slice(0, 300).to_pylist()
     return models.build("bert", tmp_path_factory.mktemp("model"), words, TAGS)
+
+
+@pytest.fixture
+def on_one_server(server: S3Server) -> None:
+    """For long tests of what happens in front of the server."""
+    if server.key == "cephtestkey":
+        pytest.skip("the same with any server")
 
 
 def upload(folder: Path, uri: str) -> str:
@@ -245,6 +254,52 @@ def test_what_passes_is_tried_again(
     assert there.totals.rows == ROWS
     inline(corpus, model=model, output=tmp_path / "out", shard_tokens=1500)
     pd.testing.assert_frame_equal(rows_of(f"{bucket}/out"), rows_of(str(tmp_path / "out")), rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_job_on_bad_storage(on_one_server: None, bucket: str, proxy: Proxy, corpus: Path, model: Path) -> None:
+    """One request in ten fails or is late; the job finishes, says how often it tried again, and verifies clean."""
+    source, stored, output = upload(corpus, f"{bucket}/in"), upload(model, f"{bucket}/m"), f"{bucket}/out"
+    rng = random.Random(1)
+    harms = [("status", 503, "SlowDown"), ("status", 500, "InternalError"), ("reset",), ("truncate",), ("late", 1.0)]
+    proxy.harm = lambda request: rng.choice(harms) if rng.random() < 0.1 else None
+    words = ["--model", stored, "--input", source, "--output", output, "--shard-tokens", "600"]
+    code, said, _ = tokloss("score", *words, "--storage-tries", "10")
+    proxy.harm = None
+    assert code == 0, said
+    assert int(re.search(r"storage retries +([\d,]+)", said)[1]) > 5
+    code, said, _ = tokloss("verify", output)
+    assert code == 0, said
+
+
+@pytest.mark.slow
+def test_storage_that_fails_for_good(on_one_server: None, bucket: str, proxy: Proxy, corpus: Path, model: Path) -> None:
+    """From the start that is a refusal; later the job ends within a minute, and the same command goes on."""
+    source, output = upload(corpus, f"{bucket}/in"), f"{bucket}/out"
+    words = ["--model", str(model), "--input", source, "--output", output, "--shard-tokens", "600"]
+    proxy.harm = lambda request: ("status", 503, "SlowDown")
+    code, said, seconds = tokloss("score", *words)
+    assert (code, seconds < 60) == (2, True), said
+    failed_at = []
+
+    def after_two_commits(request: Request) -> tuple[Any, ...] | None:
+        commits = sum(r.method == "PUT" and "_commits" in r.path for r in proxy.seen)
+        if commits > 2:
+            failed_at.append(time.monotonic())
+            return "status", 503, "SlowDown"
+        return None
+
+    proxy.seen.clear()
+    proxy.harm = after_two_commits
+    code, said, _ = tokloss("score", *words)
+    assert code == 1, said
+    assert time.monotonic() - failed_at[0] < 60
+    assert "overloaded or failing (SlowDown)" in said
+    assert "Traceback" not in said
+    proxy.harm = None
+    code, said, _ = tokloss("score", *words)
+    assert code == 0, said
+    assert "going on after" in said
 
 
 def test_what_does_not_pass_ends_in_a_sentence(bucket: str, proxy: Proxy) -> None:

@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 HASTY = 2
 """Tries of a preflight: a person is waiting. A job at work has `storage_tries`."""
-_LONGEST_PAUSE = 30.0
+_LONGEST_PAUSE = 10.0
 
 _CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError"}
 _SETTINGS = {"ProfileNotFound", "InvalidRegionError", "InvalidConfigError", "ConfigParseError", "NoRegionError"}

@@ -29,6 +29,7 @@ from tokloss_ray.storage import file_names, open_location, read_whole, write_who
 from tokloss_ray.storage_errors import take_retries
 
 COMMITS = "_commits"
+RUN = "_run.json"
 MAX_PARTITIONS = 1000
 
 
@@ -44,6 +45,7 @@ def commit_shard(job: Job, about: dict[str, Any], decoded: Decoded) -> dict[str,
     name = shard_name(about["unit"], about["index"])
     files = []
     fault_point("commit.before", name)
+    _still_ours(fs, root, job)
     for folder, part in _partitions(job, decoded.scores):
         files.append(_write(fs, root, f"{folder}/{name}-{job.fingerprint}.parquet", part))
         fault_point("commit.data", name)
@@ -60,9 +62,24 @@ def commit_shard(job: Job, about: dict[str, Any], decoded: Decoded) -> dict[str,
         "errors_file": errors_file,
         "storage_retries": about.get("storage_retries", 0) + take_retries(),
     }
+    _still_ours(fs, root, job)
     write_whole(fs, f"{root}/{COMMITS}/{name}.json", json.dumps(record, ensure_ascii=False).encode())
     fault_point("commit.record", name)
     return record
+
+
+def _still_ours(fs: fsspec.AbstractFileSystem, root: str, job: Job) -> None:
+    """A worker that was thought dead must not write into the output of the run that has taken its place.
+
+    Raises:
+        JobFailed: the folder belongs to another run by now.
+    """
+    try:
+        owner = json.loads(read_whole(fs, f"{root}/{RUN}"))["fingerprint"]
+    except FileNotFoundError:
+        owner = ""
+    if not owner.startswith(job.fingerprint):
+        raise JobFailed(f"another run has taken {job.output} over while this one was at work: name another folder")
 
 
 def _write(fs: fsspec.AbstractFileSystem, root: str, path: str, table: pa.Table) -> dict[str, Any]:
@@ -107,11 +124,14 @@ def partition_value(value: object) -> str:
     return quote(str(value), safe="")
 
 
-def read_records(output: str) -> dict[str, dict]:
-    """The commit records of an output by the name of their shard, in the order of the names."""
+def read_records(output: str, fingerprint: str | None = None) -> dict[str, dict]:
+    """The commit records of an output by the name of their shard, in the order of the names.
+
+    With a fingerprint, records of other runs are left out: a worker that was thought dead may have written one late.
+    """
     fs, root = open_location(output)
     folder = f"{root}/{COMMITS}"
     paths = [posixpath.join(folder, name) for name in file_names(fs, folder, ".json")]
     with ThreadPoolExecutor(16) as pool:
         records = [json.loads(data) for data in pool.map(lambda path: read_whole(fs, path), paths)]
-    return {record["shard"]: record for record in records}
+    return {r["shard"]: r for r in records if fingerprint in (None, r["fingerprint"])}

@@ -18,7 +18,7 @@ from tokloss_ray.scoring.hardware import Actors, cluster_hardware, gpu_has_bfloa
 from tokloss_ray.scoring.job import ReadUnit
 from tokloss_ray.scoring.journal import count_deaths
 from tokloss_ray.scoring.nodes import NodeWatch, check_nodes
-from tokloss_ray.scoring.plan import Plan, Preflight, make_plan, preflight
+from tokloss_ray.scoring.plan import Plan, Preflight, fingerprint, make_plan, preflight
 from tokloss_ray.scoring.session import joins_cluster, raise_if_stopped, ray_session
 from tokloss_ray.scoring.summary import RunSummary, Totals, missing_shards, total
 from tokloss_ray.scoring.verify import file_problems, repeated_ids
@@ -72,10 +72,10 @@ def score(config: ScoreConfig, watcher: Watcher | None = None) -> RunSummary:
         plan = _plan(config, found, run, joins)
         warnings = tuple(plan.warnings)
         if run is not None and output.is_finished(config.output):
-            totals = total(read_records(config.output).values())
+            totals = total(read_records(config.output, plan.job.fingerprint).values())
             return RunSummary(config.output, totals, 0, time.monotonic() - began, None, None, True, warnings)
         units = plan.units if run is None else output.read_plan(plan)
-        records = {} if run is None else read_records(config.output)
+        records = {} if run is None else read_records(config.output, plan.job.fingerprint)
         watcher.planned(plan, total(records.values()))
         todo = _unfinished(units, records)
         if todo and not joins:
@@ -83,6 +83,10 @@ def score(config: ScoreConfig, watcher: Watcher | None = None) -> RunSummary:
             stack.enter_context(ray_session(config))
         actors = plan_actors(config, cluster_hardware(may_grow=joins)) if todo else None
         if run is None:
+            if not config.overwrite and output.read_run(config.output) is not None:
+                raise Refused(
+                    f"another run has just begun in {config.output}: name another folder, or wait for its end"
+                )
             output.clear(config.output)
             output.start_run(plan, config.model_dump(mode="json", exclude_defaults=True))
         if todo and joins:
@@ -106,7 +110,7 @@ def score(config: ScoreConfig, watcher: Watcher | None = None) -> RunSummary:
                 failure = error
             gc.collect()  # actors of this pass live, and hold their CPUs, until the last reference to them is gone
             # What is on disk counts, not what Ray said.
-            records, actors = read_records(config.output), None
+            records, actors = read_records(config.output, plan.job.fingerprint), None
             todo = _unfinished(units, records)
             # Shards that were lost may have killed their workers: the next pass looks for the rows that do.
             careful, deaths = True, count_deaths(config.output) if todo else 0
@@ -215,7 +219,11 @@ def _complete(config: ScoreConfig, plan: Plan, units: list[ReadUnit], records: d
             f"the totals do not agree: {expected:,} rows in, {totals.scored_rows:,} scored, "
             f"{totals.error_rows:,} in errors/"
         )
+    run = output.read_run(config.output)
+    if run is None or run["fingerprint"] != fingerprint(plan.job.identity):
+        raise JobFailed(f"another run has taken {config.output} over while this one was at work: name another folder")
     output.forget_attempts(config.output)
+    output.remove_strangers(config.output, plan.job.fingerprint)
     if problems := file_problems(config.output, records.values()):
         raise JobFailed(f"{problems[0]}" + (f", and {len(problems) - 1} more problems" if len(problems) > 1 else ""))
     if config.id_column and totals.rows <= MOST_IDS:

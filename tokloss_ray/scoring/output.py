@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import posixpath
+import re
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import Any
@@ -14,13 +15,14 @@ import pyarrow.parquet as pq
 
 from tokloss_ray.errors import Refused
 from tokloss_ray.faults import fault_point
-from tokloss_ray.scoring.commit import COMMITS
+from tokloss_ray.scoring.commit import COMMITS, RUN
 from tokloss_ray.scoring.job import ReadUnit
 from tokloss_ray.scoring.journal import ATTEMPTS
 from tokloss_ray.scoring.plan import Plan, fingerprint
-from tokloss_ray.storage import children, exists, kind_of, open_location, read_whole, remove, write_whole
+from tokloss_ray.storage import children, exists, files_below, kind_of, open_location, read_whole, remove, write_whole
 
-RUN, PLAN, SUCCESS = "_run.json", "_plan.parquet", "_SUCCESS"
+PLAN, SUCCESS = "_plan.parquet", "_SUCCESS"
+_DATA_FILE = re.compile(r"\d{6,}-\d{3,}-([0-9a-f]{6})\.parquet")
 _RUN_KEYS = {"fingerprint", "identity", "plan", "settings", "tags", "versions"}
 FOLDERS = (COMMITS, ATTEMPTS, "scores", "errors", "mining")
 
@@ -164,6 +166,16 @@ def forget_attempts(output: str) -> None:
     """Remove the journals of shards that killed workers: what they found is in errors/ by now."""
     fs, root = open_location(output)
     remove(fs, f"{root}/{ATTEMPTS}")
+
+
+def remove_strangers(output: str, fingerprint: str) -> None:
+    """Remove data files of other runs: what a worker that was thought dead has written late, after --overwrite."""
+    fs, root = open_location(output)
+    for folder in ("scores", "errors"):
+        for file in files_below(fs, f"{root}/{folder}"):
+            name = _DATA_FILE.fullmatch(posixpath.basename(file.path))
+            if name and name[1] != fingerprint:
+                remove(fs, file.path)
 
 
 def finish(output: str, totals: dict[str, Any]) -> None:

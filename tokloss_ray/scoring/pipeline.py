@@ -13,11 +13,12 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import pyarrow as pa
 import ray
 import ray.data
+from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.util.annotations import RayDeprecationWarning
 from tokenizers import Tokenizer
 
@@ -106,12 +107,13 @@ def run(
 
     Raises:
         PassFailed: Ray gave the pass up.
-        JobFailed: nothing has moved for `stall_timeout` seconds.
+        JobFailed: nothing was committed for `stall_timeout` seconds.
     """
-    with _data_context(stall_timeout, _waiting_bytes(job, actors)), warnings.catch_warnings():
+    with _data_context(_waiting_bytes(job, actors)), warnings.catch_warnings():
         # The retry arguments go away in Ray 2.64, which the dependencies exclude.
         warnings.simplefilter("ignore", RayDeprecationWarning)
         dataset = build(ray.put(job), units, committed, actors, careful)
+    _Running.executors.clear()
     results: queue.SimpleQueue[pa.Table | Exception | None] = queue.SimpleQueue()
     left = threading.Event()
 
@@ -125,26 +127,53 @@ def run(
         except Exception as error:
             results.put(error)
 
-    pumping = threading.Thread(target=pump, name="tokloss-results", daemon=True)
-    pumping.start()
+    threading.Thread(target=pump, name="tokloss-results", daemon=True).start()
+    moved = time.monotonic()
     try:
         while True:
             check()
             try:
                 batch = results.get(timeout=0.5)
             except queue.Empty:
+                if time.monotonic() - moved > stall_timeout:
+                    raise JobFailed(_standstill(stall_timeout)) from None
                 continue
+            moved = time.monotonic()
             if batch is None:
                 return
             if isinstance(batch, Exception):
-                raise _given_up(batch, stall_timeout)
+                raise _given_up(batch)
             for text in batch.column("result").to_pylist():
                 yield Result(**json.loads(text))
     finally:
         left.set()
         # Without this, what is in flight would go on, and commit, until the next result comes through.
-        if pumping.is_alive() and dataset._current_executor is not None:
-            dataset._current_executor.shutdown(force=True)
+        for executor in _Running.executors:
+            executor.shutdown(force=True)
+        _Running.executors.clear()
+
+
+class _Running(ExecutionCallback):
+    """Knows the executor of the run, to stop it, and to say what its stages do."""
+
+    executors: ClassVar[list[Any]] = []
+
+    def before_execution_starts(self, executor: Any) -> None:
+        """Called by Ray Data."""
+        self.executors.append(executor)
+
+
+def _standstill(seconds: float) -> str:
+    """That nothing was committed for so long, and what each stage was doing."""
+    names = {"read_and_encode": "read and encode", "ScoreActor": "score", "decode_and_commit": "decode and commit"}
+    doing = [
+        f"{name}: {op.num_active_tasks()} running, {state.total_enqueued_input_blocks()} waiting"
+        for executor in _Running.executors
+        for op, state in executor._topology.items()
+        for key, name in names.items()
+        if key in op.name
+    ]
+    return f"nothing was committed for {seconds:g} s (--stall-timeout); {'; '.join(doing) or 'Ray had not started it'}"
 
 
 def _waiting_bytes(job: Job, actors: Actors) -> int:
@@ -152,14 +181,12 @@ def _waiting_bytes(job: Job, actors: Actors) -> int:
     return max(MIN_WAITING_BYTES, actors.high * SHARDS_AHEAD * job.shard_tokens * BYTES_PER_TOKEN)
 
 
-def _given_up(error: Exception, stall_timeout: float) -> JobFailed:
+def _given_up(error: Exception) -> PassFailed:
     """What Ray raised, as one sentence."""
     cause: BaseException = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
     detail = "".join(traceback.format_exception(error))
-    if type(cause).__name__ == "ExecutionTimeoutError":
-        return JobFailed(f"nothing has moved for {stall_timeout:g} s (--stall-timeout)", detail)
     sentence = (str(cause).strip() or type(cause).__name__).split("\n")[0]
     return PassFailed(f"Ray gave the job up: {sentence}", detail)
 
@@ -275,7 +302,7 @@ def _tokenizer(ref: ray.ObjectRef) -> Tokenizer:
 
 
 @contextmanager
-def _data_context(stall_timeout: float, waiting_bytes: int) -> Iterator[None]:
+def _data_context(waiting_bytes: int) -> Iterator[None]:
     """Ray Data's settings for this job, without a trace in the settings of the process it runs in."""
     before = ray.data.DataContext.get_current()
     context = before.copy()
@@ -283,7 +310,7 @@ def _data_context(stall_timeout: float, waiting_bytes: int) -> Iterator[None]:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.max_errored_blocks = 16  # a shard that kills its worker is left to the next pass
-    context.execution_no_progress_timeout_s = stall_timeout
+    context.custom_execution_callback_classes = [*context.custom_execution_callback_classes, _Running]
     # Readers that are faster than the model stop here, and not when half of the object store is full.
     context.execution_options.resource_limits = ray.data.ExecutionResources.for_limits(
         object_store_memory=waiting_bytes
