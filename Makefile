@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-full ceph lint check-format format clean
+.PHONY: help setup demo test test-slow test-full ceph chaos lint check-format format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -49,6 +49,13 @@ ceph:
 		echo "Ceph cannot be installed here (apt-get install $(CEPH)): the S3 tests run against moto alone."
 
 test-full: test test-slow ## run all tests
+
+KILLS ?= 50
+SEED ?= 1
+FUZZ_ROWS ?= 1000000
+chaos: $(STAMP) ## kill at random on a small cluster, and mutate rows: KILLS=50 SEED=1 FUZZ_ROWS=1000000
+	@$(BIN)/python tests/chaos.py --kills $(KILLS) --seed $(SEED)
+	@$(BIN)/python tests/fuzz.py --rows $(FUZZ_ROWS) --seed $(SEED)
 
 lint: $(STAMP) ## check style, format and types
 	@$(BIN)/ruff check

@@ -313,6 +313,9 @@ def test_what_does_not_pass_ends_in_a_sentence(bucket: str, proxy: Proxy) -> Non
     proxy.harm = lambda request: ("status", 403, "AccessDenied")
     with pytest.raises(StorageFailed, match="access denied"):
         read_whole(fs, path)
+    proxy.harm = lambda request: ("status", 400, "ExpiredToken")
+    with pytest.raises(StorageFailed, match="the credentials have expired"):
+        read_whole(fs, path)
 
 
 def test_a_denied_delete_is_noticed(bucket: str, proxy: Proxy) -> None:

@@ -252,13 +252,14 @@ def _quiet(verbose: bool) -> None:
     os.close(null)
 
 
-def main() -> None:
-    """Run the command line; errors are one sentence on standard error and an exit code."""
-    if "--version" in sys.argv[1:2]:
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line (by default the process's); errors are one sentence on standard error and an exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["--version"]:
         print(__version__)
         return
     try:
-        app()
+        app(arguments)
     except TokLossError as error:
         _say(error)
         sys.exit(error.exit_code)
