@@ -126,20 +126,41 @@ def test_dies_and_runs_again(point: str, corpus: Path, undisturbed: list[dict], 
             assert list(one[name]) == list(other[name])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("point", POINTS)
-def test_whole_job_dies_and_runs_again(point: str, corpus: Path, undisturbed: list[dict], tmp_path: Path) -> None:
-    """Through `tokloss score`: a worker that dies is Ray's business, a driver that dies that of the next run."""
-    output = tmp_path / "out"
+def job(corpus: Path, output: Path, fault: str = "") -> tuple[int, str]:
+    """`tokloss score` with a fault that happens once: exit code, and what it said."""
     command = [sys.executable, "-m", "tokloss_ray.cli", "score", "--model", str(corpus / "model")]
     command += ["--input", str(corpus / "in.parquet"), "--output", str(output), "--shard-tokens", "500"]
     command += ["--partition-by", "lang", "--max-error-rate", "0.1"]
-    env = os.environ | {"TOKLOSS_FAULTS": f"{point}=kill", "TOKLOSS_FAULTS_ONCE": str(tmp_path)}
-    first = subprocess.run(command, env=env, capture_output=True, text=True, timeout=250)
-    in_driver = point.startswith(("plan", "run", "success", "file"))
-    assert first.returncode == (-signal.SIGKILL if in_driver else 0), first.stderr
-    if in_driver:
-        second = subprocess.run(command, capture_output=True, text=True, timeout=250)
-        assert second.returncode == 0, second.stderr
+    env = os.environ | {"TOKLOSS_FAULTS": fault, "TOKLOSS_FAULTS_ONCE": str(output.parent)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=250)
+    return done.returncode, done.stdout + done.stderr
+
+
+IN_DRIVER = [point for point in POINTS if point.startswith(("plan", "run", "success"))]
+# The driver writes files too: in a worker it is a file of scores/.
+IN_WORKERS = [f"{point}@/scores/" if point.startswith("file") else point for point in POINTS if point not in IN_DRIVER]
+
+
+@pytest.mark.slow
+def test_workers_die_at_every_point(corpus: Path, undisturbed: list[dict], tmp_path: Path) -> None:
+    """One job, in which a worker dies at each point in turn; Ray runs its shard again."""
+    code, said = job(corpus, tmp_path / "out", ",".join(f"{point}=kill" for point in IN_WORKERS))
+    assert code == 0, said
+    assert len(list(tmp_path.glob("????????????????"))) == len(IN_WORKERS), "a point was not passed"
+    assert verify(str(tmp_path / "out")).problems == []
+    assert [row["source_row"] for row in rows_of(tmp_path / "out")] == [row["source_row"] for row in undisturbed]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_driver_dies_at_every_point(corpus: Path, undisturbed: list[dict], tmp_path: Path) -> None:
+    """The same command again and again, each time ended a step later, until it is through."""
+    output = tmp_path / "out"
+    for point in IN_DRIVER:
+        code, said = job(corpus, output, f"{point}=kill")
+        assert code == -signal.SIGKILL, (point, said)
+    code, said = job(corpus, output)
+    assert code == 0, said
+    assert "is complete" in said
     assert verify(str(output)).problems == []
     assert [row["source_row"] for row in rows_of(output)] == [row["source_row"] for row in undisturbed]
