@@ -39,11 +39,12 @@ def ray_session(config: ScoreConfig) -> Iterator[None]:
         Interrupted: SIGINT or SIGTERM arrived; what is committed stays.
     """
     ours = not ray.is_initialized()
-    with _term_handler_kept(), _environment(_DEFAULTS):
+    # Quiet to the end: Ray Data's threads still log while Ray is being shut down.
+    with _term_handler_kept(), _environment(_DEFAULTS), _quiet_ray_data(config.verbose):
         try:
             if ours:
                 _start(config)
-            with _quiet_ray_data(config.verbose), _signals():
+            with _signals():
                 yield
         except KeyboardInterrupt as error:
             raise _interrupted(signal.SIGTERM if isinstance(error, _Terminated) else signal.SIGINT) from None
