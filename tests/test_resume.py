@@ -21,7 +21,9 @@ import pytest
 from tokloss_ray import ScoreConfig, score
 from tokloss_ray.demo import DATA, MODEL
 from tokloss_ray.errors import Interrupted, Refused
+from tokloss_ray.scoring import driver
 from tokloss_ray.scoring.driver import Watcher
+from tokloss_ray.scoring.plan import Plan
 
 TAGS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC"]
 SHARD_TOKENS = 3000
@@ -111,6 +113,22 @@ def test_interrupted_then_run_again(config: Callable[..., ScoreConfig], tmp_path
     assert finished.new_shards == 0
     assert finished.totals.tokens == undisturbed.totals.tokens
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*")} == before
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_refusal_by_a_node_leaves_the_folder_free(
+    config: Callable[..., ScoreConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(plan: Plan, run_file: str) -> None:
+        assert Path(run_file).is_absolute()
+        assert json.loads(Path(run_file).read_text())["fingerprint"].startswith(plan.job.fingerprint)
+        raise Refused("node 10.0.0.7 does not see it")
+
+    monkeypatch.setattr(driver, "check_nodes", refuse)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Refused, match=r"node 10\.0\.0\.7"):
+        score(config(output="out"))
+    assert not list((tmp_path / "out").iterdir())
 
 
 @pytest.mark.usefixtures("ray_session")

@@ -383,6 +383,11 @@ def test_addresses_with_secrets_are_refused(address: str) -> None:
     assert "verysecret" not in str(caught.value)
 
 
+def test_other_addresses_are_not() -> None:
+    for address in ("s3://bucket/a@b/x.parquet", "/data/who?token=1.parquet", "https://host/x.parquet?section=2"):
+        open_location(address)
+
+
 # What a person sees when storage is out of reach. Each must end within 30 seconds, with exit code 2 and one sentence.
 
 READ_ONLY = {

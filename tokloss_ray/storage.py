@@ -35,7 +35,9 @@ _S3_OPTIONS: dict[str, Any] = {
         "max_pool_connections": 64,
     },
 }
-_SECRETS = re.compile(r"://[^/@]*:[^/@]*@|[?&](x-amz-|awsaccesskeyid|signature|sig|token|se)[^&]*=", re.IGNORECASE)
+_SECRETS = re.compile(
+    r"://[^/@]*:[^/@]*@|://.*[?&](x-amz-[a-z-]*|awsaccesskeyid|signature|sig|token|access_token)=", re.IGNORECASE
+)
 _READ_AHEAD = 4 << 20
 
 

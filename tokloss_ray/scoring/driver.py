@@ -91,7 +91,12 @@ def score(config: ScoreConfig, watcher: Watcher | None = None) -> RunSummary:
             output.start_run(plan, config.model_dump(mode="json", exclude_defaults=True))
         if todo and joins:
             watcher.stage("asking the nodes")
-            check_nodes(plan, output.run_file(config.output))
+            try:
+                check_nodes(plan, output.run_file(plan.job.output))
+            except Refused:
+                if run is None:  # nothing was done: the folder is free for the next command
+                    output.clear(config.output)
+                raise
         watcher.stage("starting the model" if todo else "adding up")
         running = stack.pop_all()
     before, clock = len(records), _Clock(began)
