@@ -114,6 +114,7 @@ def test_standstill_ends_with_a_sentence(corpus: Path, tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_late_writer_of_another_run(corpus: Path, tmp_path: Path) -> None:
     """A worker of a run that was overwritten commits late, over a shard of the new run: that shard is scored again."""
     done = tokloss(corpus, tmp_path / "old", "", "--max-length", "32")
