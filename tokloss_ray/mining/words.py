@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+
+from tokloss_ray.scoring.ragged import offsets_of
 
 
 @dataclass(frozen=True)
@@ -16,16 +20,20 @@ class Words:
     With `--label-all-subtokens` the first labelled token speaks for its word. A row that was scored in several windows
     is one sequence again here, so that an entity is never cut by a window.
 
+    The same form also holds all labelled tokens of the sequences, for tables over tokens; the two differ only with
+    `--label-all-subtokens`.
+
     Attributes:
         tags: the model's tags by code, C of them.
         offsets: [S + 1] int64, where the words of each sequence begin.
         example_id, source: [S] strings; source_row: [S] int64.
         by: columns that tables are sliced by, each [S] strings, null where the value is null.
         token_index: [N] int32, position of the token in its window; window: [N] int32, 0 for short sequences.
-        word_index: [N] int32, index of the word in its row; for pre-encoded input, the token's.
-        token: [N] strings, dictionary-encoded, as the tokenizer spells it; word: [N] strings, the token's where the
-            input was pre-encoded.
-        num_subtokens: [N] int32, tokens of the word that the window shows.
+        word_index: [N] int32, index of the word in its row; for pre-encoded input, where words are not known, the
+            number of the labelled token in its row.
+        token: [N] strings, dictionary-encoded, as the tokenizer spells it (null for an id it does not use); word: [N]
+            strings, the token's where the input was pre-encoded.
+        num_subtokens: [N] int32, tokens of the word that the window shows; 0 for pre-encoded input.
         label, predicted, second: [N] int32 codes; second is -1 where there is none.
         loss, predicted_prob, second_prob: [N] float32.
         probs: [N, C] float32, or None without `--keep-probs`.
@@ -55,3 +63,55 @@ class Words:
     def sequence(self) -> np.ndarray:
         """[N] int64: the sequence of each word."""
         return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.label)
+
+
+_ABOUT_SEQUENCES = ("example_id", "source", "source_row")
+_ABOUT_WORDS = tuple(
+    f.name for f in fields(Words) if f.name not in ("tags", "offsets", "probs", "by", *_ABOUT_SEQUENCES)
+)
+
+
+def take_words(words: Words, at: np.ndarray) -> Words:
+    """Some of the words, by ascending positions `at`; all sequences stay, if without words."""
+    counts = np.bincount(words.sequence[at], minlength=len(words.offsets) - 1)
+    taken = {
+        name: values.take(pa.array(at)) if isinstance(values := getattr(words, name), pa.Array) else values[at]
+        for name in _ABOUT_WORDS
+    }
+    probs = None if words.probs is None else words.probs[at]
+    return replace(words, offsets=offsets_of(counts), probs=probs, **taken)
+
+
+def first_tokens(tokens: Words) -> Words:
+    """Of labelled tokens, the first of each word: the words. The same object if each word has one labelled token."""
+    same = np.flatnonzero(tokens.word_index[1:] == tokens.word_index[:-1]) + 1
+    same = same[~np.isin(same, tokens.offsets)]  # the first word of a sequence follows none of its own
+    if not len(same):
+        return tokens
+    first = np.ones(len(tokens), dtype=bool)
+    first[same] = False
+    return take_words(tokens, np.flatnonzero(first))
+
+
+def concat_words(parts: Sequence[Words]) -> Words:
+    """Words of several files, one after another; all with the same tags and slice columns. At least one."""
+    if len(parts) == 1:
+        return parts[0]
+
+    def joined(arrays: list[pa.Array | np.ndarray]) -> pa.Array | np.ndarray:
+        # Arrow unifies the dictionaries of the parts.
+        return pa.concat_arrays(arrays) if isinstance(arrays[0], pa.Array) else np.concatenate(arrays)
+
+    names = (*_ABOUT_SEQUENCES, *_ABOUT_WORDS)
+    columns: dict[str, Any] = {name: joined([getattr(part, name) for part in parts]) for name in names}
+    return replace(
+        parts[0],
+        offsets=offsets_of(np.concatenate([np.diff(part.offsets) for part in parts])),
+        probs=None if parts[0].probs is None else np.concatenate([part.probs for part in parts]),
+        by={name: pa.concat_arrays([part.by[name] for part in parts]) for name in parts[0].by},
+        **columns,
+    )
