@@ -23,6 +23,7 @@ from tokloss_ray.storage import RangeFile, children, is_local, listed, open_loca
 SMALL_FILES = ("*.json", "*.txt", "*.model", "*.vocab", "*.tiktoken", "*.py", "*.jinja")
 WEIGHTS = ("*.safetensors",)
 PICKLED_WEIGHTS = ("*.bin",)
+MODEL_FILES = (*SMALL_FILES, *WEIGHTS, *PICKLED_WEIGHTS)
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class ModelFolder:
 
     def names(self, *patterns: str) -> list[str]:
         """Names of the files that match any of the patterns."""
-        return [name for name, _, _ in self.files if any(fnmatch(name, pattern) for pattern in patterns)]
+        return [name for name, _, _ in self.files if _matches(name, patterns)]
 
 
 def find_model(name: str, revision: str | None, what: str) -> ModelFolder:
@@ -164,20 +165,22 @@ def _remote_files(uri: str) -> tuple[tuple[str, int, str], ...]:
     fs, root = open_location(uri)
     if is_local(fs):
         raise Refused(f"write {root} instead of {uri}")
-    patterns = (*SMALL_FILES, *WEIGHTS, *PICKLED_WEIGHTS)
     entries = {posixpath.basename(e["name"]): e for e in children(fs, root) if e["type"] == "file"}
-    wanted = sorted(name for name in entries if any(fnmatch(name, pattern) for pattern in patterns))
+    wanted = sorted(name for name in entries if _matches(name, MODEL_FILES))
     found = [(name, listed(fs, entries[name]["name"], entries[name])) for name in wanted]
     return tuple((name, one.size, one.version) for name, one in found)
 
 
 def _local_files(path: str) -> tuple[tuple[str, int, str], ...]:
-    patterns = (*SMALL_FILES, *WEIGHTS, *PICKLED_WEIGHTS)
-    names = sorted(name for name in os.listdir(path) if any(fnmatch(name, pattern) for pattern in patterns))
+    names = sorted(name for name in os.listdir(path) if _matches(name, MODEL_FILES))
     return tuple((name, os.path.getsize(os.path.join(path, name)), "") for name in names)
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch(name, pattern) for pattern in patterns)
 
 
 def _snapshot(name: str, revision: str | None) -> str:
     from huggingface_hub import snapshot_download
 
-    return snapshot_download(name, revision=revision, allow_patterns=[*SMALL_FILES, *WEIGHTS, *PICKLED_WEIGHTS])
+    return snapshot_download(name, revision=revision, allow_patterns=list(MODEL_FILES))

@@ -8,20 +8,21 @@ when the code that fills them raises, closing them publishes what there is.
 from __future__ import annotations
 
 import io
+import json
 import os
 import posixpath
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
 import fsspec
 from fsspec.compression import compr
 from fsspec.core import get_compression, url_to_fs
-from fsspec.implementations.local import LocalFileSystem
 
 from tokloss_ray.errors import Refused
 from tokloss_ray.faults import fault_point
-from tokloss_ray.storage_errors import as_storage_failure, attempt
+from tokloss_ray.storage_errors import as_storage_failure, attempt, is_local
 
 # One layer of retries, `attempt`, around each operation; those of botocore and s3fs would multiply with it. Listings
 # are not cached, as other processes write too. No keys here: they would travel with every pickled file system.
@@ -70,11 +71,6 @@ def open_location(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     if scheme in ("s3", "s3a"):
         fs.retries = 1
     return fs, path.rstrip("/") or "/"
-
-
-def is_local(fs: fsspec.AbstractFileSystem) -> bool:
-    """Whether paths of `fs` are paths of this machine."""
-    return isinstance(fs, LocalFileSystem)
 
 
 def kind_of(fs: fsspec.AbstractFileSystem, path: str) -> str | None:
@@ -180,6 +176,13 @@ def write_whole(fs: fsspec.AbstractFileSystem, path: str, data: bytes | memoryvi
 def read_whole(fs: fsspec.AbstractFileSystem, path: str) -> bytes:
     """The bytes of a file."""
     return attempt(fs, path, "read", lambda: fs.cat_file(path))
+
+
+def read_json_files(fs: fsspec.AbstractFileSystem, folder: str) -> list[Any]:
+    """What the .json files of a folder hold, by their names; nothing if there is no such folder."""
+    paths = [posixpath.join(folder, name) for name in file_names(fs, folder, ".json")]
+    with ThreadPoolExecutor(16) as pool:
+        return [json.loads(data) for data in pool.map(lambda path: read_whole(fs, path), paths)]
 
 
 def open_file(fs: fsspec.AbstractFileSystem, path: str, size: int | None = None, unpack: bool = False) -> BinaryIO:

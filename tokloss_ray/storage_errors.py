@@ -44,6 +44,11 @@ _tries = HASTY
 _retries = 0
 
 
+def is_local(fs: fsspec.AbstractFileSystem) -> bool:
+    """Whether paths of `fs` are paths of this machine."""
+    return isinstance(fs, LocalFileSystem)
+
+
 def set_tries(count: int) -> None:
     """How often an operation of this process is tried before a transient failure counts as final."""
     global _tries
@@ -105,12 +110,12 @@ def as_storage_failure(fs: fsspec.AbstractFileSystem, path: str, doing: str) -> 
 
 def display(fs: fsspec.AbstractFileSystem, path: str) -> str:
     """A path as users write it."""
-    return path if isinstance(fs, LocalFileSystem) else fs.unstrip_protocol(path)
+    return path if is_local(fs) else fs.unstrip_protocol(path)
 
 
 def _problem(fs: fsspec.AbstractFileSystem, path: str, doing: str, error: Exception) -> tuple[str, bool] | None:
     """The sentence for an exception and whether it may pass, or None if it is no matter of storage."""
-    if isinstance(fs, LocalFileSystem):
+    if is_local(fs):
         missing = isinstance(error, (FileNotFoundError, NotADirectoryError)) and doing in ("read", "list")
         if missing or not isinstance(error, OSError):
             return None

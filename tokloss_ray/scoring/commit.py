@@ -7,9 +7,7 @@ figures too, so that totals and progress are sums over records, whoever wrote th
 from __future__ import annotations
 
 import json
-import posixpath
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import quote
 
@@ -25,7 +23,7 @@ from tokloss_ray.schema import NULL_PARTITION
 from tokloss_ray.scoring.decode import Decoded
 from tokloss_ray.scoring.job import Job
 from tokloss_ray.scoring.shard import shard_name
-from tokloss_ray.storage import file_names, open_location, read_whole, write_whole
+from tokloss_ray.storage import open_location, read_json_files, read_whole, write_whole
 from tokloss_ray.storage_errors import take_retries
 
 COMMITS = "_commits"
@@ -130,8 +128,5 @@ def read_records(output: str, fingerprint: str | None = None) -> dict[str, dict]
     With a fingerprint, records of other runs are left out: a worker that was thought dead may have written one late.
     """
     fs, root = open_location(output)
-    folder = f"{root}/{COMMITS}"
-    paths = [posixpath.join(folder, name) for name in file_names(fs, folder, ".json")]
-    with ThreadPoolExecutor(16) as pool:
-        records = [json.loads(data) for data in pool.map(lambda path: read_whole(fs, path), paths)]
+    records = read_json_files(fs, f"{root}/{COMMITS}")
     return {r["shard"]: r for r in records if fingerprint in (None, r["fingerprint"])}

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 
 from tokloss_ray.scoring.batching import plan_batches
-from tokloss_ray.storage import file_names, open_location, read_whole, write_whole
+from tokloss_ray.storage import open_location, read_json_files, read_whole, write_whole
 
 ATTEMPTS = "_attempts"
 DEATHS_ALONE = 2
@@ -87,8 +87,5 @@ def open_journal(output: str, name: str) -> Journal:
 def count_deaths(output: str) -> int:
     """Workers that died in careful passes, over all shards: while it grows, another pass gets further."""
     fs, root = open_location(output)
-    deaths = 0
-    for name in file_names(fs, f"{root}/{ATTEMPTS}", ".json"):
-        content = json.loads(read_whole(fs, f"{root}/{ATTEMPTS}/{name}"))
-        deaths += content["deaths"] + bool(content["note"])
-    return deaths
+    journals = read_json_files(fs, f"{root}/{ATTEMPTS}")
+    return sum(content["deaths"] + bool(content["note"]) for content in journals)

@@ -268,7 +268,6 @@ def decode_and_commit(batch: pa.Table, job_ref: ray.ObjectRef) -> pa.Table:
             job, shard = _job(job_ref), from_row(batch)
             decoded = decode_shard(job, shard.about["source"], shard.sequences, shard.errors)
             shard.about["seconds"]["decode"] = round(time.perf_counter() - start, 4)
-            shard.about["storage_retries"] += take_retries()
             record = commit_shard(job, shard.about, decoded)
             return pa.table({"result": [json.dumps({"record": record})]})
         except Exception as error:

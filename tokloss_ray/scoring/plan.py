@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from tokloss_ray import schema
 from tokloss_ray.config import ScoreConfig
-from tokloss_ray.errors import JobFailed, Refused
+from tokloss_ray.errors import Refused, before_work
 from tokloss_ray.model_files import ModelInfo, resolve_model
 from tokloss_ray.scoring.columns import find_columns, find_tags
 from tokloss_ray.scoring.encode import encode_rows
@@ -174,14 +174,12 @@ def sample_rows(job: Job, units: list[ReadUnit]) -> Sample:
     """Read and encode the first rows of the first unit that has any."""
     tokenizer = Tokenizer.from_str(job.tokenizer_json)
     for unit in units:
-        try:
+        with before_work():
             chunk = _first_rows(job, unit)
             rows = chunk.rows.num_rows + chunk.errors.num_rows
             if not rows:
                 continue
             sequences, errors = encode_rows(job, tokenizer, unit.source, chunk.rows)
-        except JobFailed as error:
-            raise Refused(str(error)) from None
         tokens = int(list_lengths(one_array(sequences.column(schema.INPUT_IDS))).sum())
         reasons: dict[str, int] = {}
         for reason in [*chunk.errors.column("reason").to_pylist(), *errors.column("reason").to_pylist()]:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 import ray
 
@@ -40,7 +41,9 @@ def ray_session(config: ScoreConfig) -> Iterator[None]:
     """
     ours = not ray.is_initialized()
     # Quiet to the end: Ray Data's threads still log while Ray is being shut down.
-    with _term_handler_kept(), _environment(_DEFAULTS), _quiet_ray_data(config.verbose):
+    # ray.init replaces the caller's SIGTERM handler: this puts it back in the end.
+    kept = _handlers({signal.SIGTERM: signal.getsignal(signal.SIGTERM)})
+    with kept, _environment(_DEFAULTS), _quiet_ray_data(config.verbose):
         try:
             if ours:
                 _start(config)
@@ -50,7 +53,8 @@ def ray_session(config: ScoreConfig) -> Iterator[None]:
             raise _interrupted(signal.SIGTERM if isinstance(error, _Terminated) else signal.SIGINT) from None
         finally:
             if ours:
-                with _undisturbed():
+                # No signal cuts it short: it takes two seconds, and would leave processes behind.
+                with _handlers(dict.fromkeys(_STOPPING, signal.SIG_IGN)):
                     ray.shutdown()
 
 
@@ -118,39 +122,36 @@ def _environment(defaults: dict[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def _term_handler_kept() -> Iterator[None]:
-    """Put the caller's SIGTERM handler back: ray.init replaces it."""
+def _handlers(chosen: dict[int, Any]) -> Iterator[None]:
+    """Signal handlers for a while; none are touched outside of the main thread, where Python refuses it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.signal(number, handler) for number, handler in chosen.items()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
 def _signals() -> Iterator[None]:
     """SIGTERM ends the run as SIGINT does. Installed after ray.init, which puts a handler of its own in place."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
     def stop(number: int, frame: FrameType | None) -> None:
         _received.append(number)
         raise_if_stopped()
 
     _received.clear()
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        _received.clear()
+    with _handlers(dict.fromkeys(_STOPPING, stop)):
+        try:
+            yield
+        finally:
+            _received.clear()
 
 
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
 _received: list[int] = []
 
 
@@ -158,20 +159,6 @@ def raise_if_stopped() -> None:
     """Raise what a signal has raised before: an exception that arrives in a destructor, say, is lost."""
     if _received:
         raise _Terminated if _received[0] == signal.SIGTERM else KeyboardInterrupt
-
-
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """No signal cuts Ray's shutdown short, which takes two seconds and would leave processes behind."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _interrupted(number: int) -> Interrupted:
