@@ -1,0 +1,1 @@
+"""Sentences out to annotators' tools, and corrected labels back into the dataset."""

@@ -1,0 +1,306 @@
+"""Corrected labels back into the dataset they came from."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from fsspec.compression import compr
+from fsspec.core import get_compression
+
+from tokloss_ray.config import ScoreConfig
+from tokloss_ray.errors import Refused
+from tokloss_ray.exporting.conll import read_conll
+from tokloss_ray.exporting.csv_words import read_csv_words
+from tokloss_ray.exporting.dataset_files import Seen, Tags, fix_arrow, fix_jsonl, fix_parquet
+from tokloss_ray.exporting.label_studio import read_tasks
+from tokloss_ray.exporting.sentences import Correction
+from tokloss_ray.schema import IGN, IGNORE_INDEX
+from tokloss_ray.scoring.columns import find_columns
+from tokloss_ray.scoring.inputs import InputFile, declared_tags, inspect_files, list_inputs
+from tokloss_ray.storage import files_below, kind_of, open_location, read_whole, write_whole
+
+_FIXERS = {"parquet": fix_parquet, "arrow": fix_arrow, "jsonl": fix_jsonl}
+
+
+@dataclass
+class Applied:
+    """What `apply_fixes` did: rows in the corrected file, those that differ from before, words with another tag.
+
+    `rows_same` and `words_same` need nothing: the dataset has the corrected tag already.
+    """
+
+    rows_read: int = 0
+    rows_changed: int = 0
+    words_changed: int = 0
+    words_same: int = 0
+    files_changed: int = 0
+    files: int = 0
+
+
+def apply_fixes(
+    corrected: str,
+    dataset: str,
+    output: str,
+    *,
+    tokens_column: str | None = None,
+    labels_column: str | None = None,
+    id_column: str | None = None,
+    tags: tuple[str, ...] | None = None,
+    split: str | None = None,
+) -> Applied:
+    """Write a copy of a dataset in which the tags that `corrected` changes are changed, and nothing else.
+
+    Args:
+        corrected: a file of `tokloss export`, edited: CSV, CoNLL columns, or Label Studio's JSON or JSON-MIN export.
+        dataset: what was scored, a file or folder: Parquet, JSON lines, or a folder of `datasets`.
+        output: a file or folder that is not there yet; laid out like the dataset.
+        tokens_column, labels_column: as in `score`.
+        id_column: match rows by this column, instead of by file and row.
+        tags: names of integer tags that the data does not name; or further string tags that are allowed.
+        split: which split of a saved DatasetDict.
+
+    Raises:
+        Refused: anything in `corrected` that does not fit the dataset. Nothing is written then.
+    """
+    corrections = merged(read_corrections(corrected), corrected)
+    config = ScoreConfig(
+        model="none",
+        output="none",
+        input=(dataset,),
+        tokens_column=tokens_column,
+        labels_column=labels_column,
+        id_column=id_column,
+        split=split,
+    )
+    _check_output(dataset, output)
+    files = list_inputs(config)
+    inspected = inspect_files(files)
+    columns = find_columns(config, inspected)
+    if columns.words is None:
+        raise Refused(f"{dataset} holds token ids, not words: give --to the dataset that has the words")
+    names = (columns.words, columns.labels, columns.example_id)
+    by_file = _by_file(corrections, files, dataset, id_column)
+    job = _Fixes(columns.example_id is not None, tags)
+    for write in (False, True):
+        job.begin(corrections)
+        for item in inspected:
+            job.names = tags or (declared_tags(item.schema, columns.labels) if item.schema is not None else None)
+            data = _unpacked(item.file)
+            job.here = by_file(item.file.source)
+            new = _FIXERS[item.file.format](data, names, job.wanted, job.fix, job.seen)
+            job.applied.files += 1
+            job.applied.files_changed += new is not None
+            if write:
+                _write_file(output, dataset, item.file, new)
+        job.check_all_found(dataset)
+    _copy_others(dataset, output, files)
+    return job.applied
+
+
+def read_corrections(corrected: str) -> Iterator[Correction]:
+    """The corrections in a file, whichever of the three formats it has.
+
+    Raises:
+        Refused: there is no such file, or it is none of them.
+    """
+    fs, path = open_location(corrected)
+    if kind_of(fs, path) != "file":
+        raise Refused(f"there is no file {corrected}")
+    data = read_whole(fs, path)
+    start = data.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+    read = read_tasks if start in (b"[", b"{") else read_conll if start == b"#" else read_csv_words
+    try:
+        yield from read(data)
+    except Refused as error:
+        raise Refused(f"{corrected} cannot be used: {error}") from None
+
+
+def merged(corrections: Iterator[Correction], corrected: str) -> dict[tuple[str, int], Correction]:
+    """One correction a row, by source and source_row: a spreadsheet may have been sorted by anything.
+
+    Raises:
+        Refused: two lines say different things about a word.
+    """
+    rows: dict[tuple[str, int], Correction] = {}
+    for new in corrections:
+        row = rows.setdefault((new.source, new.source_row), Correction(new.example_id, new.source, new.source_row))
+        for index, word in new.words.items():
+            again = index in row.words
+            if again and (row.words[index], row.changes.get(index)) != (word, new.changes.get(index)):
+                raise Refused(f"{corrected} has word {index} of {row.name} twice, and not alike: remove one")
+        row.words.update(new.words)
+        row.changes.update(new.changes)
+    return rows
+
+
+Here = dict[int, Correction] | dict[str, Correction]
+
+
+def _by_file(
+    corrections: dict[tuple[str, int], Correction], files: list[InputFile], dataset: str, id_column: str | None
+) -> Callable[[str], Here]:
+    """The corrections of a file of the dataset: by row, or with `id_column` all of them by id.
+
+    Raises:
+        Refused: the rows are of other files, or an id stands for two rows.
+    """
+    if id_column is not None:
+        by_id: dict[str, Correction] = {}
+        for row in corrections.values():
+            if by_id.setdefault(row.example_id, row) is not row:
+                raise Refused(f"two rows have the id {row.example_id}: leave out --id-column to match by file and row")
+        return lambda source: by_id
+    sources = list(dict.fromkeys(source for source, _ in corrections))
+    known = {file.source for file in files}
+    renamed = len(sources) == len(files) == 1
+    strange = next((source for source in sources if source not in known and not renamed), None)
+    if strange is not None:
+        raise Refused(
+            f"the labels are of {strange}, which {dataset} does not have: name what was scored with --to, or the "
+            f"column that was scored as --id-column"
+        )
+    by_source: dict[str, dict[int, Correction]] = {file.source: {} for file in files}
+    for (source, source_row), row in corrections.items():
+        by_source[files[0].source if renamed else source][source_row] = row
+    return lambda source: by_source[source]
+
+
+class _Fixes:
+    """Checks each row that has corrections against the dataset and makes its new tags."""
+
+    def __init__(self, by_id: bool, tags: tuple[str, ...] | None) -> None:
+        self.by_id, self.allowed = by_id, set(tags or ())
+        self.names: tuple[str, ...] | None = None
+        self.here: Any = {}
+
+    def begin(self, corrections: dict[tuple[str, int], Correction]) -> None:
+        """Start a pass over the dataset."""
+        self.missing = dict(corrections)
+        self.applied = Applied(rows_read=len(corrections))
+        self.seen: Seen = set()
+        self.new_tags: dict[str, Correction] = {}
+
+    def wanted(self, source_row: int, id_: str | None) -> bool:
+        """Whether the row has corrections."""
+        return (id_ if self.by_id else source_row) in self.here
+
+    def fix(self, source_row: int, id_: str | None, words: list[str], tags: Tags) -> Tags | None:
+        """The row's new tags.
+
+        Raises:
+            Refused: its words or tags are not those that were exported.
+        """
+        row: Correction = self.here[id_ if self.by_id else source_row]
+        if self.missing.pop((row.source, row.source_row), None) is None:
+            raise Refused(f"two rows of the dataset have the id {row.example_id}: match by file and row instead")
+        for index, word in row.words.items():
+            if index >= len(words) or words[index] != word:
+                there = f"is {words[index]!r}" if index < len(words) else "is not there"
+                raise Refused(f"word {index} of {row.name} is {word!r} in the labels and {there} in the dataset")
+        result = list(tags)
+        for index, (old, new) in row.changes.items():
+            now = self._name(tags[index])
+            if now == new:
+                self.applied.words_same += 1
+                continue
+            if old is not None and now != old:
+                raise Refused(
+                    f"word {index} of {row.name} ({words[index]!r}) was exported as {old} and is "
+                    f"{now or 'without tag'} in the dataset: its labels have changed since"
+                )
+            result[index] = self._value(new, tags, row)
+        changed = sum(a != b for a, b in zip(tags, result, strict=True))
+        self.applied.words_changed += changed
+        self.applied.rows_changed += changed > 0
+        return result if changed else None
+
+    def _name(self, tag: Any) -> str | None:
+        if tag is None or tag in (IGNORE_INDEX, IGN):
+            return None
+        if isinstance(tag, str):
+            return tag
+        if self.names is None:
+            raise Refused("the dataset does not name its integer tags: name them, in order, with --tags")
+        return self.names[tag] if 0 <= tag < len(self.names) else None
+
+    def _value(self, name: str, tags: Tags, row: Correction) -> Any:
+        """A tag as the dataset writes it."""
+        if any(isinstance(tag, str) for tag in tags) or self.names is None:
+            self.new_tags.setdefault(name, row)
+            return name
+        if name not in self.names:
+            raise Refused(f"{row.name} gets the tag {name}, which the dataset does not have: {', '.join(self.names)}")
+        return self.names.index(name)
+
+    def check_all_found(self, dataset: str) -> None:
+        """Refuse rows that are not in the dataset, and tags that no word of it has."""
+        if self.missing:
+            first = next(iter(self.missing.values()))
+            raise Refused(
+                f"{dataset} has no row {first.name} ({len(self.missing):,} of the corrected rows are missing)"
+            )
+        for tag, row in self.new_tags.items():
+            if tag not in self.seen and tag not in self.allowed:
+                known = ", ".join(sorted(t for t in self.seen if isinstance(t, str)))
+                raise Refused(f"{row.name} gets the tag {tag}, which no word has yet ({known}): name it with --tags")
+
+
+def _check_output(dataset: str, output: str) -> None:
+    if any(char in dataset for char in "*?["):
+        raise Refused(f"--to {dataset} is a pattern: name a file or a folder")
+    fs, path = open_location(output)
+    if kind_of(fs, path) is not None:
+        raise Refused(f"-o {output} is there already: name a new file or folder")
+    if path.startswith(f"{open_location(dataset)[1]}/"):
+        raise Refused(f"-o {output} lies in the dataset: name another place")
+
+
+def _unpacked(file: InputFile) -> bytes:
+    fs, path = open_location(file.listed.path)
+    data = read_whole(fs, path)
+    packing = get_compression(path, "infer")
+    if packing and file.format == "jsonl":
+        with fs.open(path, "rb", compression=packing) as opened:
+            return opened.read()
+    return data
+
+
+def _target(output: str, dataset: str, path: str) -> tuple[Any, str]:
+    """Where a file of the dataset goes: below the output as it is below the dataset."""
+    fs, root = open_location(output)
+    _, base = open_location(dataset)
+    path = open_location(path)[1]
+    return fs, root if path == base else posixpath.join(root, posixpath.relpath(path, base))
+
+
+def _write_file(output: str, dataset: str, file: InputFile, new: bytes | None) -> None:
+    source_fs, path = open_location(file.listed.path)
+    fs, target = _target(output, dataset, file.listed.path)
+    write_whole(fs, target, read_whole(source_fs, path) if new is None else _packed(path, new))
+
+
+def _packed(path: str, data: bytes) -> bytes:
+    import bz2
+    import gzip
+    import lzma
+
+    packing = get_compression(path, "infer") if path.endswith((".gz", ".bz2", ".xz")) else None
+    assert packing in (None, *compr)
+    if packing == "gzip":
+        return gzip.compress(data, mtime=0)
+    return bz2.compress(data) if packing == "bz2" else lzma.compress(data) if packing == "xz" else data
+
+
+def _copy_others(dataset: str, output: str, files: list[InputFile]) -> None:
+    """Copy what else is in a folder: a README, the description of a saved dataset, its other splits."""
+    fs, root = open_location(dataset)
+    if kind_of(fs, root) != "directory":
+        return
+    done = {open_location(file.listed.path)[1] for file in files}
+    for other in files_below(fs, root):
+        if other.path not in done:
+            to, target = _target(output, dataset, other.path)
+            write_whole(to, target, read_whole(fs, other.path))

@@ -1,0 +1,123 @@
+"""CoNLL columns: one word a line, tab-separated, an empty line after each sentence (the layout of CoNLL-U Plus).
+
+No cell holds white space, whatever the word, so that readers that split at tabs and readers that split at any white
+space see the same columns. What stands in the way is written as a backslash escape: `\\t`, `\\n`, `\\r`, `\\s` for a
+space, `\\uXXXX` or `\\UXXXXXXXX` for other white space, control characters and line separators, `\\\\` for a backslash,
+`\\e` for the empty string, and `\\#` for a hash sign that would make a comment of the line. `_` in a column of tags
+says that there is none.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
+
+from tokloss_ray.errors import Refused
+from tokloss_ray.exporting.sentences import Correction, Sentence
+
+NONE = "_"
+_FORM, _LABEL, _PREDICTED = "FORM", "TOKLOSS:LABEL", "TOKLOSS:PREDICTED"
+_LOSS, _CORRECTED = "TOKLOSS:LOSS", "TOKLOSS:CORRECTED"
+_COLUMNS = "# global.columns = "
+_SHORT = {"\t": "\\t", "\n": "\\n", "\r": "\\r", " ": "\\s", "\\": "\\\\"}
+_LONG = {escape[1]: char for char, escape in _SHORT.items()} | {"#": "#", "_": NONE, "e": ""}
+_ESCAPE = re.compile(r"\\(u[0-9a-f]{4}|U[0-9a-f]{8}|.)", re.DOTALL)
+
+
+def conll(sentences: Iterable[Sentence], loss: bool = False) -> Iterator[bytes]:
+    """The sentences as CoNLL columns, piece by piece: word, label, predicted tag, with `loss` the loss, corrected tag.
+
+    The last column is a copy of the labels, for annotators to change.
+    """
+    columns = [_FORM, _LABEL, _PREDICTED, *([_LOSS] if loss else []), _CORRECTED]
+    yield f"{_COLUMNS}{' '.join(columns)}\n".encode()
+    for s in sentences:
+        lines = [
+            f"# sent_id = {cell(s.example_id)}",
+            f"# source = {cell(s.source)}",
+            f"# source_row = {s.source_row}",
+        ]
+        for word, label, predicted, nats in zip(s.words, s.labels, s.predicted, s.losses, strict=True):
+            figure = [NONE if nats is None else f"{nats:.4f}"] if loss else []
+            lines.append("\t".join([cell(word), _tag(label), _tag(predicted), *figure, _tag(label)]))
+        yield ("\n".join(lines) + "\n\n").encode()
+
+
+def _tag(tag: str | None) -> str:
+    return NONE if tag is None else "\\_" if tag == NONE else cell(tag)
+
+
+def cell(text: str) -> str:
+    """A string without white space that `uncell` turns back."""
+    escaped = "".join(map(_escaped, text)) or "\\e"
+    return f"\\{escaped}" if escaped.startswith("#") else escaped
+
+
+def _escaped(char: str) -> str:
+    if char in _SHORT:
+        return _SHORT[char]
+    if char.isspace() or unicodedata.category(char) in ("Cc", "Zl", "Zp", "Zs") or char == "\ufeff":
+        return f"\\u{ord(char):04x}" if ord(char) <= 0xFFFF else f"\\U{ord(char):08x}"
+    return char
+
+
+def uncell(text: str) -> str:
+    """The string that `cell` was given.
+
+    Raises:
+        ValueError: an escape that there is not.
+    """
+
+    def char(match: re.Match[str]) -> str:
+        code = match[1]
+        if len(code) > 1:
+            return chr(int(code[1:], 16))
+        if code not in _LONG:
+            raise ValueError(f"no such escape: \\{code}")
+        return _LONG[code]
+
+    return _ESCAPE.sub(char, text)
+
+
+def read_conll(data: bytes) -> Iterator[Correction]:
+    """What a corrected file says, one correction a sentence.
+
+    Raises:
+        Refused: not a file of `conll`, or a line that is not as it should be.
+    """
+    try:
+        lines = data.decode("utf-8-sig").replace("\r\n", "\n").split("\n")
+    except UnicodeDecodeError:
+        raise Refused("it is not UTF-8") from None
+    columns = next((line.removeprefix(_COLUMNS).split() for line in lines if line.startswith(_COLUMNS)), [])
+    if not {_FORM, _LABEL, _CORRECTED} <= set(columns):
+        raise Refused(f"it has no line '{_COLUMNS}{_FORM} {_LABEL} ... {_CORRECTED}': export it with tokloss export")
+    about: dict[str, str] = {}
+    correction: Correction | None = None
+    for number, line in enumerate(lines, start=1):
+        try:
+            if not line.strip():
+                if correction is not None:
+                    yield correction
+                about, correction = {}, None
+            elif line.startswith("#"):
+                name, equals, value = line[1:].partition("=")
+                if equals:
+                    about[name.strip()] = uncell(value.strip())
+            else:
+                if correction is None:
+                    correction = Correction(about["sent_id"], about["source"], int(about["source_row"]))
+                _take_line(correction, dict(zip(columns, line.split(), strict=True)))
+        except (ValueError, KeyError):
+            raise Refused(f"line {number} does not hold the columns {' '.join(columns)} as exported") from None
+    if correction is not None:
+        yield correction
+
+
+def _take_line(correction: Correction, cells: dict[str, str]) -> None:
+    index = len(correction.words)
+    correction.words[index] = uncell(cells[_FORM])
+    label, corrected = (None if cells[name] == NONE else uncell(cells[name]) for name in (_LABEL, _CORRECTED))
+    if corrected is not None and corrected != label:
+        correction.changes[index] = (label, corrected)

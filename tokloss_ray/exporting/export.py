@@ -1,0 +1,92 @@
+"""`tokloss export`: chosen sentences of an output as a file for annotators."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal
+
+from tokloss_ray.errors import Refused
+from tokloss_ray.exporting.conll import conll
+from tokloss_ray.exporting.csv_words import csv_words
+from tokloss_ray.exporting.label_studio import labelling_config, tasks_json
+from tokloss_ray.exporting.sentences import Sentence, issue_keys, keys_of_id, read_sentences, worst_keys
+from tokloss_ray.exporting.spans import Scheme, scheme_of
+from tokloss_ray.mining.outputs import open_outputs
+from tokloss_ray.storage import exists, open_location, write_whole
+
+Format = Literal["label-studio", "conll", "csv"]
+
+
+def export(
+    output: str,
+    file: str,
+    format: Format,
+    *,
+    worst: int | None = None,
+    issues: int | None = None,
+    ids: Sequence[str] = (),
+    where: Sequence[str] = (),
+    loss: bool = False,
+    scheme: Scheme | None = None,
+    overwrite: bool = False,
+) -> int:
+    """Write sentences of a finished output to a file; returns how many.
+
+    Args:
+        output: what `score` wrote.
+        file: where to. Label Studio's labelling configuration goes beside it, as FILE.xml.
+        format: `label-studio`, `conll` or `csv`.
+        worst: only the so many of highest total loss, worst first.
+        issues: only the sentences of the so many first label issues, worst first; `tokloss mine` finds those.
+        ids: only these example_ids.
+        where: only rows with COLUMN=VALUE or COLUMN!=VALUE.
+        loss: CoNLL columns get one for the loss.
+        scheme: how the tags are written, where their names do not say it.
+        overwrite: replace a file that is there.
+
+    Raises:
+        Refused: two selections at once, nothing selected, or the file is there.
+    """
+    chosen = [name for name, given in (("--worst", worst), ("--issues", issues), ("--id", ids)) if given]
+    if len(chosen) > 1:
+        raise Refused(f"{' and '.join(chosen)} choose sentences in different ways: give one of them")
+    fs, path = open_location(file)
+    if not overwrite and exists(fs, path):
+        raise Refused(f"{file} is there already, perhaps with corrections in it: name another, or add --overwrite")
+    tags = open_outputs(output).tags
+    keys = None
+    if worst:
+        keys = worst_keys(output, worst, where)
+    elif issues:
+        keys = issue_keys(output, issues)
+    elif ids:
+        keys = keys_of_id(output, ids)
+    counter = _Counted(read_sentences(output, keys, where))
+    written = scheme or scheme_of(tags)
+    pieces = {
+        "label-studio": lambda: tasks_json(counter, written),
+        "conll": lambda: conll(counter, loss),
+        "csv": lambda: csv_words(counter),
+    }[format]()
+    buffer = io.BytesIO()
+    for piece in pieces:
+        buffer.write(piece)
+    if not counter.count:
+        raise Refused(f"{output} has no such sentence: nothing is written")
+    write_whole(fs, path, buffer.getbuffer())
+    if format == "label-studio":
+        write_whole(fs, f"{path}.xml", labelling_config(tags, written).encode())
+    return counter.count
+
+
+class _Counted:
+    """Sentences, counted as they go by."""
+
+    def __init__(self, sentences: Iterable[Sentence]) -> None:
+        self.sentences, self.count = sentences, 0
+
+    def __iter__(self) -> Iterator[Sentence]:
+        for sentence in self.sentences:
+            self.count += 1
+            yield sentence

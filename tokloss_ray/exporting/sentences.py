@@ -1,0 +1,215 @@
+"""The sentences of an output, word by word: what annotators get to see."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from tokloss_ray import schema
+from tokloss_ray.errors import Refused
+from tokloss_ray.mining.load import _with_constants as read_table
+from tokloss_ray.mining.outputs import by_column, files_where, open_outputs, parse_where
+from tokloss_ray.schema import IGN
+from tokloss_ray.storage import exists, open_location, open_random
+
+KEY = [schema.SOURCE, schema.SOURCE_ROW]
+_READ = [
+    schema.EXAMPLE_ID,
+    *KEY,
+    schema.WINDOW,
+    schema.WORDS,
+    schema.WORD_IDS,
+    schema.LABELS,
+    schema.PREDICTED_LABEL,
+    schema.PREDICTED_PROB,
+    schema.LOSS,
+]
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """One input row with all its words; windows are put together again.
+
+    Attributes:
+        labels: the annotation, None where a word carries none.
+        predicted: the model's tag at the word's first token, None where the model did not see the word.
+        probs: probability of `predicted`; losses: cross-entropy of the label, None where there is none.
+    """
+
+    example_id: str
+    source: str
+    source_row: int
+    words: list[str]
+    labels: list[str | None]
+    predicted: list[str | None]
+    probs: list[float | None]
+    losses: list[float | None]
+
+    @property
+    def total_loss(self) -> float:
+        """Sum over the labelled words."""
+        return sum(loss for loss in self.losses if loss is not None)
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What a file of corrected labels says about one row.
+
+    Attributes:
+        words: word index: the word as it was exported.
+        changes: word index: (tag as it was exported or None, tag it is to have); only words that were changed.
+    """
+
+    example_id: str
+    source: str
+    source_row: int
+    words: dict[int, str] = field(default_factory=dict)
+    changes: dict[int, tuple[str | None, str]] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """How a message names the row."""
+        return self.example_id or f"{self.source}:{self.source_row}"
+
+
+def read_sentences(output: str, keys: pa.Table | None = None, where: Sequence[str] = ()) -> Iterator[Sentence]:
+    """The sentences of a finished output, in the order of the input; with `keys`, those rows, in the order of the keys.
+
+    keys: the columns source and source_row, each row once.
+
+    Raises:
+        Refused: the input was pre-encoded, so that there are no words.
+    """
+    tables = shard_tables(output, _READ, where)
+    if keys is None:
+        for table in tables:
+            yield from sentences_of(table)
+        return
+    rank = {key: i for i, key in enumerate(zip(*(keys.column(name).to_pylist() for name in KEY), strict=True))}
+    rows = pa.array(keys.column(schema.SOURCE_ROW).to_pylist(), pa.int64())
+    found: list[Sentence] = []
+    for table in tables:
+        likely = table.filter(pc.is_in(table.column(schema.SOURCE_ROW), rows))
+        found += [s for s in sentences_of(likely) if (s.source, s.source_row) in rank]
+    yield from sorted(found, key=lambda s: rank[s.source, s.source_row])
+
+
+def shard_tables(output: str, columns: list[str], where: Sequence[str] = ()) -> Iterator[pa.Table]:
+    """The rows of each committed shard in the order of the input, a shard at a time, windows one after another.
+
+    where: `COLUMN=VALUE` or `COLUMN!=VALUE`, as in `tokloss mine`.
+
+    Raises:
+        Refused: no output, not finished, or there is no such column.
+    """
+    scores = open_outputs(output)
+    conditions = parse_where(where, scores.columns)
+    files = files_where(scores.files, conditions)
+    order = [(schema.SOURCE_ROW, "ascending"), (schema.WINDOW, "ascending")]
+    # The files of a shard, one for each partition, have the same name.
+    for _, of_shard in groupby(files, key=lambda file: file.path.rsplit("/", 1)[-1]):
+        parts = [read_table(file, columns, by_column(conditions)) for file in of_shard]
+        yield pa.concat_tables(parts, promote_options="permissive").sort_by(order)
+
+
+def sentences_of(table: pa.Table) -> Iterator[Sentence]:
+    """The sentences in rows of scores/ that stand in the order of source, source_row and window."""
+    rows: Iterable[dict[str, Any]] = (row for batch in table.to_batches(1024) for row in batch.to_pylist())
+    for (source, source_row), windows in groupby(rows, key=lambda row: (row[KEY[0]], row[KEY[1]])):
+        first = next(windows)
+        words = first[schema.WORDS]
+        if words is None:
+            raise Refused(
+                f"{first[schema.EXAMPLE_ID]} was scored from token ids, so that there are no words to label again: "
+                f"score the dataset with its words"
+            )
+        n = len(words)
+        key = first[schema.EXAMPLE_ID], source, source_row
+        sentence = Sentence(*key, words, [None] * n, [None] * n, [None] * n, [None] * n)
+        for window in (first, *windows):
+            _take_window(sentence, window)
+        yield sentence
+
+
+def _take_window(sentence: Sentence, row: dict[str, Any]) -> None:
+    """Each word's figures come from the first token that carries its label, or else from the first it has."""
+    columns = (schema.WORD_IDS, schema.LABELS, schema.PREDICTED_LABEL, schema.PREDICTED_PROB, schema.LOSS)
+    for word, label, predicted, prob, loss in zip(*(row[name] for name in columns), strict=True):
+        if word is None or sentence.labels[word] is not None:
+            continue
+        if label != IGN:
+            sentence.labels[word], sentence.losses[word] = label, loss
+        elif sentence.predicted[word] is not None:
+            continue
+        sentence.predicted[word], sentence.probs[word] = predicted, prob
+
+
+def worst_keys(output: str, count: int, where: Sequence[str] = ()) -> pa.Table:
+    """Keys of the rows with the highest total loss, over all their windows; ties by source and source_row."""
+    best: list[pa.Table] = []
+    for table in shard_tables(output, [*KEY, schema.WINDOW, schema.TOTAL_LOSS], where):
+        sums = table.group_by(KEY).aggregate([(schema.TOTAL_LOSS, "sum")])
+        order = [(f"{schema.TOTAL_LOSS}_sum", "descending"), *((name, "ascending") for name in KEY)]
+        best = [pa.concat_tables([*best, sums]).sort_by(order).slice(0, count)]
+    return best[0].select(KEY) if best else _no_keys()
+
+
+def keys_of_id(output: str, example_ids: Iterable[str]) -> pa.Table:
+    """Keys of the rows with these ids, in the order of the input.
+
+    Raises:
+        Refused: an id that no row has.
+    """
+    wanted = pa.array(list(dict.fromkeys(example_ids)), pa.string())
+    parts = [
+        table.filter(pc.is_in(table.column(schema.EXAMPLE_ID), wanted))
+        for table in shard_tables(output, [schema.EXAMPLE_ID, *KEY, schema.WINDOW])
+    ]
+    found = pa.concat_tables(parts) if parts else _no_keys().append_column(schema.EXAMPLE_ID, pa.array([], pa.string()))
+    have = set(found.column(schema.EXAMPLE_ID).to_pylist())
+    lost = next((name for name in wanted.to_pylist() if name not in have), None)
+    if lost is not None:
+        raise Refused(f"{output} has no sentence with the id {lost}")
+    return unique_keys(found)
+
+
+def issue_keys(output: str, count: int) -> pa.Table:
+    """Keys of the rows of the `count` most suspicious labels, worst first.
+
+    Raises:
+        Refused: there is no table of label issues.
+    """
+    return unique_keys(read_issues(output).slice(0, count))
+
+
+def read_issues(output: str) -> pa.Table:
+    """The table of label issues that `tokloss mine` wrote.
+
+    Raises:
+        Refused: there is none.
+    """
+    fs, root = open_location(output)
+    path = f"{root}/mining/label_issues.parquet"
+    if not exists(fs, path):
+        raise Refused(f"{output} has no table of label issues: make it with tokloss mine {output}")
+    with open_random(fs, path) as opened:
+        return pq.ParquetFile(opened).read()
+
+
+def unique_keys(table: pa.Table) -> pa.Table:
+    """The columns source and source_row, each pair once, where it first stands."""
+    pairs = list(dict.fromkeys(zip(*(table.column(name).to_pylist() for name in KEY), strict=True)))
+    return pa.table(
+        {KEY[0]: pa.array([p[0] for p in pairs], pa.string()), KEY[1]: pa.array([p[1] for p in pairs], pa.int64())}
+    )
+
+
+def _no_keys() -> pa.Table:
+    return pa.table({KEY[0]: pa.array([], pa.string()), KEY[1]: pa.array(np.array([], dtype=np.int64))})
