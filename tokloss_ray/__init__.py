@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["RunSummary", "ScoreConfig", "TokLossError", "__version__", "score"]
+__all__ = ["RunSummary", "ScoreConfig", "TokLossError", "__version__", "load", "mine", "score"]
 
 _HOME = {
     "ScoreConfig": "tokloss_ray.config",
     "TokLossError": "tokloss_ray.errors",
     "RunSummary": "tokloss_ray.scoring.summary",
+    "load": "tokloss_ray.mining.load",
+    "mine": "tokloss_ray.mining.mine",
     "score": "tokloss_ray.scoring.driver",
 }
 

@@ -18,6 +18,7 @@ from rich.console import Console
 from tokloss_ray import __version__
 from tokloss_ray.config import DTYPES, ScoreConfig, make_config, read_yaml
 from tokloss_ray.errors import Interrupted, JobFailed, Refused, TokLossError, before_work
+from tokloss_ray.mining import commands as mining_commands
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -212,6 +213,9 @@ def show(
     else:
         found = sequences.worst_sequences(scores, worst)
     sequences.print_sequences(console, found, mark=token)
+
+
+app.command()(mining_commands.mine)
 
 
 def _score(config: ScoreConfig) -> None:

@@ -26,11 +26,21 @@ def slices(words: Words) -> tuple[np.ndarray, list[pa.Array]]:
         Refused: there are more than 1,000 slices.
     """
     codes, first = group_rows([words.by[name] for name in words.by], len(words.offsets) - 1)
-    _check_slices(list(words.by), len(first))
+    _check_number(list(words.by), len(first))
     return codes, [values.take(pa.array(first)) for values in words.by.values()]
 
 
-def _check_slices(by: Sequence[str], count: int) -> None:
+def check_slices(table: pa.Table, by: Sequence[str]) -> None:
+    """See that a table has no more than 1,000 slices.
+
+    Raises:
+        Refused: it has.
+    """
+    if by:
+        _check_number(by, len(group_rows([table.column(name) for name in by], table.num_rows)[1]))
+
+
+def _check_number(by: Sequence[str], count: int) -> None:
     if count > MAX_SLICES:
         raise Refused(f"--by {','.join(by)} makes more than {MAX_SLICES:,} slices: choose a column with fewer values")
 

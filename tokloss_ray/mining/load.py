@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -13,6 +12,7 @@ import pyarrow.parquet as pq
 
 from tokloss_ray import schema
 from tokloss_ray.errors import JobFailed, Refused
+from tokloss_ray.mining.flatten import COLUMNS, STRINGS, flatten
 from tokloss_ray.mining.outputs import (
     Condition,
     ScoreFile,
@@ -24,26 +24,14 @@ from tokloss_ray.mining.outputs import (
     parse_where,
 )
 from tokloss_ray.mining.words import Words, concat_words, first_tokens
-from tokloss_ray.scoring.ragged import list_lengths, offsets_of, one_array
+from tokloss_ray.scoring.ragged import one_array
 from tokloss_ray.storage import is_local, open_location, open_random, read_whole
 
 BATCH_TOKENS = 1 << 20
 """Tokens that are turned into tables at once: many, so that Python's share is small; bounded, so that memory is."""
 
 _WHOLE_FILE = 64 << 20  # an object up to this size is fetched in one request; of a larger one, the columns needed
-_STRINGS = (schema.WORDS, schema.INPUT_TOKENS, schema.LABELS, schema.PREDICTED_LABEL, schema.SECOND_LABEL)
-_COLUMNS = (
-    schema.EXAMPLE_ID,
-    schema.SOURCE,
-    schema.SOURCE_ROW,
-    schema.WINDOW,
-    schema.WORD_IDS,
-    schema.LOSS,
-    schema.PREDICTED_PROB,
-    schema.SECOND_PROB,
-    *_STRINGS,
-)
-_DICTIONARIES = [schema.SOURCE, *(f"{name}.list.element" for name in _STRINGS)]
+_DICTIONARIES = [schema.SOURCE, *(f"{name}.list.element" for name in STRINGS)]
 
 
 def file_batches(files: Sequence[ScoreFile], tokens: int = BATCH_TOKENS) -> list[list[ScoreFile]]:
@@ -79,7 +67,9 @@ def read_tokens(
     size = 0
     for file in files:
         for table in _read_file(file, by, conditions, probs, tokens):
-            part, count = _flatten(table, tags, by, file)
+            slices = {name: _slice_values(table, name, file) for name in by}
+            part = flatten(table, tags, slices, f"{file.output}/{file.path}")
+            count = int(pc.sum(table.column(schema.NUM_TOKENS)).as_py() or 0)
             if parts and size + count > tokens:
                 yield concat_words(parts)
                 parts, size = [], 0
@@ -164,7 +154,7 @@ def _read_file(
 ) -> Iterator[pa.Table]:
     """The rows of a file that pass, some at a time; the windows of a row stay together."""
     extra = [name for name in dict.fromkeys([*by, *conditions]) if name not in file.constants]
-    columns = [*_COLUMNS, *extra, *([schema.PROBS] if probs else [])]
+    columns = [*COLUMNS, schema.NUM_TOKENS, *extra, *([schema.PROBS] if probs else [])]
     here = {name: tests for name, tests in conditions.items() if name not in file.constants}
     step = max(1, int(tokens * file.rows / max(file.tokens, 1)))
     try:
@@ -213,117 +203,7 @@ def _as_text(table: pa.Table, name: str) -> pa.ChunkedArray:
     return column.cast(pa.string())
 
 
-def _flatten(table: pa.Table, tags: tuple[str, ...], by: Sequence[str], file: ScoreFile) -> tuple[Words, int]:
-    """The labelled tokens of some rows, and how many tokens these have in all."""
-    flat = {name: one_array(table.column(name)) for name in table.column_names if name not in (*by, schema.PROBS)}
-    lengths = list_lengths(flat[schema.LABELS])
-    starts = offsets_of(lengths)
-    label = _codes(flat[schema.LABELS].flatten(), (*tags, schema.IGN), file)
-    at = np.flatnonzero(label < len(tags))
-    row = np.repeat(np.arange(table.num_rows), lengths)[at]
-    first = _first_windows(flat[schema.SOURCE], flat[schema.SOURCE_ROW])
-    sequence = np.cumsum(first)[row] - 1
-    base = np.flatnonzero(first)
-
-    chosen = pa.array(at)
-    token = flat[schema.INPUT_TOKENS].flatten().take(chosen)
-    word_index, num_subtokens, word = _word_columns(flat, at, row, sequence, base, first, token)
-
-    def floats(name: str) -> np.ndarray:
-        values = flat[name].flatten()
-        return pc.fill_null(values, 0.0).to_numpy(zero_copy_only=False)[at]
-
-    probs = None
-    if schema.PROBS in table.column_names:
-        lists = one_array(table.column(schema.PROBS)).flatten()
-        probs = lists.flatten().to_numpy(zero_copy_only=False).reshape(-1, len(tags))[at]
-    words = Words(
-        tags=tags,
-        offsets=offsets_of(np.bincount(sequence, minlength=len(base))),
-        example_id=flat[schema.EXAMPLE_ID].take(pa.array(base)),
-        source=flat[schema.SOURCE].take(pa.array(base)).cast(pa.string()),
-        source_row=flat[schema.SOURCE_ROW].to_numpy()[base],
-        token_index=(at - starts[row]).astype(np.int32),
-        window=flat[schema.WINDOW].to_numpy()[row],
-        word_index=word_index,
-        token=token,
-        word=word,
-        num_subtokens=num_subtokens,
-        label=label[at],
-        predicted=_codes(flat[schema.PREDICTED_LABEL].flatten(), tags, file)[at],
-        second=_codes(flat[schema.SECOND_LABEL].flatten(), tags, file)[at],
-        loss=floats(schema.LOSS),
-        predicted_prob=floats(schema.PREDICTED_PROB),
-        second_prob=floats(schema.SECOND_PROB),
-        probs=probs,
-        by={name: _slice_values(table, name, file, base) for name in by},
-    )
-    return _in_order(words), int(starts[-1])
-
-
-def _codes(values: pa.DictionaryArray, names: tuple[str, ...], file: ScoreFile) -> np.ndarray:
-    """Position of each string among `names`, as int32; -1 where it is null."""
-    codes = {name: code for code, name in enumerate(names)}
-    strings = values.dictionary.to_pylist()
-    if unknown := [string for string in strings if string not in codes]:
-        raise JobFailed(f"{file.output}/{file.path} has the tag {unknown[0]!r}, which _run.json does not have")
-    table = np.array([*(codes[string] for string in strings), -1], dtype=np.int32)
-    return table[pc.fill_null(values.indices, len(strings)).to_numpy(zero_copy_only=False)]
-
-
-def _first_windows(source: pa.DictionaryArray, source_row: pa.Array) -> np.ndarray:
-    """Which rows of the table begin a row of the input: its windows follow one another."""
-    rows, codes = source_row.to_numpy(), source.indices.to_numpy()
-    first = np.ones(len(rows), dtype=bool)
-    first[1:] = (rows[1:] != rows[:-1]) | (codes[1:] != codes[:-1])
-    return first
-
-
-def _word_columns(
-    flat: dict[str, pa.Array],
-    at: np.ndarray,
-    row: np.ndarray,
-    sequence: np.ndarray,
-    base: np.ndarray,
-    first: np.ndarray,
-    token: pa.DictionaryArray,
-) -> tuple[np.ndarray, np.ndarray, pa.DictionaryArray]:
-    """Index, number of sub-tokens and string of the word of each labelled token."""
-    lists = flat[schema.WORD_IDS]
-    encoded = pc.is_null(lists).to_numpy(zero_copy_only=False)
-    if encoded.all():  # the input was pre-encoded
-        starts = offsets_of(np.bincount(sequence, minlength=len(base)))
-        return (np.arange(len(at)) - starts[sequence]).astype(np.int32), np.zeros(len(at), np.int32), token
-    ids = pc.fill_null(lists.flatten(), -1).to_numpy(zero_copy_only=False)
-    ends = np.ones(len(ids) + 1, dtype=bool)
-    ends[1:-1] = ids[1:] != ids[:-1]
-    ends[offsets_of(list_lengths(lists))] = True
-    runs = np.flatnonzero(ends)
-    run = np.searchsorted(runs, at, side="right") - 1
-    word_index = ids[at].astype(np.int32)
-    # Later windows of a very long row have no words of their own: those of its first window serve.
-    lengths = list_lengths(flat[schema.WORDS])
-    words_at = offsets_of(lengths)[:-1]
-    own = np.where(lengths > 0, np.arange(len(lengths)), base[np.cumsum(first) - 1])
-    word = flat[schema.WORDS].flatten().take(pa.array(words_at[own[row]] + word_index))
-    return word_index, np.diff(runs)[run].astype(np.int32), word
-
-
-def _in_order(words: Words) -> Words:
-    """Words by their index in each sequence: windows follow one another, but nothing promises that their words do."""
-    later = np.diff(words.word_index) >= 0
-    later[words.offsets[1:-1][(words.offsets[1:-1] > 0) & (words.offsets[1:-1] < len(words))] - 1] = True
-    if later.all():
-        return words
-    order = np.lexsort((words.token_index, words.window, words.word_index, words.sequence))
-    at = pa.array(order)
-    names = ("token_index", "window", "word_index", "num_subtokens", "label", "predicted", "second", "loss")
-    columns = {name: getattr(words, name)[order] for name in (*names, "predicted_prob", "second_prob")}
-    probs = None if words.probs is None else words.probs[order]
-    return replace(words, token=words.token.take(at), word=words.word.take(at), probs=probs, **columns)
-
-
-def _slice_values(table: pa.Table, name: str, file: ScoreFile, base: np.ndarray) -> pa.Array:
+def _slice_values(table: pa.Table, name: str, file: ScoreFile) -> pa.Array:
     if name in file.constants:
-        return pa.repeat(pa.scalar(file.constants[name], pa.string()), len(base))
-    return one_array(_as_text(table, name)).take(pa.array(base))
+        return pa.repeat(pa.scalar(file.constants[name], pa.string()), table.num_rows)
+    return one_array(_as_text(table, name))

@@ -1,0 +1,20 @@
+"""`tokloss mine` on the cluster this script runs in: what `ray job submit` starts.
+
+    ray job submit --working-dir . --runtime-env jobs/runtime_env.yaml -- \\
+        python jobs/mine.py s3://bucket/out --by lang
+
+Arguments are those of `tokloss mine`, and so are the exit codes; the job ends as FAILED for any code but 0. Outputs
+must be where every node finds them: s3:// and the like, or a file system that all of them mount.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from tokloss_ray.cli import main
+
+if __name__ == "__main__":
+    # Ray sets this for submitted jobs; by hand on a node of the cluster, the job joins that cluster too.
+    os.environ.setdefault("RAY_ADDRESS", "auto")
+    main(["mine", *sys.argv[1:]])

@@ -1,0 +1,179 @@
+"""Mine one or several outputs: read once, make every table, write them whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tokloss_ray.errors import Refused, before_work
+from tokloss_ray.mining.load import file_batches
+from tokloss_ray.mining.outputs import ScoreFile, check_columns, files_where, open_outputs, parse_where
+from tokloss_ray.mining.run import Partials, Pass, Tables, combine_in_order, final_tables, mine_batch
+from tokloss_ray.storage import open_location, write_whole
+
+METADATA = b"tokloss"
+"""Key of the Parquet metadata under which a table says, as JSON, how it was made."""
+
+Progress = Callable[[int, int], None]
+
+
+def mine(
+    outputs: str | Sequence[str],
+    *,
+    by: Sequence[str] = (),
+    where: Sequence[str] = (),
+    min_count: int = 1,
+    limit: int = 10_000,
+    rank: str = "prior-adjusted",
+    partial: bool = False,
+    write: bool = True,
+    to: str | None = None,
+    address: str | None = None,
+    progress: Progress | None = None,
+) -> Tables:
+    """The mining tables of finished outputs, by name (docs/mining.md has their columns), and writes them as Parquet.
+
+    outputs: folder or address, or several, which are mined as one. by: columns to slice every table by. where:
+    `COL=VALUE` or `COL!=VALUE`. min_count: leave rarer tokens and words out of their tables. limit: rows of the ranked
+    tables (of each slice). rank: how label issues are ranked. partial: also an unfinished run, as far as it is.
+    write: into `to`, or without it into `mining/` of the first output. address: a Ray cluster to work on; by default
+    the one this process has joined, else threads of this process. progress: called with tokens done and all tokens.
+
+        tables = tokloss_ray.mine("tokloss-demo", write=False)
+        tables["tokens"].to_pandas().head()
+
+    Raises:
+        Refused: wrong arguments, or something is no output, not finished, or has other tags.
+        JobFailed: a file cannot be read, or a table not be written.
+    """
+    with before_work():
+        job, files = _plan(outputs, by, where, min_count, limit, rank, partial)
+    batches = file_batches(files)
+    done = 0
+
+    def counted(parts: Iterator[Partials | None]) -> Iterator[Partials | None]:
+        nonlocal done
+        for batch, part in zip(batches, parts, strict=True):
+            done += sum(file.tokens for file in batch)
+            if progress is not None:
+                progress(done, sum(file.tokens for file in files))
+            yield part
+
+    if _on_cluster(address):
+        from tokloss_ray.mining.on_ray import on_ray
+
+        with on_ray(batches, job, address) as parts:
+            whole = combine_in_order(counted(parts), job)
+    else:
+        whole = combine_in_order(counted(in_threads(batches, job)), job)
+    if whole is None:
+        raise Refused(f"--where {' '.join(where)} leaves no labelled token" if where else "no token carries a label")
+    tables = final_tables(whole, job)
+    if write:
+        first = outputs if isinstance(outputs, str) else outputs[0]
+        about = {
+            "outputs": [outputs] if isinstance(outputs, str) else list(outputs),
+            "by": list(by), "where": list(where), "min_count": min_count, "limit": limit, "rank": rank,
+            "partial": partial,
+        }  # fmt: skip
+        write_tables(to or mining_folder(first), tables, about)
+    return tables
+
+
+def mining_folder(output: str) -> str:
+    """Where the tables of an output are."""
+    return f"{output.rstrip('/')}/mining"
+
+
+def _plan(
+    outputs: str | Sequence[str],
+    by: Sequence[str],
+    where: Sequence[str],
+    min_count: int,
+    limit: int,
+    rank: str,
+    partial: bool,
+) -> tuple[Pass, tuple[ScoreFile, ...]]:
+    for name, value in (("--limit", limit), ("--min-count", min_count)):
+        if value < 1:
+            raise Refused(f"{name} {value}: at least 1")
+    scores = open_outputs(outputs, partial)
+    check_columns("--by", by, scores.columns)
+    if taken := [name for name in by if name in _TABLE_COLUMNS]:
+        raise Refused(f"--by {taken[0]}: the tables have a column of that name; score with another name for it")
+    if len(set(by)) < len(by):
+        raise Refused("--by names a column twice")
+    conditions = parse_where(where, scores.columns)
+    files = files_where(scores.files, conditions)
+    if not files:
+        reason = f"--where {' '.join(where)} leaves no file" if scores.files else "there are no scored rows"
+        raise Refused(f"nothing to mine in {', '.join(scores.outputs)}: {reason}")
+    job = Pass(
+        tags=scores.tags,
+        labels=scores.labels,
+        by=tuple(by),
+        where=conditions,
+        limit=limit,
+        min_count=min_count,
+        rank=rank,
+        probs=scores.has_probs,
+    )
+    return job, files
+
+
+# fmt: off
+_TABLE_COLUMNS = frozenset([
+    "bits", "bucket", "correct", "count", "entropy", "error_rate", "errors", "example_id", "f1", "high",
+    "label", "labelled", "labels", "level", "losses", "low", "m2", "majority", "max", "max_loss", "mean",
+    "mean_loss", "minority", "minority_share", "num_labels", "precision", "predicted", "property", "rank_max",
+    "rank_mean", "rank_total", "recall", "share", "source", "source_row", "std", "sum", "tag", "token",
+    "tokens", "total_loss", "word", "words",
+])
+# fmt: on
+
+
+def _on_cluster(address: str | None) -> bool:
+    """Whether Ray does the work: an address is given, or this process has joined a cluster already."""
+    address = address or os.environ.get("RAY_ADDRESS")
+    if address:
+        return address != "local"
+    ray = sys.modules.get("ray")
+    return bool(ray is not None and ray.is_initialized())
+
+
+def in_threads(batches: Sequence[list[ScoreFile]], job: Pass) -> Iterator[Partials | None]:
+    """The partials of each batch, in order, made by one thread a core; at most a few wait to be taken.
+
+    Threads and not processes: Arrow and numpy work outside of the interpreter's lock, and a process takes longer to
+    start than the demo takes to mine.
+    """
+    workers = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 16)
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[Future[Partials | None]] = deque()
+        try:
+            for batch in batches:
+                waiting.append(pool.submit(mine_batch, batch, job))
+                if len(waiting) > workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def write_tables(folder: str, tables: Tables, about: dict[str, object]) -> None:
+    """Write each table as FOLDER/NAME.parquet, whole or not at all; how they were made goes into their metadata."""
+    fs, root = open_location(folder)
+    for name, table in tables.items():
+        sink = pa.BufferOutputStream()
+        metadata = {**(table.schema.metadata or {}), METADATA: json.dumps(about, ensure_ascii=False).encode()}
+        pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd")
+        write_whole(fs, f"{root}/{name}.parquet", memoryview(sink.getvalue()))

@@ -1,0 +1,132 @@
+"""One pass over the data: each batch of files becomes partial tables, which are combined in a tree of fixed shape.
+
+The shape depends on the files alone, so that sums come out the same to the last digit whatever number of workers there
+are, with threads or on a cluster. At most a few partials of each level are held, so that memory grows with the number
+of distinct words and not with the corpus.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from tokloss_ray.mining import confusion, lengths, sequences, tokens
+from tokloss_ray.mining.groups import check_slices
+from tokloss_ray.mining.load import read_tokens
+from tokloss_ray.mining.outputs import Condition, ScoreFile
+from tokloss_ray.mining.words import Words, first_tokens
+
+Partials = dict[str, pa.Table]
+Tables = dict[str, pa.Table]
+
+_FAN = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pass:
+    """What the pass needs to know wherever it runs.
+
+    Attributes:
+        tags: the model's tags by code.
+        labels: labelled tokens of the outputs by tag, whatever is sliced or filtered: the prior of label issues.
+        by: columns to slice by.
+        where: which rows.
+        limit: rows of a ranked table (of each slice).
+        min_count: tokens and words that are labelled less often are left out of their tables.
+        rank: how label issues are ranked.
+        probs: the outputs have the probabilities of all tags.
+    """
+
+    tags: tuple[str, ...]
+    labels: dict[str, int]
+    by: tuple[str, ...] = ()
+    where: tuple[Condition, ...] = ()
+    limit: int = 10_000
+    min_count: int = 1
+    rank: str = "prior-adjusted"
+    probs: bool = False
+
+
+def partial_tables(labelled: Words, job: Pass) -> Partials:
+    """The partial tables of some labelled tokens."""
+    words = first_tokens(labelled)
+    return {
+        "tokens": tokens.tokens_partial(labelled),
+        "words": tokens.words_partial(words),
+        "tags": confusion.tags_partial(labelled),
+        "sequences": sequences.sequences_partial(labelled, job.limit),
+        "lengths": lengths.lengths_partial(words),
+    }
+
+
+def combine_tables(parts: Sequence[Partials], job: Pass) -> Partials:
+    """Partials of several parts as those of one, in the order given."""
+    if len(parts) == 1:
+        return parts[0]
+    of = {name: [part[name] for part in parts] for name in parts[0]}
+    return {
+        "tokens": tokens.tokens_combine(of["tokens"], job.by),
+        "words": tokens.words_combine(of["words"], job.by),
+        "tags": confusion.tags_combine(of["tags"], job.by),
+        "sequences": sequences.sequences_combine(of["sequences"], job.by, job.limit),
+        "lengths": lengths.lengths_combine(of["lengths"], job.by),
+    }
+
+
+def final_tables(part: Partials, job: Pass) -> Tables:
+    """The tables, by name, from the partials of everything.
+
+    Raises:
+        Refused: there are more than 1,000 slices.
+    """
+    check_slices(part["tags"], job.by)
+    words = [part["words"]]
+    return {
+        "tokens": tokens.tokens_merge([part["tokens"]], job.by, job.min_count),
+        "words": tokens.words_merge(words, job.by, job.min_count),
+        "tags": confusion.tags_merge([part["tags"]], job.by),
+        "confusion": confusion.confusion_merge([part["tags"]], job.by, job.tags),
+        "sequences": sequences.sequences_merge([part["sequences"]], job.by, job.limit),
+        "inconsistent": tokens.inconsistent_merge(words, job.by, job.min_count, job.limit),
+        "lengths": lengths.lengths_merge([part["lengths"]], words, job.by),
+    }
+
+
+def mine_batch(files: Iterable[ScoreFile], job: Pass) -> Partials | None:
+    """The partial tables of a batch of files; None if none of their rows passes."""
+    parts = [
+        partial_tables(some, job) for some in read_tokens(files, job.tags, job.by, job.where, job.probs) if len(some)
+    ]
+    return combine_tables(parts, job) if parts else None
+
+
+def combine_in_order(parts: Iterable[Partials | None], job: Pass) -> Partials | None:
+    """Combine partials as they come, eight of a level at a time; None if there are none."""
+    levels: list[list[Partials]] = []
+
+    def push(part: Partials, level: int) -> None:
+        if len(levels) <= level:
+            levels.append([])
+        levels[level].append(part)
+        if len(levels[level]) == _FAN:
+            whole = combine_tables(levels[level], job)
+            levels[level] = []
+            push(whole, level + 1)
+
+    for part in parts:
+        if part is not None:
+            push(part, 0)
+    left = [part for level in reversed(levels) for part in level]
+    return combine_tables(left, job) if left else None
+
+
+def one_after_another(batches: Sequence[list[ScoreFile]], job: Pass) -> Iterator[Partials | None]:
+    """The partials of each batch, in this thread."""
+    for batch in batches:
+        yield mine_batch(batch, job)
+
+
+Runner = Callable[[Sequence[list[ScoreFile]], Pass], Iterator[Partials | None]]
+"""Makes the partials of batches, in their order, wherever it likes."""
