@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
+from collections import Counter
+from dataclasses import replace
+
 import numpy as np
+import pyarrow as pa
 import pytest
+import seqeval.metrics
+from demo_words import demo_scores, demo_words, split
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from seqeval.metrics.sequence_labeling import get_entities
 from seqeval.scheme import BILOU, IOB1, IOB2, IOBES, Entities
 
 from tokloss_ray.errors import Refused
-from tokloss_ray.mining import tag_schemes
+from tokloss_ray.mining import entities, entity_errors, tag_schemes
 from tokloss_ray.mining.tag_schemes import breaks_of, malformed_words, read_spans, read_tag_set
 from tokloss_ray.scoring.ragged import offsets_of
 
@@ -125,3 +132,205 @@ def test_no_words_no_spans():
     assert len(breaks_of(np.array([0]), none)) == 0
     assert len(read_spans(none, none.astype(bool), tag_set).start) == 0
     assert tag_schemes.malformed_words(none, np.array([0]), none, tag_set)["begins_inside"].tolist() == []
+
+
+# Tables, on real sentences.
+
+
+def real_tags():
+    """Labels and predictions of each sentence's labelled tokens, from the rows of scores/."""
+    pairs = []
+    for row in demo_scores().rows:
+        zipped = zip(row["labels"], row["predicted_label"], strict=True)
+        pairs.append([(label, predicted) for label, predicted in zipped if label != "IGN"])
+    return [[a for a, _ in pair] for pair in pairs], [[b for _, b in pair] for pair in pairs]
+
+
+def report(table, mode, by=None):
+    """A table of scores as seqeval's report gives them."""
+    found = {}
+    for row in table.to_pylist():
+        if row["mode"] == mode and (by is None or row["slice"] == by):
+            name = row["type"] if row["level"] == "type" else f"{row['level']} avg"
+            found[name] = {
+                "precision": row["precision"], "recall": row["recall"], "f1-score": row["f1"], "support": row["support"]
+            }  # fmt: skip
+    return found
+
+
+def seqeval_report(labels, predicted, **options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return seqeval.metrics.classification_report(labels, predicted, output_dict=True, **options)
+
+
+def test_scores_equal_seqeval_on_real_sentences():
+    labels, predicted = real_tags()
+    table = entities.entities_merge([entities.entities_partial(words) for words in demo_scores().words])
+    assert len(demo_scores().words) > 2
+    expected = seqeval_report(labels, predicted)
+    assert report(table, "default") == {name: pytest.approx(row, abs=1e-12) for name, row in expected.items()}
+    expected = seqeval_report(labels, predicted, mode="strict", scheme=IOB2)
+    assert report(table, "strict") == {name: pytest.approx(row, abs=1e-12) for name, row in expected.items()}
+    assert table.filter(pa.compute.equal(table["level"], "micro"))["correct"].to_pylist() == [
+        sum(len(set(find(a)) & set(find(b))) for a, b in zip(labels, predicted, strict=True))
+        for find in (get_entities, lambda tags: [e.to_tuple() for e in Entities([tags], IOB2).entities[0]])
+    ]
+
+
+def sliced_words():
+    words = demo_words()
+    values = [None if i % 5 == 0 else "ab"[i % 2] for i in range(len(words.offsets) - 1)]
+    return replace(words, by={"slice": pa.array(values)}), values
+
+
+def test_scores_by_slice_equal_seqeval_on_the_slice():
+    words, values = sliced_words()
+    labels, predicted = real_tags()
+    table = entities.entities_merge([entities.entities_partial(part) for part in split(words, [3, 500])], ["slice"])
+    assert table.column_names[0] == "slice"
+    for value in ("a", "b", None):
+        rows = [i for i, v in enumerate(values) if v == value]
+        expected = seqeval_report([labels[i] for i in rows], [predicted[i] for i in rows])
+        found = report(table.filter(pa.array([v == value for v in table["slice"].to_pylist()])), "default")
+        assert found == {name: pytest.approx(row, abs=1e-12) for name, row in expected.items()}
+
+
+def plain_errors(labels, predicted):
+    """The errors of one sentence by loops: (error, label span, predicted span); spans are (type, first, last)."""
+    ours, theirs = get_entities(labels), get_entities(predicted)
+    correct = set(ours) & set(theirs)
+    ours, theirs = [s for s in ours if s not in correct], [s for s in theirs if s not in correct]
+
+    def shared(a, b):
+        return len(set(range(a[1], a[2] + 1)) & set(range(b[1], b[2] + 1)))
+
+    found = []
+    while pairs := [(a, b) for a in ours for b in theirs if shared(a, b)]:
+        a, b = min(pairs, key=lambda pair: (-shared(*pair), pair[0][0] != pair[1][0], pair[0][1], pair[1][1]))
+        kind = "wrong_type" if a[1:] == b[1:] else "wrong_boundary" if a[0] == b[0] else "wrong_both"
+        found.append((kind, a, b))
+        ours.remove(a)
+        theirs.remove(b)
+    return found + [("missed", a, None) for a in ours] + [("spurious", None, b) for b in theirs]
+
+
+def error_of(row):
+    def span(side):
+        ends = row[f"{side}_type"], row[f"{side}_start"], row[f"{side}_stop"]
+        return None if ends[0] is None else (ends[0], ends[1], ends[2] - 1)
+
+    return row["error"], span("label"), span("predicted")
+
+
+def test_entity_errors_equal_a_plain_loop_on_real_sentences():
+    expected = []
+    for row in demo_scores().rows:
+        kept = [i for i, label in enumerate(row["labels"]) if label != "IGN"]
+        labels, predicted = ([row[name][i] for i in kept] for name in ("labels", "predicted_label"))
+        losses = [row["loss"][i] for i in kept]
+        for error, a, b in plain_errors(labels, predicted):
+            first = min(span[1] for span in (a, b) if span)
+            last = max(span[2] for span in (a, b) if span)
+            text = " ".join(row["words"][first : last + 1])
+            about = labels[first : last + 1], predicted[first : last + 1]
+            expected.append((row["example_id"], (error, a, b), text, *about, sum(losses[first : last + 1])))
+    parts = [entity_errors.entity_errors_partial(words) for words in demo_scores().words]
+    table = entity_errors.entity_errors_merge(parts)
+    found = [
+        (r["example_id"], error_of(r), r["text"], r["label_tags"], r["predicted_tags"], pytest.approx(r["loss"]))
+        for r in table.to_pylist()
+    ]
+    key = lambda e: (e[0], str(e[1]))  # noqa: E731
+    assert sorted(expected, key=key) == sorted(found, key=key)
+    assert {error for _, (error, _, _), *_ in expected} == set(entity_errors.ERRORS)
+    losses = table["loss"].to_pylist()
+    assert losses == sorted(losses, reverse=True)
+
+    counts = entity_errors.entity_error_counts_merge(
+        [entity_errors.entity_error_counts_partial(words) for words in demo_scores().words]
+    )
+    plain = Counter((error, a and a[0], b and b[0]) for _, (error, a, b), *_ in expected)
+    assert {(r["error"], r["label_type"], r["predicted_type"]): r["count"] for r in counts.to_pylist()} == plain
+    assert sum(counts["loss"].to_pylist()) == pytest.approx(sum(losses))
+
+
+@given(data=st.data())
+@settings(max_examples=200, deadline=None)
+def test_entity_errors_equal_a_plain_loop_on_any_tags(data):
+    tags = tags_of("IOB2")[:5]
+    length = data.draw(st.integers(1, 14))
+    labels, predicted = (data.draw(st.lists(st.sampled_from(tags), min_size=length, max_size=length)) for _ in "ab")
+    tag_set = read_tag_set(tuple(tags))
+    breaks = breaks_of(np.array([0, length]), np.arange(length))
+    spans = [
+        read_spans(np.array([tags.index(t) for t in side], dtype=np.int32), breaks, tag_set)
+        for side in (labels, predicted)
+    ]
+    wrong = entity_errors.wrong_entities(*spans, length)
+    found = []
+    for error, a, b in zip(wrong.error, wrong.label, wrong.predicted, strict=True):
+        pair = [
+            None if at < 0 else (tag_set.types[side.type[at]], side.start[at], side.stop[at] - 1)
+            for side, at in zip(spans, (a, b), strict=True)
+        ]
+        found.append((entity_errors.ERRORS[error], *pair))
+    assert Counter(found) == Counter(plain_errors(labels, predicted))
+
+
+TABLES = {
+    "entities": (entities.entities_partial, entities.entities_combine, entities.entities_merge, {}),
+    "malformed": (entities.malformed_partial, entities.malformed_combine, entities.malformed_merge, {}),
+    "counts": (
+        entity_errors.entity_error_counts_partial,
+        entity_errors.entity_error_counts_combine,
+        entity_errors.entity_error_counts_merge,
+        {},
+    ),
+    "errors": (
+        entity_errors.entity_errors_partial,
+        entity_errors.entity_errors_combine,
+        entity_errors.entity_errors_merge,
+        {"limit": 20},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+@given(data=st.data())
+@settings(max_examples=15, deadline=None)
+def test_any_split_and_tree_of_merges_gives_the_same_table(name, data):
+    partial, combine, merge, options = TABLES[name]
+    words, _ = sliced_words()
+    if not data.draw(st.booleans()):
+        words = replace(words, by={})
+    by = list(words.by)
+    cuts = data.draw(st.lists(st.integers(0, len(words.offsets) - 1), max_size=4))
+    parts = [partial(part, **options) for part in split(words, cuts)]
+    at = data.draw(st.integers(0, len(parts)))
+    tree = [combine(some, by, **options) for some in (parts[:at], parts[at:]) if some]
+    whole = merge([partial(words, **options)], by, **options)
+    assert_same(merge(tree, by, **options), whole)
+    assert whole.num_rows
+    if name == "errors":
+        everything = merge([partial(words, limit=10**6)], by, limit=10**6)
+        sizes = Counter(map(str, everything["slice"].to_pylist() if by else ["None"] * everything.num_rows))
+        assert whole.num_rows == sum(min(size, 20) for size in sizes.values())
+
+
+def assert_same(found, expected):
+    assert found.schema == expected.schema
+    for name in expected.column_names:
+        a, b = found[name].to_pylist(), expected[name].to_pylist()
+        assert a == (pytest.approx(b, rel=1e-9) if pa.types.is_floating(expected.schema.field(name).type) else b)
+
+
+def test_tags_without_spans_give_empty_tables_with_the_same_columns():
+    words = demo_words()
+    pos = replace(words, tags=("NOUN", "VERB", "ADJ", "ADV", "DET", "NUM", "X"), by={"slice": words.example_id})
+    pos = split(pos, [5])[0]
+    spans = replace(pos, tags=words.tags)
+    for partial, _, merge, options in TABLES.values():
+        empty, full = (merge([partial(w, **options)], ["slice"], **options) for w in (pos, spans))
+        assert empty.num_rows == 0
+        assert empty.schema == full.schema
