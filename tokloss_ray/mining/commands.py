@@ -21,6 +21,9 @@ def mine(
     ] = None,
     min_count: Annotated[int, typer.Option(min=1, help="Leave rarer tokens and words out.")] = 1,
     limit: Annotated[int, typer.Option(min=1, help="Rows of the ranked tables, of each slice.")] = 10_000,
+    scheme: Annotated[
+        str | None, typer.Option(help="Scheme of the tags, where their names do not tell: IOB1, for one.")
+    ] = None,
     show: Annotated[int, typer.Option(min=0, help="Rows of each table that are printed.")] = 10,
     to: Annotated[str | None, typer.Option("--to", help="Folder of the tables; OUTPUT/mining by default.")] = None,
     partial: Annotated[bool, typer.Option("--partial", help="Mine what there is of an unfinished run.")] = False,
@@ -45,6 +48,7 @@ def mine(
                 where=where or (),
                 min_count=min_count,
                 limit=limit,
+                scheme=scheme,
                 partial=partial,
                 to=to,
                 address=address,

@@ -11,17 +11,19 @@ import numpy as np
 import pyarrow as pa
 
 from tokloss_ray.mining.groups import COUNT, MEAN, SUM, combine_tallies, figures_of, group_rows, sorted_by, tally
+from tokloss_ray.mining.tag_schemes import read_tag_set
 from tokloss_ray.mining.words import Words
 from tokloss_ray.scoring.ragged import one_array
 
 LABEL, PREDICTED, TAG, LEVEL = "label", "predicted", "tag", "level"
-_PREFIXES = frozenset("BIESLUM")
 
 
-def entity_type(tag: str) -> str:
-    """The type in a tag: PER of B-PER; a tag without a prefix, such as O, is its own type."""
-    prefix, _, rest = tag.partition("-")
-    return rest if prefix in _PREFIXES and rest else tag
+def entity_types(tags: Sequence[str], scheme: str | None = None) -> dict[str, str]:
+    """The type in each tag: PER of B-PER; O is a type too, and tags that mark no spans are their own types."""
+    tag_set = read_tag_set(tuple(tags), scheme)
+    if tag_set is None:
+        return {tag: tag for tag in tags}
+    return {tag: tag_set.types[code] if code >= 0 else tag for tag, code in zip(tags, tag_set.type, strict=True)}
 
 
 def tags_partial(tokens: Words) -> pa.Table:
@@ -72,22 +74,25 @@ def tags_merge(parts: Sequence[pa.Table], by: Sequence[str] = ()) -> pa.Table:
     return sorted_by(table, by, [(MEAN, "descending"), (TAG, "ascending")])
 
 
-def confusion_merge(parts: Sequence[pa.Table], by: Sequence[str] = (), tags: Sequence[str] = ()) -> pa.Table:
+def confusion_merge(
+    parts: Sequence[pa.Table], tags: Sequence[str], by: Sequence[str] = (), scheme: str | None = None
+) -> pa.Table:
     """level (`tag` or `type`), label, predicted, count, share (of the label's row); cells that occur.
 
-    tags: the order of rows and columns; types are in the order of their tags. Without it, alphabetical.
+    tags: the model's, in the order of rows and columns; types are in the order of their tags.
     """
     cells = tags_combine(parts, by)
+    types = entity_types(tags, scheme)
     tables = []
     for level in ("tag", "type"):
-        names = {tag: tag if level == "tag" else entity_type(tag) for tag in (*tags, *_values(cells))}
+        names = {tag: tag for tag in tags} if level == "tag" else types
         table = cells.select([*by, LABEL, PREDICTED, COUNT])
         for side in (LABEL, PREDICTED):
             at = table.schema.get_field_index(side)
             values = one_array(table.column(side)).dictionary_encode()
             renamed = pa.array([names[tag] for tag in values.dictionary.to_pylist()], pa.string())
             table = table.set_column(at, side, renamed.take(values.indices))
-        order = {name: i for i, name in enumerate(dict.fromkeys(names.values() if tags else sorted(names.values())))}
+        order = {name: i for i, name in enumerate(dict.fromkeys(names.values()))}
         tables.append(_cells(table, by, level, order))
     return sorted_by(
         pa.concat_tables(tables), by, [(LEVEL, "ascending"), ("row", "ascending"), ("column", "ascending")]
@@ -110,10 +115,6 @@ def _cells(table: pa.Table, by: Sequence[str], level: str, order: dict[str, int]
         | {PREDICTED: kept.column(PREDICTED), COUNT: pa.array(count), "share": pa.array(share)}
         | places
     )
-
-
-def _values(cells: pa.Table) -> list[str]:
-    return sorted({*cells.column(LABEL).to_pylist(), *cells.column(PREDICTED).to_pylist()})
 
 
 def _equal(cells: pa.Table) -> np.ndarray:

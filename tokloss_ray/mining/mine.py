@@ -16,6 +16,7 @@ from tokloss_ray.errors import Refused, before_work
 from tokloss_ray.mining.load import file_batches
 from tokloss_ray.mining.outputs import ScoreFile, check_columns, files_where, open_outputs, parse_where
 from tokloss_ray.mining.run import Partials, Pass, Tables, combine_in_order, final_tables, mine_batch
+from tokloss_ray.mining.tag_schemes import read_tag_set
 from tokloss_ray.storage import open_location, write_whole
 
 METADATA = b"tokloss"
@@ -31,6 +32,7 @@ def mine(
     where: Sequence[str] = (),
     min_count: int = 1,
     limit: int = 10_000,
+    scheme: str | None = None,
     rank: str = "prior-adjusted",
     partial: bool = False,
     write: bool = True,
@@ -40,11 +42,14 @@ def mine(
 ) -> Tables:
     """The mining tables of finished outputs, by name (docs/mining.md has their columns), and writes them as Parquet.
 
-    outputs: folder or address, or several, which are mined as one. by: columns to slice every table by. where:
-    `COL=VALUE` or `COL!=VALUE`. min_count: leave rarer tokens and words out of their tables. limit: rows of the ranked
-    tables (of each slice). rank: how label issues are ranked. partial: also an unfinished run, as far as it is.
-    write: into `to`, or without it into `mining/` of the first output. address: a Ray cluster to work on; by default
-    the one this process has joined, else threads of this process. progress: called with tokens done and all tokens.
+    outputs: folder or address, or several, which are mined as one.
+    by: columns to slice every table by. where: which rows, `COL=VALUE` or `COL!=VALUE`.
+    min_count: leave rarer tokens and words out of their tables. limit: rows of the ranked tables (of each slice).
+    scheme: of the tags, such as IOB1, where their names do not tell. rank: how label issues are ranked.
+    partial: also an unfinished run, as far as it is.
+    write: into `to`, or without it into `mining/` of the first output.
+    address: a Ray cluster to work on; by default the one this process has joined, else threads of this process.
+    progress: called with tokens done and all tokens.
 
         tables = tokloss_ray.mine("tokloss-demo", write=False)
         tables["tokens"].to_pandas().head()
@@ -54,7 +59,7 @@ def mine(
         JobFailed: a file cannot be read, or a table not be written.
     """
     with before_work():
-        job, files = _plan(outputs, by, where, min_count, limit, rank, partial)
+        job, files = _plan(outputs, by, where, min_count, limit, scheme, rank, partial)
     batches = file_batches(files)
     done = 0
 
@@ -80,8 +85,8 @@ def mine(
         first = outputs if isinstance(outputs, str) else outputs[0]
         about = {
             "outputs": [outputs] if isinstance(outputs, str) else list(outputs),
-            "by": list(by), "where": list(where), "min_count": min_count, "limit": limit, "rank": rank,
-            "partial": partial,
+            "by": list(by), "where": list(where), "min_count": min_count, "limit": limit, "scheme": scheme,
+            "rank": rank, "partial": partial,
         }  # fmt: skip
         write_tables(to or mining_folder(first), tables, about)
     return tables
@@ -98,6 +103,7 @@ def _plan(
     where: Sequence[str],
     min_count: int,
     limit: int,
+    scheme: str | None,
     rank: str,
     partial: bool,
 ) -> tuple[Pass, tuple[ScoreFile, ...]]:
@@ -106,6 +112,7 @@ def _plan(
             raise Refused(f"{name} {value}: at least 1")
     scores = open_outputs(outputs, partial)
     check_columns("--by", by, scores.columns)
+    read_tag_set(scores.tags, scheme)  # refuses a scheme that is not theirs
     if taken := [name for name in by if name in _TABLE_COLUMNS]:
         raise Refused(f"--by {taken[0]}: the tables have a column of that name; score with another name for it")
     if len(set(by)) < len(by):
@@ -122,6 +129,7 @@ def _plan(
         where=conditions,
         limit=limit,
         min_count=min_count,
+        scheme=scheme,
         rank=rank,
         probs=scores.has_probs,
     )
@@ -130,11 +138,14 @@ def _plan(
 
 # fmt: off
 _TABLE_COLUMNS = frozenset([
-    "bits", "bucket", "correct", "count", "entropy", "error_rate", "errors", "example_id", "f1", "high",
-    "label", "labelled", "labels", "level", "losses", "low", "m2", "majority", "max", "max_loss", "mean",
-    "mean_loss", "minority", "minority_share", "num_labels", "precision", "predicted", "property", "rank_max",
-    "rank_mean", "rank_total", "recall", "share", "source", "source_row", "std", "sum", "tag", "token",
-    "tokens", "total_loss", "word", "words",
+    "bits", "bucket", "correct", "count", "entropy", "error", "error_rate", "errors", "example_id", "f1",
+    "high", "kind", "label", "label_start", "label_stop", "label_tags", "label_type", "labelled", "labels",
+    "level", "loss", "losses", "low", "m2", "majority", "max", "max_loss", "mean", "mean_loss", "minority",
+    "minority_share", "mode", "num_labels", "precision", "predicted", "predicted_start", "predicted_stop",
+    "predicted_tags", "predicted_type", "property", "rank_max", "rank_mean", "rank_total", "recall", "score",
+    "sequences", "share", "side", "source", "source_row", "start", "std", "stop", "suggested_label", "sum",
+    "support", "tag", "text", "token", "token_index", "tokens", "total_loss", "type", "window", "word",
+    "words",
 ])
 # fmt: on
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from tokloss_ray.mining import confusion, lengths, sequences, tokens
+from tokloss_ray.mining import confusion, entities, entity_errors, lengths, sequences, tokens
 from tokloss_ray.mining.groups import check_slices
 from tokloss_ray.mining.load import read_tokens
 from tokloss_ray.mining.outputs import Condition, ScoreFile
@@ -35,6 +35,7 @@ class Pass:
         where: which rows.
         limit: rows of a ranked table (of each slice).
         min_count: tokens and words that are labelled less often are left out of their tables.
+        scheme: of the tags, where their names do not tell (`tag_schemes`).
         rank: how label issues are ranked.
         probs: the outputs have the probabilities of all tags.
     """
@@ -45,6 +46,7 @@ class Pass:
     where: tuple[Condition, ...] = ()
     limit: int = 10_000
     min_count: int = 1
+    scheme: str | None = None
     rank: str = "prior-adjusted"
     probs: bool = False
 
@@ -58,6 +60,10 @@ def partial_tables(labelled: Words, job: Pass) -> Partials:
         "tags": confusion.tags_partial(labelled),
         "sequences": sequences.sequences_partial(labelled, job.limit),
         "lengths": lengths.lengths_partial(words),
+        "entities": entities.entities_partial(words, job.scheme),
+        "malformed_tags": entities.malformed_partial(words, job.scheme),
+        "entity_errors": entity_errors.entity_errors_partial(words, job.limit, job.scheme),
+        "entity_error_counts": entity_errors.entity_error_counts_partial(words, job.scheme),
     }
 
 
@@ -72,6 +78,10 @@ def combine_tables(parts: Sequence[Partials], job: Pass) -> Partials:
         "tags": confusion.tags_combine(of["tags"], job.by),
         "sequences": sequences.sequences_combine(of["sequences"], job.by, job.limit),
         "lengths": lengths.lengths_combine(of["lengths"], job.by),
+        "entities": entities.entities_combine(of["entities"], job.by),
+        "malformed_tags": entities.malformed_combine(of["malformed_tags"], job.by),
+        "entity_errors": entity_errors.entity_errors_combine(of["entity_errors"], job.by, job.limit),
+        "entity_error_counts": entity_errors.entity_error_counts_combine(of["entity_error_counts"], job.by),
     }
 
 
@@ -87,10 +97,14 @@ def final_tables(part: Partials, job: Pass) -> Tables:
         "tokens": tokens.tokens_merge([part["tokens"]], job.by, job.min_count),
         "words": tokens.words_merge(words, job.by, job.min_count),
         "tags": confusion.tags_merge([part["tags"]], job.by),
-        "confusion": confusion.confusion_merge([part["tags"]], job.by, job.tags),
+        "confusion": confusion.confusion_merge([part["tags"]], job.tags, job.by, job.scheme),
         "sequences": sequences.sequences_merge([part["sequences"]], job.by, job.limit),
-        "inconsistent": tokens.inconsistent_merge(words, job.by, job.min_count, job.limit),
+        "inconsistent": tokens.inconsistent_merge(words, job.tags, job.by, job.min_count, job.limit, job.scheme),
         "lengths": lengths.lengths_merge([part["lengths"]], words, job.by),
+        "entities": entities.entities_merge([part["entities"]], job.by),
+        "malformed_tags": entities.malformed_merge([part["malformed_tags"]], job.by),
+        "entity_errors": entity_errors.entity_errors_merge([part["entity_errors"]], job.by, job.limit),
+        "entity_error_counts": entity_errors.entity_error_counts_merge([part["entity_error_counts"]], job.by),
     }
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tokloss_ray.mining.confusion import entity_type
+from tokloss_ray.mining.confusion import entity_types
 from tokloss_ray.mining.groups import (
     COUNT,
     ERRORS,
@@ -93,7 +93,12 @@ def words_merge(parts: Sequence[pa.Table], by: Sequence[str] = (), min_count: in
 
 
 def inconsistent_merge(
-    parts: Sequence[pa.Table], by: Sequence[str] = (), min_count: int = 1, limit: int = 10_000
+    parts: Sequence[pa.Table],
+    tags: Sequence[str],
+    by: Sequence[str] = (),
+    min_count: int = 1,
+    limit: int = 10_000,
+    scheme: str | None = None,
 ) -> pa.Table:
     """Words that are labelled with several entity types (O is one), from the partials of `words_partial`.
 
@@ -101,12 +106,15 @@ def inconsistent_merge(
     the types, in bits), bits (count times entropy: what it takes to write down which word has which type), labelled
     (each tag with its count and the place of its highest loss). Most bits first: frequent words without a clear
     majority. Tags that differ in their prefix alone (B-PER, I-PER) are no disagreement.
+
+    tags: the model's.
     """
     pairs = words_combine(parts, by)
     pairs = combine_tallies([pairs.drop_columns([PREDICTED])], [*by, WORD, LABEL])
     group, first = group_rows([pairs.column(name) for name in (*by, WORD)], pairs.num_rows)
     labels = pc.dictionary_encode(one_array(pairs.column(LABEL)))
-    types = [entity_type(tag) for tag in labels.dictionary.to_pylist()]
+    type_of = entity_types(tags, scheme)
+    types = [type_of[tag] for tag in labels.dictionary.to_pylist()]
     names = sorted(set(types))
     of_label = np.array([names.index(name) for name in types], dtype=np.int64)
     counts = np.zeros((len(first), max(len(names), 1)), dtype=np.int64)

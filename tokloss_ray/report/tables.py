@@ -24,6 +24,13 @@ _WIDEST = 30
 _VIEWS: dict[str, tuple[str, tuple[str, ...]]] = {
     "tags": ("Tags, by mean loss", ("tag", "count", "mean", "precision", "recall", "f1")),
     "confusion": ("Confusions", ("label", "predicted", "count", "share")),
+    "entities": ("Entities, exact match", ("mode", "level", "type", "precision", "recall", "f1", "support")),
+    "entity_error_counts": ("Wrong entities", ("error", "label_type", "predicted_type", "count", "loss")),
+    "entity_errors": (
+        "Wrong entities, by loss",
+        ("error", "label_type", "predicted_type", "loss", "example_id", "text"),
+    ),
+    "malformed_tags": ("Malformed tags", ("side", "kind", "tag", "count", "sequences")),
     "tokens": ("Tokens, by total loss", ("token", "count", "mean", "sum", "max", "std")),
     "words": ("Words, by total loss", ("word", "count", "mean", "sum", "errors", "labelled")),
     "inconsistent": ("Words labelled in different ways", ("word", "count", "minority_share", "labelled")),
@@ -110,7 +117,7 @@ def _plain(table: pa.Table) -> list[str]:
 
 
 def _view(rows: pa.Table, columns: Sequence[str]) -> Table:
-    lists = {c for c in columns if pa.types.is_nested(rows.schema.field(c).type)}
+    lists = {c for c in columns if pa.types.is_nested(rows.schema.field(c).type) or c == "text"}
     view = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", expand=bool(lists))
     for column in columns:
         kind = rows.schema.field(column).type
