@@ -105,8 +105,8 @@ def moments(group: np.ndarray, groups: int, loss: np.ndarray, wrong: np.ndarray)
     return {
         COUNT: pa.array(count, pa.int64()),
         ERRORS: pa.array(np.bincount(group[wrong], minlength=groups), pa.int64()),
-        SUM: pa.array(total),
-        M2: pa.array(np.bincount(group, weights=deviation * deviation, minlength=groups)),
+        SUM: pa.array(total, pa.float64()),
+        M2: pa.array(np.bincount(group, weights=deviation * deviation, minlength=groups), pa.float64()),
         MAX: pa.array(most),
     }
 
@@ -133,8 +133,8 @@ def combine_tallies(parts: Sequence[pa.Table], keys: Sequence[str]) -> pa.Table:
     figures = {
         COUNT: pa.array(count.astype(np.int64)),
         ERRORS: pa.array(np.bincount(group, weights=errors, minlength=groups).astype(np.int64)),
-        SUM: pa.array(sums),
-        M2: pa.array(np.bincount(group, weights=m2 + n * apart * apart, minlength=groups)),
+        SUM: pa.array(sums, pa.float64()),
+        M2: pa.array(np.bincount(group, weights=m2 + n * apart * apart, minlength=groups), pa.float64()),
         MAX: pa.array(largest),
     }
     others = table.drop_columns(list(figures)).take(pa.array(holder))
