@@ -17,6 +17,7 @@ from tokloss_ray.errors import JobFailed
 from tokloss_ray.faults import armed, fault_point
 from tokloss_ray.model_store import fetch_model
 from tokloss_ray.scoring.batching import MicroBatch, pad, plan_batches
+from tokloss_ray.scoring.engine import pack
 from tokloss_ray.scoring.job import Job
 from tokloss_ray.scoring.journal import Journal
 from tokloss_ray.scoring.loss import TokenScores, score_tokens
@@ -93,6 +94,16 @@ class Scorer:
             torch.set_num_threads(threads)
         self.pool = ThreadPoolExecutor(self.streams, initializer=torch.set_num_threads, initargs=(threads or 1,))
         self.model = load_model(job).to(self.device).eval()
+        if self.device.type == "cpu":
+            pack(self.model, self._probe)
+
+    @torch.inference_mode()
+    def _probe(self, model: torch.nn.Module) -> torch.Tensor:
+        """Logits of two short sequences, one of them padded."""
+        input_ids_BL = torch.arange(16).reshape(2, 8) % self.job.embedding_rows
+        attention_BL = torch.ones_like(input_ids_BL)
+        attention_BL[1, 5:] = 0
+        return model(input_ids=input_ids_BL, attention_mask=attention_BL).logits
 
     def score(self, sequences: pa.Table, journal: Journal | None = None) -> tuple[pa.Table, dict[str, Any]]:
         """Add predictions and losses to the sequences of a shard.
