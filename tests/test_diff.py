@@ -13,8 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from seqeval.metrics import classification_report, f1_score, precision_score, recall_score
+from typer.testing import CliRunner
 
+import tokloss_ray
 from tokloss_ray import ScoreConfig
+from tokloss_ray.cli import app
 from tokloss_ray.demo import DATA
 from tokloss_ray.errors import Refused
 from tokloss_ray.mining import bootstrap
@@ -364,3 +367,17 @@ def test_tables_are_written_in_the_folder_of_b(folder: Path, found: Diff) -> Non
     assert target.startswith(f"{folder}/B/mining/diff-")
     for name, table in found.tables.items():
         assert pq.read_table(f"{target}/{name}.parquet").equals(table)
+
+
+def test_the_command(folder: Path, found: Diff, tmp_path: Path) -> None:
+    run = CliRunner().invoke(app, ["diff", str(folder / "A"), str(folder / "B")], env={"COLUMNS": "100"})
+    assert run.exit_code == 0, run.output
+    f1 = found.tables["summary"].to_pylist()[0]
+    assert f"{f1['a']:.4f}  {f1['b']:.4f}  {f1['difference']:+.4f}  {f1['low']:+.4f} to {f1['high']:+.4f}" in run.output
+    assert diff_folder(str(folder / "A"), str(folder / "B")) in run.output.replace("\n", "")
+    options = ["--by", "topic", "--to", str(tmp_path / "to"), "--show", "2", "--resamples", "100"]
+    run = CliRunner().invoke(app, ["diff", str(folder / "A"), str(folder / "B"), *options])
+    assert run.exit_code == 0, run.output
+    assert pq.read_table(tmp_path / "to" / "summary.parquet").column_names[:2] == ["topic", "metric"]
+    assert all(len(line) <= 80 for line in run.output.split("\n")[:12])
+    assert tokloss_ray.diff is diff

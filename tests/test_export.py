@@ -21,8 +21,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from seqeval.metrics import f1_score
 from seqeval.metrics.sequence_labeling import get_entities
+from typer.testing import CliRunner
 
+import tokloss_ray
 from tokloss_ray import ScoreConfig
+from tokloss_ray.cli import app
 from tokloss_ray.demo import DATA
 from tokloss_ray.errors import Refused
 from tokloss_ray.exporting.apply import apply_fixes
@@ -547,6 +550,19 @@ def test_tags_and_places_that_do_not_fit_are_refused(folder: Path, tmp_path: Pat
         apply_fixes(str(tmp_path / "x"), str(folder / "data"), str(folder / "data" / "new"))
     with pytest.raises(Refused, match="no file"):
         apply_fixes(str(tmp_path / "nothing"), str(data), str(tmp_path / "new2"))
+
+
+def test_the_commands(folder: Path, tmp_path: Path) -> None:
+    out, file, data = str(folder / "out"), str(tmp_path / "w.csv"), str(folder / "data")
+    run = CliRunner().invoke(app, ["export", out, "-f", "csv", "-o", file, "--id", "de-val-7", "--id", "de-val-8"])
+    assert run.exit_code == 0, run.output
+    assert "2 sentences are in" in run.output
+    correct(Path(file), "csv", {("de-val-7", 0): "B-LOC", ("de-val-7", 1): "I-LOC"})
+    run = CliRunner().invoke(app, ["apply-fixes", file, "--to", data, "-o", str(tmp_path / "new")])
+    assert run.exit_code == 0, run.output
+    said = dict(line.rsplit("  ", 1) for line in run.output.splitlines() if "  " in line)
+    assert said["rows changed "] == "1"
+    assert tokloss_ray.export is export
 
 
 @given(st.dictionaries(st.text(max_size=3), st.recursive(st.integers() | st.text(max_size=3), st.lists, max_leaves=4)))

@@ -5,12 +5,26 @@ from __future__ import annotations
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["RunSummary", "ScoreConfig", "TokLossError", "__version__", "load", "mine", "score"]
+__all__ = [
+    "RunSummary",
+    "ScoreConfig",
+    "TokLossError",
+    "__version__",
+    "apply_fixes",
+    "diff",
+    "export",
+    "load",
+    "mine",
+    "score",
+]
 
 _HOME = {
     "ScoreConfig": "tokloss_ray.config",
     "TokLossError": "tokloss_ray.errors",
     "RunSummary": "tokloss_ray.scoring.summary",
+    "apply_fixes": "tokloss_ray.exporting.apply",
+    "diff": "tokloss_ray.mining.compare",
+    "export": "tokloss_ray.exporting.export",
     "load": "tokloss_ray.mining.load",
     "mine": "tokloss_ray.mining.mine",
     "score": "tokloss_ray.scoring.driver",

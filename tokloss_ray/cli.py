@@ -18,7 +18,10 @@ from rich.console import Console
 from tokloss_ray import __version__
 from tokloss_ray.config import DTYPES, ScoreConfig, make_config, read_yaml
 from tokloss_ray.errors import Interrupted, JobFailed, Refused, TokLossError, before_work
+from tokloss_ray.exporting.commands import apply_fixes, export
 from tokloss_ray.mining import commands as mining_commands
+from tokloss_ray.mining.diff_command import diff
+from tokloss_ray.report.commands import show
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -187,35 +190,11 @@ def verify(output: Annotated[str, typer.Argument(help="Output folder of a finish
         raise JobFailed(f"{len(found.problems):,} problems in {output}: score it again with --overwrite")
 
 
-@app.command()
-def show(
-    output: Annotated[str, typer.Argument(help="Output folder of a run.")],
-    worst: Annotated[int, typer.Option(min=1, help="How many sequences, highest total loss first.")] = 3,
-    token: Annotated[str | None, typer.Option(help="Only sequences that contain this token or word.")] = None,
-    example_id: Annotated[str | None, typer.Option("--id", help="The sequence with this example_id.")] = None,
-) -> None:
-    """Show sequences token by token with label, prediction and loss; errors stand out."""
-    from tokloss_ray.report import sequences
-
-    console = Console()
-    with before_work():
-        scores = sequences.open_scores(output)
-    if example_id is not None:
-        found = sequences.sequences_by_id(scores, example_id)
-        if not found.num_rows:
-            raise Refused(f"{output} has no sequence with the id {example_id}")
-    elif token is not None:
-        found, count = sequences.sequences_with_token(scores, token, worst)
-        if not count:
-            raise Refused(f"no sequence in {output} has the token or word {token}")
-        has = "sequence has" if count == 1 else "sequences have"
-        console.print(f"{count:,} {has} {token}; the worst {found.num_rows}:\n", markup=False, highlight=False)
-    else:
-        found = sequences.worst_sequences(scores, worst)
-    sequences.print_sequences(console, found, mark=token)
-
-
 app.command()(mining_commands.mine)
+app.command()(show)
+app.command()(diff)
+app.command()(export)
+app.command("apply-fixes")(apply_fixes)
 
 
 def _score(config: ScoreConfig) -> None:

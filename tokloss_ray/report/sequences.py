@@ -12,14 +12,16 @@ from rich.text import Text
 
 from tokloss_ray import schema
 from tokloss_ray.errors import Refused
+from tokloss_ray.report.text import visible
 from tokloss_ray.schema import IGN
 from tokloss_ray.scoring.output import is_finished, read_run
-from tokloss_ray.scoring.ragged import list_lengths, one_array
+from tokloss_ray.scoring.ragged import any_per_row, list_lengths, offsets_of, one_array
 from tokloss_ray.storage import exists, open_location
 
+_KEY = (schema.SOURCE, schema.SOURCE_ROW, schema.WINDOW)
 _SHOWN = [
     schema.EXAMPLE_ID,
-    schema.WINDOW,
+    *_KEY,
     schema.INPUT_TOKENS,
     schema.LABELS,
     schema.PREDICTED_LABEL,
@@ -27,6 +29,7 @@ _SHOWN = [
     schema.LOSS,
     schema.TOTAL_LOSS,
     schema.MEAN_LOSS,
+    schema.MAX_LOSS,
 ]
 
 
@@ -47,22 +50,53 @@ def open_scores(output: str) -> pads.Dataset:
     )
 
 
-def worst_sequences(scores: pads.Dataset, count: int) -> pa.Table:
-    """The `count` sequences with the highest total loss, highest first."""
-    return _top(scores, None, count)
+def find_sequences(
+    scores: pads.Dataset,
+    count: int,
+    rank: str = "total",
+    token: str | None = None,
+    label: str | None = None,
+    predicted: str | None = None,
+) -> tuple[pa.Table, int]:
+    """The `count` worst sequences of those asked for, worst first; and how many there are in all.
 
-
-def sequences_with_token(scores: pads.Dataset, token: str, count: int) -> tuple[pa.Table, int]:
-    """Sequences with a token of that string, or a word, worst first; and how many there are in all."""
+    rank: by `total`, `mean` or `max` loss. token: only with this token or word. label, predicted: only with a token of
+    this label, or prediction, or both; with one of them alone, the other must be a different tag.
+    """
     best: list[pa.Table] = []
     found = 0
-    for batch in scores.to_batches(columns=[*_SHOWN, schema.WORDS]):
+    words = [schema.WORDS] if token is not None else []
+    for batch in scores.to_batches(columns=[*_SHOWN, *words]):
         table = pa.Table.from_batches([batch])
-        has = _contains(table.column(schema.INPUT_TOKENS), token) | _contains(table.column(schema.WORDS), token)
-        table = table.filter(pa.array(has)).select(_SHOWN)
+        keep = np.ones(table.num_rows, dtype=bool)
+        if token is not None:
+            keep &= _contains(table.column(schema.INPUT_TOKENS), token) | _contains(table.column(schema.WORDS), token)
+        if label is not None or predicted is not None:
+            keep &= _has_pair(table, label, predicted)
+        table = table.filter(pa.array(keep)).select(_SHOWN)
         found += table.num_rows
-        best = [_sorted(pa.concat_tables([*best, table])).slice(0, count)]
+        best = [_sorted(pa.concat_tables([*best, table]), rank).slice(0, count)]
     return best[0] if best else pa.table({}), found
+
+
+Issues = dict[tuple[str, int, int], dict[int, str]]
+"""Source, source_row and window of a sequence: token index and the tag that is suggested."""
+
+
+def sequences_of_issues(scores: pads.Dataset, issues: pa.Table, count: int) -> tuple[pa.Table, Issues]:
+    """The sequences of the first label issues, `count` of them in the order of the table, and their issues."""
+    names = (*_KEY, "token_index", "suggested_label")
+    rows = zip(*(issues.column(name).to_pylist() for name in names), strict=True)
+    marks: Issues = {}
+    for *key, token_index, suggested in rows:
+        one = (key[0], key[1], key[2])
+        if one in marks or len(marks) < count:
+            marks.setdefault(one, {})[token_index] = suggested
+    sources, numbers = (list({key[i] for key in marks}) for i in (0, 1))
+    where = pc.field(schema.SOURCE).isin(sources) & pc.field(schema.SOURCE_ROW).isin(numbers)
+    table = scores.to_table(columns=_SHOWN, filter=where)
+    place = {key: i for i, key in enumerate(zip(*(table.column(name).to_pylist() for name in _KEY), strict=True))}
+    return table.take([place[key] for key in marks if key in place]), marks
 
 
 def sequences_by_id(scores: pads.Dataset, example_id: str) -> pa.Table:
@@ -71,20 +105,26 @@ def sequences_by_id(scores: pads.Dataset, example_id: str) -> pa.Table:
     return table.sort_by(schema.WINDOW)
 
 
-def _top(scores: pads.Dataset, where: pc.Expression | None, count: int) -> pa.Table:
-    best: list[pa.Table] = []
-    for batch in scores.to_batches(columns=_SHOWN, filter=where):
-        best = [_sorted(pa.concat_tables([*best, pa.Table.from_batches([batch])])).slice(0, count)]
-    return best[0] if best else pa.table({})
+def _sorted(table: pa.Table, rank: str) -> pa.Table:
+    by = {"total": schema.TOTAL_LOSS, "mean": schema.MEAN_LOSS, "max": schema.MAX_LOSS}[rank]
+    ties = [(name, "ascending") for name in (schema.EXAMPLE_ID, *_KEY)]
+    return table.sort_by([(by, "descending"), *ties])
 
 
-def _sorted(table: pa.Table) -> pa.Table:
-    keys = [(schema.TOTAL_LOSS, "descending"), (schema.EXAMPLE_ID, "ascending"), (schema.WINDOW, "ascending")]
-    return table.sort_by(keys)
+def _has_pair(table: pa.Table, label: str | None, predicted: str | None) -> np.ndarray:
+    """[rows] bool: whether a labelled token has this label and this prediction."""
+    labels, predictions = (one_array(table.column(name)) for name in (schema.LABELS, schema.PREDICTED_LABEL))
+    flat, guessed = labels.flatten(), predictions.flatten()
+    hits = pc.not_equal(flat, guessed) if label is None or predicted is None else pc.not_equal(flat, IGN)
+    for values, wanted in ((flat, label), (guessed, predicted)):
+        if wanted is not None:
+            hits = pc.and_(hits, pc.equal(values, wanted))
+    hits = pc.and_(hits, pc.not_equal(flat, IGN)).to_numpy(zero_copy_only=False)
+    return any_per_row(hits, offsets_of(list_lengths(labels)))
 
 
 def _contains(column: pa.ChunkedArray, text: str) -> np.ndarray:
-
+    """[rows] bool: whether the string is in the list."""
     array = one_array(column)
     hits = pc.fill_null(pc.equal(array.flatten(), text), False).to_numpy(zero_copy_only=False)
     result = np.zeros(len(array), dtype=bool)
@@ -92,25 +132,32 @@ def _contains(column: pa.ChunkedArray, text: str) -> np.ndarray:
     return result
 
 
-def print_sequences(console: Console, sequences: pa.Table, mark: str | None = None) -> None:
-    """Each sequence as a table of its tokens; where label and prediction differ, both stand out."""
+def print_sequences(
+    console: Console, sequences: pa.Table, mark: str | None = None, issues: Issues | None = None
+) -> None:
+    """Each sequence as a table of its tokens; where label and prediction differ, both stand out.
+
+    mark: a token to point out. issues: adds a column with the suggested tags.
+    """
     for row in sequences.to_pylist():
         window = f", window {row[schema.WINDOW]}" if row[schema.WINDOW] else ""
         mean = "" if row[schema.MEAN_LOSS] is None else f", mean {row[schema.MEAN_LOSS]:.2f}"
-        header = Text(f"{row[schema.EXAMPLE_ID]}{window}", style="bold")
+        header = Text(f"{visible(row[schema.EXAMPLE_ID])}{window}", style="bold")
         header.append(f"  total loss {row[schema.TOTAL_LOSS]:.2f}{mean}", style="not bold")
         console.print(header)
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-        for name in ("token", "label", "predicted", "prob", "loss"):
+        for name in ("token", "label", "predicted", "prob", "loss", *(["suggested"] if issues else [])):
             table.add_column(name, justify="right" if name in ("prob", "loss") else "left", overflow="fold")
+        suggested = (issues or {}).get((row[schema.SOURCE], row[schema.SOURCE_ROW], row[schema.WINDOW]), {})
         columns = (schema.INPUT_TOKENS, schema.LABELS, schema.PREDICTED_LABEL, schema.PREDICTED_PROB, schema.LOSS)
-        for token, label, predicted, prob, loss in zip(*(row[name] for name in columns), strict=True):
+        tokens = zip(*(row[name] for name in columns), strict=True)
+        for i, (token, label, predicted, prob, loss) in enumerate(tokens):
             ignored = label == IGN
             style = "dim" if ignored else "" if label == predicted else "bold red"
-            shown = Text(
-                token if token is not None else "?", style="reverse" if mark is not None and token == mark else ""
-            )
+            marked = (mark is not None and token == mark) or i in suggested
+            shown = Text(visible(token) if token is not None else "?", style="reverse" if marked else "")
             figures = ("", "") if ignored else (f"{prob:.2f}", f"{loss:.2f}")
-            table.add_row(shown, Text(label), Text("" if ignored else predicted), *figures, style=style)
+            cells: list[Text | str] = [shown, Text(label), Text("" if ignored else predicted), *figures]
+            table.add_row(*cells, *([Text(suggested.get(i, ""))] if issues else []), style=style)
         console.print(table)
         console.print()
