@@ -208,3 +208,48 @@ def malformed_words(
         broken[AFTER_END] = inner & ((before == _E) | (before == _S)) & ~after_gap
         broken[NOT_ENDED] = ((prefix == _B) | (prefix == _I)) & ~np.append(goes_on, False)[1:] & ~before_gap
     return {name: np.flatnonzero(found) for name, found in broken.items()}
+
+
+def write_spans(spans: Spans, length: int, tag_set: TagSet) -> np.ndarray:
+    """[length] int32: the tag codes that spell these spans, in the scheme's own rules, and O elsewhere.
+
+    Spans that touch and are of one type cannot be told apart in IO; in IOB1 the second begins with B. Where the model
+    lacks a tag (a type without S, say), the nearest that it has stands in.
+    """
+    single = spans.stop - spans.start == 1
+    first, last = spans.start, spans.stop - 1
+    prefix = np.full(length, _O, dtype=np.int64)
+    kind = np.full(length, -1, dtype=np.int64)
+    sizes = spans.stop - spans.start
+    inside = np.repeat(first, sizes) + _within(sizes)
+    prefix[inside], kind[inside] = _I, np.repeat(spans.type, sizes)
+    if tag_set.scheme == IOB1:
+        touches = (spans.stop[:-1] == first[1:]) & (spans.type[:-1] == spans.type[1:])
+        prefix[first[1:][touches]] = _B
+    elif tag_set.scheme != IO:
+        prefix[first] = _B
+    if tag_set.scheme in (IOBES, BILOU):
+        prefix[last] = _E
+        prefix[first[single]] = _S
+    return _code_table(tag_set)[prefix, kind]
+
+
+def _within(sizes: np.ndarray) -> np.ndarray:
+    """0, 1, ... of each of several runs."""
+    ends = np.cumsum(sizes)
+    return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - sizes, sizes)
+
+
+_INSTEAD = {_O: (_O,), _B: (_B, _I, _S, _E), _I: (_I, _E, _B, _S), _E: (_E, _I, _B, _S), _S: (_S, _B, _I, _E)}
+
+
+def _code_table(tag_set: TagSet) -> np.ndarray:
+    """Code of a tag by prefix and type; the last column is that of O (type -1)."""
+    table = np.zeros((5, len(tag_set.types) + 1), dtype=np.int32)
+    codes = {(int(p), int(t)): code for code, (p, t) in enumerate(zip(tag_set.prefix, tag_set.type, strict=True))}
+    table[:, -1] = codes.get((_O, -1), 0)
+    for prefix, choices in _INSTEAD.items():
+        for number in range(len(tag_set.types)):
+            there = [codes[choice, number] for choice in choices if (choice, number) in codes]
+            table[prefix, number] = there[0] if there else 0
+    return table
