@@ -10,7 +10,7 @@ keep memory bounded.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from typing import Any
@@ -99,19 +99,46 @@ def same_files(a: Scores, b: Scores) -> bool:
 
 
 Keys = tuple[pa.Array, pa.Array]
+Chosen = Callable[[Words], np.ndarray | None]
+_PIECES = 1024
 
 
 def _by_position(a: Side, b: Side, batch_tokens: int) -> Iterator[tuple[Words, Words, Keys]]:
+    """Rows of the same stretch of a file; short stretches together, for a corpus may be of many small files."""
+    pieces: list[tuple[Words, Words]] = []
+    size = 0
+    for ours, theirs in _stretches(a, b, batch_tokens):
+        pieces.append((ours, theirs))
+        size += len(ours) + len(theirs)
+        if size >= batch_tokens // 2 or len(pieces) == _PIECES:
+            yield _joined(pieces)
+            pieces, size = [], 0
+    if pieces:
+        yield _joined(pieces)
+
+
+def _joined(pieces: list[tuple[Words, Words]]) -> tuple[Words, Words, Keys]:
+    def keys(side: int) -> pa.Array:
+        return pa.array(np.concatenate([(i << 48) + piece[side].source_row for i, piece in enumerate(pieces)]))
+
+    ours, theirs = (concat_words([piece[side] for piece in pieces]) for side in (0, 1))
+    return ours, theirs, (keys(0), keys(1))
+
+
+def _stretches(a: Side, b: Side, batch_tokens: int) -> Iterator[tuple[Words, Words]]:
+    """For some files of A, the rows in them and the rows of B in the same place."""
     ranges_a, ranges_b = row_ranges(a.files), row_ranges(b.files)
     for source in dict.fromkeys([*ranges_a, *ranges_b]):
         theirs = ranges_b.get(source, [])
         batches = _batches(ranges_a.get(source, []), batch_tokens)
         starts = [_BEFORE, *(batch[0][0] for batch in batches[1:]), _AFTER]
-        for batch, (low, high) in zip(batches or [[]], pairwise(starts), strict=False):
+        for batch, (low, high) in zip(batches or [[]], pairwise(starts), strict=True):
             other = [file for first, last, file in theirs if first < high and last >= low]
-            words = _rows_of(a.read(file for _, _, file in batch), a, lambda w: None)
-            found = _rows_of(b.read(other), b, lambda w, low=low, high=high: _within(w, low, high))
-            yield words, found, (pa.array(words.source_row), pa.array(found.source_row))
+
+            def within(words: Words, low: int = low, high: int = high) -> np.ndarray:
+                return (words.source_row >= low) & (words.source_row < high)
+
+            yield _rows_of(a.read(file for _, _, file in batch), a), _rows_of(b.read(other), b, within)
 
 
 Range = tuple[int, int, ScoreFile]
@@ -156,10 +183,6 @@ def _batches(ranges: list[Range], batch_tokens: int) -> list[list[Range]]:
     return batches
 
 
-def _within(words: Words, low: int, high: int) -> np.ndarray:
-    return (words.source_row >= low) & (words.source_row < high)
-
-
 def _by_id(a: Side, b: Side, batch_tokens: int) -> Iterator[tuple[Words, Words, Keys]]:
     tokens = sum(file.tokens for side in (a, b) for file in side.files)
     passes = max(1, -(-tokens // (4 * batch_tokens)))
@@ -175,7 +198,7 @@ def _by_id(a: Side, b: Side, batch_tokens: int) -> Iterator[tuple[Words, Words, 
         yield ours, theirs, (ours.example_id, theirs.example_id)
 
 
-def _rows_of(parts: Iterable[Words], side: Side, chosen: Any) -> Words:
+def _rows_of(parts: Iterable[Words], side: Side, chosen: Chosen = lambda words: None) -> Words:
     """The chosen rows of some parts as one; `chosen` gives None for all."""
     kept = []
     for part in parts:
