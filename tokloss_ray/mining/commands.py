@@ -21,6 +21,13 @@ def mine(
     ] = None,
     min_count: Annotated[int, typer.Option(min=1, help="Leave rarer tokens and words out.")] = 1,
     limit: Annotated[int, typer.Option(min=1, help="Rows of the ranked tables, of each slice.")] = 10_000,
+    rank: Annotated[
+        str,
+        typer.Option(
+            help="Ranking of label issues: prior-adjusted, loss, margin, confidence-weighted-entropy, confident-joint "
+            "or confident-learning."
+        ),
+    ] = "prior-adjusted",
     scheme: Annotated[
         str | None, typer.Option(help="Scheme of the tags, where their names do not tell: IOB1, for one.")
     ] = None,
@@ -33,7 +40,8 @@ def mine(
 
     [bold]tokloss mine tokloss-demo[/]
 
-    Tokens, words and tags with the highest loss, confusions, worst sequences, words labelled in different ways.
+    Tokens, words and tags with the highest loss; confusions; entities and what is wrong with them; worst sequences;
+    labels that are probably wrong (if the model was not trained on them); words labelled in different ways.
     """
     from tokloss_ray.errors import Interrupted
     from tokloss_ray.mining.mine import mine as mine_outputs
@@ -49,6 +57,7 @@ def mine(
                 min_count=min_count,
                 limit=limit,
                 scheme=scheme,
+                rank=rank,
                 partial=partial,
                 to=to,
                 address=address,

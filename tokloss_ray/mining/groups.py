@@ -13,6 +13,7 @@ from tokloss_ray.mining.words import Words
 from tokloss_ray.scoring.ragged import one_array
 
 COUNT, SUM, M2, MAX, ERRORS = "count", "sum", "m2", "max", "errors"
+FIGURES = (COUNT, ERRORS, SUM, M2, MAX)
 MEAN, STD = "mean", "std"
 MAX_SLICES = 1000
 

@@ -9,15 +9,17 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from tokloss_ray.mining.groups import COUNT, ERRORS, combine_tallies, figures_of, sorted_by, tally
+from tokloss_ray.mining.groups import COUNT, ERRORS, FIGURES, combine_tallies, figures_of, sorted_by, tally
 from tokloss_ray.mining.tokens import WORD, words_combine
-from tokloss_ray.mining.words import Words, take_words
+from tokloss_ray.mining.words import Words
 
 PROPERTY, LOW, HIGH = "property", "low", "high"
 LENGTH, POSITION, SUBTOKENS, FREQUENCY = "sequence_length", "position", "subtokens", "word_frequency"
 _PROPERTIES = (LENGTH, POSITION, SUBTOKENS, FREQUENCY)
-_BUCKETS = pa.array(np.arange(32), pa.int8())
+_BUCKETS = pa.array(np.arange(64), pa.int8())
+_UNKNOWN = 63  # sub-tokens of pre-encoded input
 
 
 def bucket(values: np.ndarray) -> np.ndarray:
@@ -27,13 +29,14 @@ def bucket(values: np.ndarray) -> np.ndarray:
 
 def lengths_partial(words: Words) -> pa.Table:
     """Losses by bucket of three properties: labelled words of the sequence, place of the word, its sub-tokens."""
-    length = np.diff(words.offsets)[words.sequence]
-    parts = [_tally(words, LENGTH, length), _tally(words, POSITION, words.word_index + 1)]
-    known = np.flatnonzero(words.num_subtokens > 0)
-    if len(known):  # otherwise the input was pre-encoded
-        some = words if len(known) == len(words) else take_words(words, known)
-        parts.append(_tally(some, SUBTOKENS, some.num_subtokens))
-    return pa.concat_tables(parts)
+    codes = {
+        LENGTH: bucket(np.diff(words.offsets)[words.sequence]),
+        POSITION: bucket(words.word_index + 1),
+        SUBTOKENS: np.where(words.num_subtokens > 0, bucket(words.num_subtokens), _UNKNOWN),
+    }
+    # One pass over the words for all of them; what is then summed up are a few hundred rows.
+    joint = tally(words, {name: (code, _BUCKETS) for name, code in codes.items()})[0]
+    return lengths_combine([_by_one(joint, name, list(words.by)) for name in codes], list(words.by))
 
 
 def lengths_combine(parts: Sequence[pa.Table], by: Sequence[str] = ()) -> pa.Table:
@@ -62,10 +65,14 @@ def lengths_merge(parts: Sequence[pa.Table], words_parts: Sequence[pa.Table] = (
     return sorted_by(table, by, [("place", "ascending"), (LOW, "ascending")]).drop_columns(["place"])
 
 
-def _tally(words: Words, name: str, values: np.ndarray) -> pa.Table:
-    table = tally(words, {"bucket": (bucket(values), _BUCKETS)})[0]
-    at = len(words.by)
-    return table.add_column(at, PROPERTY, pa.repeat(pa.scalar(name, pa.string()), table.num_rows))
+def _by_one(joint: pa.Table, name: str, by: Sequence[str]) -> pa.Table:
+    """A tally by several properties as one by a single property, where it is known."""
+    known = joint.filter(pc.not_equal(joint.column(name), _UNKNOWN))
+    of_one = combine_tallies([known.select([*by, name, *FIGURES])], [*by, name])
+    columns = {column: of_one.column(column) for column in by}
+    columns[PROPERTY] = pa.repeat(pa.scalar(name, pa.string()), of_one.num_rows)
+    columns["bucket"] = of_one.column(name)
+    return pa.table(columns | {column: of_one.column(column) for column in FIGURES})
 
 
 def _frequencies(pairs: pa.Table, by: Sequence[str]) -> pa.Table:
@@ -74,5 +81,5 @@ def _frequencies(pairs: pa.Table, by: Sequence[str]) -> pa.Table:
     columns = {name: whole.column(name) for name in by}
     columns[PROPERTY] = pa.repeat(pa.scalar(FREQUENCY, pa.string()), whole.num_rows)
     columns["bucket"] = pa.array(bucket(whole.column(COUNT).to_numpy()), pa.int8())
-    columns |= {name: whole.column(name) for name in (COUNT, ERRORS, "sum", "m2", "max")}
+    columns |= {name: whole.column(name) for name in FIGURES}
     return lengths_combine([pa.table(columns)], by)

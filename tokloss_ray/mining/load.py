@@ -27,7 +27,7 @@ from tokloss_ray.mining.words import Words, concat_words, first_tokens
 from tokloss_ray.scoring.ragged import one_array
 from tokloss_ray.storage import is_local, open_location, open_random, read_whole
 
-BATCH_TOKENS = 1 << 20
+BATCH_TOKENS = 1 << 19
 """Tokens that are turned into tables at once: many, so that Python's share is small; bounded, so that memory is."""
 
 _WHOLE_FILE = 64 << 20  # an object up to this size is fetched in one request; of a larger one, the columns needed

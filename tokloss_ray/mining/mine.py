@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tokloss_ray.errors import Refused, before_work
+from tokloss_ray.mining.label_scores import BY_LOSS, MARGIN, PRIOR_ADJUSTED, check_rank
 from tokloss_ray.mining.load import file_batches
 from tokloss_ray.mining.outputs import ScoreFile, check_columns, files_where, open_outputs, parse_where
 from tokloss_ray.mining.run import Partials, Pass, Tables, combine_in_order, final_tables, mine_batch
@@ -33,7 +34,7 @@ def mine(
     min_count: int = 1,
     limit: int = 10_000,
     scheme: str | None = None,
-    rank: str = "prior-adjusted",
+    rank: str = PRIOR_ADJUSTED,
     partial: bool = False,
     write: bool = True,
     to: str | None = None,
@@ -45,7 +46,8 @@ def mine(
     outputs: folder or address, or several, which are mined as one.
     by: columns to slice every table by. where: which rows, `COL=VALUE` or `COL!=VALUE`.
     min_count: leave rarer tokens and words out of their tables. limit: rows of the ranked tables (of each slice).
-    scheme: of the tags, such as IOB1, where their names do not tell. rank: how label issues are ranked.
+    scheme: of the tags, such as IOB1, where their names do not tell.
+    rank: of label issues (`label_scores.RANKS`); the prior is that of all labels of the outputs, sliced or not.
     partial: also an unfinished run, as far as it is.
     write: into `to`, or without it into `mining/` of the first output.
     address: a Ray cluster to work on; by default the one this process has joined, else threads of this process.
@@ -113,6 +115,7 @@ def _plan(
     scores = open_outputs(outputs, partial)
     check_columns("--by", by, scores.columns)
     read_tag_set(scores.tags, scheme)  # refuses a scheme that is not theirs
+    check_rank(rank, scores.has_probs)
     if taken := [name for name in by if name in _TABLE_COLUMNS]:
         raise Refused(f"--by {taken[0]}: the tables have a column of that name; score with another name for it")
     if len(set(by)) < len(by):
@@ -131,7 +134,7 @@ def _plan(
         min_count=min_count,
         scheme=scheme,
         rank=rank,
-        probs=scores.has_probs,
+        probs=scores.has_probs and rank not in (PRIOR_ADJUSTED, BY_LOSS, MARGIN),
     )
     return job, files
 
@@ -144,7 +147,7 @@ _TABLE_COLUMNS = frozenset([
     "minority_share", "mode", "num_labels", "precision", "predicted", "predicted_start", "predicted_stop",
     "predicted_tags", "predicted_type", "property", "rank_max", "rank_mean", "rank_total", "recall", "score",
     "sequences", "share", "side", "source", "source_row", "start", "std", "stop", "suggested_label", "sum",
-    "support", "tag", "text", "token", "token_index", "tokens", "total_loss", "type", "window", "word",
+    "support", "tag", "text", "token", "token_index", "tokens", "total_loss", "type", "window", "word", "word_index",
     "words",
 ])
 # fmt: on

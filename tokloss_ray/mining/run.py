@@ -12,8 +12,18 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from tokloss_ray.mining import confusion, entities, entity_errors, lengths, sequences, tokens
+from tokloss_ray.mining import (
+    confusion,
+    entities,
+    entity_errors,
+    entity_issues,
+    label_issues,
+    lengths,
+    sequences,
+    tokens,
+)
 from tokloss_ray.mining.groups import check_slices
+from tokloss_ray.mining.label_scores import PRIOR_ADJUSTED
 from tokloss_ray.mining.load import read_tokens
 from tokloss_ray.mining.outputs import Condition, ScoreFile
 from tokloss_ray.mining.words import Words, first_tokens
@@ -37,7 +47,7 @@ class Pass:
         min_count: tokens and words that are labelled less often are left out of their tables.
         scheme: of the tags, where their names do not tell (`tag_schemes`).
         rank: how label issues are ranked.
-        probs: the outputs have the probabilities of all tags.
+        probs: read the probabilities of all tags: the rank is made of them.
     """
 
     tags: tuple[str, ...]
@@ -47,13 +57,14 @@ class Pass:
     limit: int = 10_000
     min_count: int = 1
     scheme: str | None = None
-    rank: str = "prior-adjusted"
+    rank: str = PRIOR_ADJUSTED
     probs: bool = False
 
 
 def partial_tables(labelled: Words, job: Pass) -> Partials:
     """The partial tables of some labelled tokens."""
     words = first_tokens(labelled)
+    ranking = (job.labels, job.rank, job.limit, job.scheme)
     return {
         "tokens": tokens.tokens_partial(labelled),
         "words": tokens.words_partial(words),
@@ -64,6 +75,9 @@ def partial_tables(labelled: Words, job: Pass) -> Partials:
         "malformed_tags": entities.malformed_partial(words, job.scheme),
         "entity_errors": entity_errors.entity_errors_partial(words, job.limit, job.scheme),
         "entity_error_counts": entity_errors.entity_error_counts_partial(words, job.scheme),
+        "label_issues": label_issues.label_issues_partial(words, *ranking),
+        "sentence_issues": label_issues.sentence_issues_partial(words, *ranking),
+        "entity_issues": entity_issues.entity_issues_partial(words, *ranking),
     }
 
 
@@ -82,6 +96,9 @@ def combine_tables(parts: Sequence[Partials], job: Pass) -> Partials:
         "malformed_tags": entities.malformed_combine(of["malformed_tags"], job.by),
         "entity_errors": entity_errors.entity_errors_combine(of["entity_errors"], job.by, job.limit),
         "entity_error_counts": entity_errors.entity_error_counts_combine(of["entity_error_counts"], job.by),
+        "label_issues": label_issues.label_issues_combine(of["label_issues"], job.by, job.rank, job.limit),
+        "sentence_issues": label_issues.sentence_issues_combine(of["sentence_issues"], job.by, job.limit),
+        "entity_issues": entity_issues.entity_issues_combine(of["entity_issues"], job.by, job.limit),
     }
 
 
@@ -105,6 +122,9 @@ def final_tables(part: Partials, job: Pass) -> Tables:
         "malformed_tags": entities.malformed_merge([part["malformed_tags"]], job.by),
         "entity_errors": entity_errors.entity_errors_merge([part["entity_errors"]], job.by, job.limit),
         "entity_error_counts": entity_errors.entity_error_counts_merge([part["entity_error_counts"]], job.by),
+        "label_issues": label_issues.label_issues_merge([part["label_issues"]], job.by, job.rank, job.limit),
+        "sentence_issues": label_issues.sentence_issues_merge([part["sentence_issues"]], job.by, job.limit),
+        "entity_issues": entity_issues.entity_issues_merge([part["entity_issues"]], job.by, job.limit),
     }
 
 

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from tokloss_ray.mining.confusion import entity_types
 from tokloss_ray.mining.groups import (
     COUNT,
-    ERRORS,
+    FIGURES,
     MAX,
     SUM,
     combine_tallies,
@@ -159,7 +159,7 @@ def _keys(table: pa.Table, names: Sequence[str]) -> dict[str, pa.ChunkedArray]:
 
 def _tag_counts(pairs: pa.Table, keys: Sequence[str], tag: str, more: Sequence[str] = ()) -> pa.ListArray:
     """For each distinct key, in the order of `group_rows`, its tags and their counts, most frequent first."""
-    rows = combine_tallies([pairs.select([*keys, tag, COUNT, ERRORS, SUM, "m2", MAX, *more])], [*keys, tag])
+    rows = combine_tallies([pairs.select([*keys, tag, *FIGURES, *more])], [*keys, tag])
     # Rows of a key come in the order in which `group_rows` numbers the keys of `pairs`.
     everything = pa.concat_tables([pairs.select(list(keys)), rows.select(list(keys))])
     group = group_rows([everything.column(name) for name in keys], everything.num_rows)[0]

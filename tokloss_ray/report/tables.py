@@ -20,22 +20,28 @@ _LINE_SECONDS = 5.0
 _SLICES_SHOWN = 3
 _WIDEST = 30
 
-# Title and columns; what is not here is shown with all its plain columns.
+# Title and columns, in the order of the terminal: what to look at first stands last, above the prompt.
 _VIEWS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "lengths": ("Loss and errors by length", ("property", "low", "high", "count", "mean", "error_rate")),
     "tags": ("Tags, by mean loss", ("tag", "count", "mean", "precision", "recall", "f1")),
     "confusion": ("Confusions", ("label", "predicted", "count", "share")),
     "entities": ("Entities, exact match", ("mode", "level", "type", "precision", "recall", "f1", "support")),
     "entity_error_counts": ("Wrong entities", ("error", "label_type", "predicted_type", "count", "loss")),
-    "entity_errors": (
-        "Wrong entities, by loss",
-        ("error", "label_type", "predicted_type", "loss", "example_id", "text"),
-    ),
     "malformed_tags": ("Malformed tags", ("side", "kind", "tag", "count", "sequences")),
     "tokens": ("Tokens, by total loss", ("token", "count", "mean", "sum", "max", "std")),
     "words": ("Words, by total loss", ("word", "count", "mean", "sum", "errors", "labelled")),
     "inconsistent": ("Words labelled in different ways", ("word", "count", "minority_share", "labelled")),
     "sequences": ("Sequences, by total loss", ("example_id", "total_loss", "mean_loss", "errors", "words")),
-    "lengths": ("Loss and errors by length", ("property", "low", "high", "count", "mean", "error_rate")),
+    "entity_errors": (
+        "Wrong entities, by loss",
+        ("error", "label_type", "predicted_type", "loss", "example_id", "text"),
+    ),
+    "sentence_issues": ("Sentences, by their worst label", ("example_id", "score", "suspicious", "num_labels", "word")),
+    "entity_issues": ("Entities that are probably wrong", ("kind", "score", "example_id", "label_tags", "text")),
+    "label_issues": (
+        "Labels that are probably wrong",
+        ("word", "label", "suggested_label", "score", "loss", "example_id"),
+    ),
 }
 
 
@@ -61,7 +67,8 @@ class MiningProgress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.bar.stop()
+        if self.console.is_terminal:
+            self.bar.stop()
 
     def moved(self, done: int, tokens: int) -> None:
         """So many tokens are done, of so many."""
