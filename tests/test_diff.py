@@ -294,6 +294,15 @@ def test_small_steps_and_a_join_by_id_give_the_same(folder: Path, found: Diff, o
         pd.testing.assert_frame_equal(left, right, rtol=1e-3, atol=1e-4)
 
 
+def test_many_sentences_are_drawn_in_groups(folder: Path, found: Diff, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bootstrap, "GROUPS", 70)
+    small, large = (diff(str(folder / "A"), str(folder / "B"), batch_tokens=n).tables["summary"] for n in (300, 10**6))
+    pd.testing.assert_frame_equal(small.to_pandas(), large.to_pandas(), rtol=1e-9)
+    for row, expected in zip(small.to_pylist(), found.tables["summary"].to_pylist(), strict=True):
+        assert row["difference"] == pytest.approx(expected["difference"])
+        assert 0.6 < (row["high"] - row["low"]) / (expected["high"] - expected["low"]) < 1.5
+
+
 def test_limits_keep_the_worst(folder: Path, found: Diff) -> None:
     few = diff(str(folder / "A"), str(folder / "B"), limit=5, batch_tokens=400)
     for name in ("regressions", "sequences"):
@@ -357,6 +366,8 @@ def test_other_labels_words_and_inputs_are_refused(folder: Path, tmp_path: Path)
         diff(str(folder / "A"), no_ids)
     with pytest.raises(Refused, match="is not an output"):
         diff(str(folder / "A"), str(tmp_path))
+    with pytest.raises(Refused, match="--where topic: there is no such column; there are none in both outputs"):
+        diff(str(folder / "A"), str(folder / "labels-out"), where=["topic=news"])
     with pytest.raises(Refused, match="no such column"):
         diff(str(folder / "A"), str(folder / "B"), by=["language"])
 

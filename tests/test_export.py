@@ -17,8 +17,10 @@ import models
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import s3fs
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from s3_servers import moto_server
 from seqeval.metrics import f1_score
 from seqeval.metrics.sequence_labeling import get_entities
 from typer.testing import CliRunner
@@ -563,6 +565,30 @@ def test_the_commands(folder: Path, tmp_path: Path) -> None:
     said = dict(line.rsplit("  ", 1) for line in run.output.splitlines() if "  " in line)
     assert said["rows changed "] == "1"
     assert tokloss_ray.export is export
+
+
+def test_outputs_and_datasets_in_a_bucket(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with moto_server() as server:
+        for name, value in server.env.items():
+            monkeypatch.setenv(name, value)
+        s3fs.S3FileSystem.clear_instance_cache()
+        fs = s3fs.S3FileSystem()
+        fs.mkdir("bucket")
+        fs.put(str(folder / "out"), "bucket/out", recursive=True)
+        fs.put(str(folder / "data"), "bucket/data", recursive=True)
+        export("s3://bucket/out", "s3://bucket/w.csv", "csv", worst=3)
+        fs.get("bucket/w.csv", str(tmp_path / "w.csv"))
+        name = (tmp_path / "w.csv").read_text("utf-8-sig").split("\n")[1].split(",")[0]
+        correct(tmp_path / "w.csv", "csv", {(name, 0): "I-LOC"})
+        fs.put(str(tmp_path / "w.csv"), "bucket/w.csv")
+        done = apply_fixes("s3://bucket/w.csv", "s3://bucket/data", "s3://bucket/new")
+        local = apply_fixes(str(tmp_path / "w.csv"), str(folder / "data"), str(tmp_path / "new"))
+        assert done == local
+        for path in sorted((tmp_path / "new").rglob("*.*")):
+            assert fs.cat_file(f"bucket/new/{path.relative_to(tmp_path / 'new').as_posix()}") == path.read_bytes()
+        same = tokloss_ray.diff("s3://bucket/out", str(folder / "out"))
+        assert (same.matched.rows, same.matched.only_a, same.matched.only_b) == (150, 0, 0)
+    s3fs.S3FileSystem.clear_instance_cache()
 
 
 @given(st.dictionaries(st.text(max_size=3), st.recursive(st.integers() | st.text(max_size=3), st.lists, max_leaves=4)))

@@ -61,10 +61,9 @@ def diff(
     """
     ours, theirs = open_outputs(a), open_outputs(b)
     check_columns("--by", by, [name for name in ours.columns if name != OUTPUT])
-    sides = (
-        Side(ours, tuple(by), parse_where(where, ours.columns)),
-        Side(theirs, (), parse_where(where, theirs.columns)),
-    )
+    shared = [name for name in ours.columns if name in theirs.columns and name != OUTPUT]
+    conditions = parse_where(where, shared or ["none in both outputs"])
+    sides = Side(ours, tuple(by), conditions), Side(theirs, (), conditions)
     matched = Matched()
     partials: dict[tuple[str | None, ...], list[Partial]] = {}
     tag_set: TagSet | None = None

@@ -79,7 +79,7 @@ def diff_partial(pair: Pair, limit: int) -> Partial:
     figures = {name: outcome == i for i, name in enumerate(OUTCOMES)} | {"loss_a": pair.a.loss, "loss_b": pair.b.loss}
     tag = pa.array(pair.a.tags).take(pa.array(pair.a.label))
     return {
-        "sentences": _sentence_sums(pair, outcome, found),
+        "sentences": add_to_groups(np.zeros((0, len(_SUMS))), _sentence_sums(pair, outcome, found), 0),
         "seen": len(pair.a.offsets) - 1,
         "tags": _sums_by("tag", tag, figures),
         "words": _sums_by("word", pair.a.word, figures),

@@ -185,7 +185,7 @@ def _batches(ranges: list[Range], batch_tokens: int) -> list[list[Range]]:
 
 def _by_id(a: Side, b: Side, batch_tokens: int) -> Iterator[tuple[Words, Words, Keys]]:
     tokens = sum(file.tokens for side in (a, b) for file in side.files)
-    passes = max(1, -(-tokens // (4 * batch_tokens)))
+    passes = max(1, -(-tokens // (8 * batch_tokens)))
     for remainder in range(passes):
 
         def chosen(words: Words, remainder: int = remainder) -> np.ndarray | None:

@@ -13,7 +13,10 @@ from rich.text import Text
 
 from tokloss_ray.mining.compare import Diff
 from tokloss_ray.mining.diff import OUTCOMES
+from tokloss_ray.mining.groups import rank_in_slice
 from tokloss_ray.report.text import visible
+
+_MOST = 50  # lines of a table, however many slices there are
 
 _TITLES = {
     "types": "By entity type (annotated entities that B alone finds: fixed; A alone: broken)",
@@ -49,15 +52,16 @@ def print_diff(
     console.print(Text(visible(words + (f" Left out: {', '.join(alone)}." if alone else ""))))
     console.print()
     slices = [*by]
-    console.print(_summary(found.tables["summary"], slices, level))
+    console.print(_summary(found.tables["summary"].slice(0, _MOST), slices, level))
     console.print()
-    console.print(_plain(found.tables["outcomes"], [*slices, "outcome", "words", "share"]))
+    console.print(_plain(found.tables["outcomes"].slice(0, _MOST), [*slices, "outcome", "words", "share"]))
     for name, columns in _SHOWN.items():
         table = found.tables[name]
         if show and table.num_rows:
             console.print()
             console.print(Text(_TITLES[name], style="bold"))
-            console.print(_plain(table.slice(0, show), [*slices, *columns]))
+            first = table.filter(pa.array(rank_in_slice(table, slices) < show)) if by else table.slice(0, show)
+            console.print(_plain(first.slice(0, _MOST), [*slices, *columns]))
     console.print()
     console.print(Text(f"The tables are in {visible(folder)}. To read a sentence, as B sees it:"))
     ids = found.tables["sequences"].column("example_id").slice(0, 1).to_pylist()
