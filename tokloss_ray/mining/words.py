@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,7 @@ class Words:
     probs: np.ndarray | None = None
     by: dict[str, pa.Array] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def sequence(self) -> np.ndarray:
         """[N] int64: the sequence of each word."""
         return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
