@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import cleanlab.filter
 import cleanlab.rank
@@ -22,6 +24,7 @@ from tokloss_ray.mining import confident, entity_issues, label_issues
 from tokloss_ray.mining.label_scores import PRIOR_WEIGHT, RANKS, label_scores
 from tokloss_ray.mining.tag_schemes import breaks_of, malformed_words, read_spans, read_tag_set, write_spans
 
+ROOT = Path(__file__).parents[1]
 EVERYTHING = 10**6
 
 
@@ -267,3 +270,54 @@ def test_part_of_speech_tags_have_label_issues_and_no_entities():
     empty, full = (entity_issues.entity_issues_partial(w) for w in (words, demo_words()))
     assert empty.num_rows == 0
     assert empty.schema == full.schema
+
+
+def test_default_rank_finds_seeded_errors_better_than_loss_and_margin():
+    """The whole measurement, with four languages and cleanlab's scores, is benchmarks/label_noise.py."""
+    spec = importlib.util.spec_from_file_location("label_noise", ROOT / "benchmarks/label_noise.py")
+    label_noise = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(label_noise)
+    words = demo_words()
+    tag_set = read_tag_set(words.tags)
+    gains = []
+    for kind in ("type", "boundary", "drop"):
+        found = []
+        for seed in range(3):
+            label = label_noise.corrupted(words, tag_set, kind, 0.1, seed)
+            noisy = label_noise.with_labels(words, label)
+            wrong = label != words.label
+            assert 0.05 < wrong.sum() / (words.label > 0).sum() < 0.15
+            ranks = ("prior-adjusted", "loss", "margin")
+            found.append([label_noise.precision(words, wrong, label_scores(noisy, rank=r)[0]) for r in ranks])
+        default, loss, margin = np.mean(found, axis=0)
+        gains.append(default - np.maximum(loss, margin))
+    by_word, by_sentence = np.array(gains).T
+    assert (by_word > 0).all()
+    assert by_sentence.mean() > 0  # a thousand sentences are too few to tell each kind
+
+
+def test_sequences_without_words_and_a_model_of_one_tag():
+    words = split(demo_words(), [3])[0]
+    gaps = replace(
+        words,
+        offsets=np.array([0, 0, words.offsets[1], *words.offsets[1:], words.offsets[-1]]),
+        example_id=pa.array([f"s{i}" for i in range(6)]),
+        source=pa.array(["x"] * 6),
+        source_row=np.arange(6),
+    )
+    for partial, _, merge in PARTIALS.values():
+        found = merge([partial(gaps)])
+        assert found.num_rows
+        assert set(found["example_id"].to_pylist()) <= {"s1", "s3", "s4"}
+        none = split(words, [0])[0]
+        assert merge([partial(none), partial(words)]).num_rows == partial(words).num_rows
+        assert merge([partial(none)]).num_rows == 0
+    zeros = np.zeros(len(words), dtype=np.int32)
+    one = replace(
+        words, tags=("X",), label=zeros, predicted=zeros, second=zeros - 1, loss=zeros.astype(np.float32), probs=None
+    )
+    table = label_issues.label_issues_partial(one)
+    assert table["suggested_label"].null_count == table.num_rows == len(one)
+    assert not np.isnan(table["score"].to_numpy()).any()
+    for rank in ("loss", "margin", "confident-joint", "confident-learning"):
+        label_issues.label_issues_merge([label_issues.label_issues_partial(one, rank=rank)], rank=rank)
