@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
-
-from fsspec.compression import compr
-from fsspec.core import get_compression
 
 from tokloss_ray.config import ScoreConfig
 from tokloss_ray.errors import Refused
 from tokloss_ray.exporting.conll import read_conll
 from tokloss_ray.exporting.csv_words import read_csv_words
+from tokloss_ray.exporting.dataset_copy import check_target, copy_others, read_unpacked, write_file
 from tokloss_ray.exporting.dataset_files import Seen, Tags, fix_arrow, fix_jsonl, fix_parquet
 from tokloss_ray.exporting.label_studio import read_tasks
 from tokloss_ray.exporting.sentences import Correction
 from tokloss_ray.schema import IGN, IGNORE_INDEX
 from tokloss_ray.scoring.columns import find_columns
 from tokloss_ray.scoring.inputs import InputFile, declared_tags, inspect_files, list_inputs
-from tokloss_ray.storage import files_below, kind_of, open_location, read_whole, write_whole
+from tokloss_ray.storage import kind_of, open_location, read_whole
 
 _FIXERS = {"parquet": fix_parquet, "arrow": fix_arrow, "jsonl": fix_jsonl}
 
@@ -75,7 +72,7 @@ def apply_fixes(
         id_column=id_column,
         split=split,
     )
-    _check_output(dataset, output)
+    check_target(dataset, output)
     files = list_inputs(config)
     inspected = inspect_files(files)
     columns = find_columns(config, inspected)
@@ -88,15 +85,15 @@ def apply_fixes(
         job.begin(corrections)
         for item in inspected:
             job.names = tags or (declared_tags(item.schema, columns.labels) if item.schema is not None else None)
-            data = _unpacked(item.file)
+            data = read_unpacked(item.file)
             job.here = by_file(item.file.source)
             new = _FIXERS[item.file.format](data, names, job.wanted, job.fix, job.seen)
             job.applied.files += 1
             job.applied.files_changed += new is not None
             if write:
-                _write_file(output, dataset, item.file, new)
+                write_file(output, dataset, item.file, new)
         job.check_all_found(dataset)
-    _copy_others(dataset, output, files)
+    copy_others(dataset, output, files)
     return job.applied
 
 
@@ -246,61 +243,3 @@ class _Fixes:
             if tag not in self.seen and tag not in self.allowed:
                 known = ", ".join(sorted(t for t in self.seen if isinstance(t, str)))
                 raise Refused(f"{row.name} gets the tag {tag}, which no word has yet ({known}): name it with --tags")
-
-
-def _check_output(dataset: str, output: str) -> None:
-    if any(char in dataset for char in "*?["):
-        raise Refused(f"--to {dataset} is a pattern: name a file or a folder")
-    fs, path = open_location(output)
-    if kind_of(fs, path) is not None:
-        raise Refused(f"-o {output} is there already: name a new file or folder")
-    if path.startswith(f"{open_location(dataset)[1]}/"):
-        raise Refused(f"-o {output} lies in the dataset: name another place")
-
-
-def _unpacked(file: InputFile) -> bytes:
-    fs, path = open_location(file.listed.path)
-    data = read_whole(fs, path)
-    packing = get_compression(path, "infer")
-    if packing and file.format == "jsonl":
-        with fs.open(path, "rb", compression=packing) as opened:
-            return opened.read()
-    return data
-
-
-def _target(output: str, dataset: str, path: str) -> tuple[Any, str]:
-    """Where a file of the dataset goes: below the output as it is below the dataset."""
-    fs, root = open_location(output)
-    _, base = open_location(dataset)
-    path = open_location(path)[1]
-    return fs, root if path == base else posixpath.join(root, posixpath.relpath(path, base))
-
-
-def _write_file(output: str, dataset: str, file: InputFile, new: bytes | None) -> None:
-    source_fs, path = open_location(file.listed.path)
-    fs, target = _target(output, dataset, file.listed.path)
-    write_whole(fs, target, read_whole(source_fs, path) if new is None else _packed(path, new))
-
-
-def _packed(path: str, data: bytes) -> bytes:
-    import bz2
-    import gzip
-    import lzma
-
-    packing = get_compression(path, "infer") if path.endswith((".gz", ".bz2", ".xz")) else None
-    assert packing in (None, *compr)
-    if packing == "gzip":
-        return gzip.compress(data, mtime=0)
-    return bz2.compress(data) if packing == "bz2" else lzma.compress(data) if packing == "xz" else data
-
-
-def _copy_others(dataset: str, output: str, files: list[InputFile]) -> None:
-    """Copy what else is in a folder: a README, the description of a saved dataset, its other splits."""
-    fs, root = open_location(dataset)
-    if kind_of(fs, root) != "directory":
-        return
-    done = {open_location(file.listed.path)[1] for file in files}
-    for other in files_below(fs, root):
-        if other.path not in done:
-            to, target = _target(output, dataset, other.path)
-            write_whole(to, target, read_whole(fs, other.path))

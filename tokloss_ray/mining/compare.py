@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 
 from tokloss_ray.errors import Refused
 from tokloss_ray.mining.bootstrap import RESAMPLES
-from tokloss_ray.mining.diff import Pair, Partial, align_tags, diff_combine, diff_partial, diff_tables
+from tokloss_ray.mining.diff import Pair, Partial, align_tags, diff_combine, diff_partial
+from tokloss_ray.mining.diff_tables import diff_tables
 from tokloss_ray.mining.groups import slices
 from tokloss_ray.mining.load import BATCH_TOKENS
 from tokloss_ray.mining.outputs import OUTPUT, Scores, check_columns, open_outputs, parse_where

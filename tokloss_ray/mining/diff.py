@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tokloss_ray.mining.bootstrap import RESAMPLES, Statistic, add_to_groups, paired_bootstrap
+from tokloss_ray.mining.bootstrap import add_to_groups
 from tokloss_ray.mining.groups import group_rows
 from tokloss_ray.mining.tag_schemes import TagSet, breaks_of, read_spans, read_tag_set
 from tokloss_ray.mining.words import Words
@@ -35,10 +35,10 @@ WRONG_SAME, WRONG_DIFFERENTLY = "both_wrong_same", "both_wrong_differently"
 OUTCOMES = (BOTH_RIGHT, FIXED, BROKEN, WRONG_SAME, WRONG_DIFFERENTLY)
 """Of a word: both models are right; B alone; A alone; neither, with the same tag; neither, with different tags."""
 
-_SUMS = ("words", "right_a", "right_b", "loss_a", "loss_b", "gold", "spans_a", "hits_a", "spans_b", "hits_b")
-_AT = {name: i for i, name in enumerate(_SUMS)}
-_SPANS = ("support", "spans_a", "hits_a", "spans_b", "hits_b", "both")
-_FIGURES = (*OUTCOMES, "loss_a", "loss_b")
+SUMS = ("words", "right_a", "right_b", "loss_a", "loss_b", "gold", "spans_a", "hits_a", "spans_b", "hits_b")
+AT = {name: i for i, name in enumerate(SUMS)}
+SPANS = ("support", "spans_a", "hits_a", "spans_b", "hits_b", "both")
+FIGURES = (*OUTCOMES, "loss_a", "loss_b")
 
 Partial = dict[str, Any]
 
@@ -79,7 +79,7 @@ def diff_partial(pair: Pair, limit: int) -> Partial:
     figures = {name: outcome == i for i, name in enumerate(OUTCOMES)} | {"loss_a": pair.a.loss, "loss_b": pair.b.loss}
     tag = pa.array(pair.a.tags).take(pa.array(pair.a.label))
     return {
-        "sentences": add_to_groups(np.zeros((0, len(_SUMS))), _sentence_sums(pair, outcome, found), 0),
+        "sentences": add_to_groups(np.zeros((0, len(SUMS))), _sentence_sums(pair, outcome, found), 0),
         "seen": len(pair.a.offsets) - 1,
         "tags": _sums_by("tag", tag, figures),
         "words": _sums_by("word", pair.a.word, figures),
@@ -104,21 +104,6 @@ def diff_combine(parts: Sequence[Partial], limit: int) -> Partial:
     return result
 
 
-def diff_tables(
-    part: Partial, tag_set: TagSet | None, resamples: int = RESAMPLES, level: float = 0.95, seed: int = 0
-) -> dict[str, pa.Table]:
-    """The tables of the module's docstring from the partial of everything."""
-    return {
-        "summary": _summary(part["sentences"], tag_set is not None, resamples, level, seed),
-        "outcomes": _outcomes(part["tags"]),
-        "types": _types(part["types"]),
-        "tags": _by_group(part["tags"], "tag"),
-        "words": _by_group(part["words"], "word"),
-        "regressions": part["regressions"],
-        "sequences": part["sequences"],
-    }
-
-
 def _spans(pair: Pair) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """For the labels and each model: a key of each span, the word it begins at, and its type."""
     if pair.tag_set is None:
@@ -133,12 +118,12 @@ def _spans(pair: Pair) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
 
 
 def _sentence_sums(pair: Pair, outcome: np.ndarray, found: dict[str, Any]) -> np.ndarray:
-    """[S, K] float64, the columns `_SUMS`."""
+    """[S, K] float64, the columns `SUMS`."""
     sequence, sentences = pair.a.sequence, len(pair.a.offsets) - 1
-    sums = np.zeros((sentences, len(_SUMS)))
+    sums = np.zeros((sentences, len(SUMS)))
 
     def put(name: str, at: np.ndarray, weights: np.ndarray | None = None) -> None:
-        sums[:, _AT[name]] = np.bincount(at, weights, minlength=sentences)
+        sums[:, AT[name]] = np.bincount(at, weights, minlength=sentences)
 
     put("words", sequence)
     put("right_a", sequence[np.isin(outcome, (0, 2))])
@@ -158,7 +143,7 @@ def _sentence_sums(pair: Pair, outcome: np.ndarray, found: dict[str, Any]) -> np
 def _span_counts(tag_set: TagSet | None, found: dict[str, Any]) -> tuple[pa.Array, dict[str, np.ndarray]]:
     """The type of each span of labels or models, and what it counts for."""
     if tag_set is None:
-        return pa.array([], pa.string()), {name: np.zeros(0, np.int64) for name in _SPANS}
+        return pa.array([], pa.string()), {name: np.zeros(0, np.int64) for name in SPANS}
     (gold, _, gold_type), (a, _, a_type), (b, _, b_type) = found["gold"], found["a"], found["b"]
     kinds = np.concatenate([gold_type, a_type, b_type])
     sides = np.repeat([0, 1, 2], [len(gold), len(a), len(b)])
@@ -251,95 +236,3 @@ def _top(table: pa.Table, limit: int) -> pa.Table:
     keys = ["example_id", "source", "source_row", "word_index"]
     order = [("difference", "descending"), *((key, "ascending") for key in keys if key in table.column_names)]
     return table.sort_by(order).slice(0, limit).combine_chunks()
-
-
-def _summary(sums: np.ndarray, spans: bool, resamples: int, level: float, seed: int) -> pa.Table:
-    measures = _measures(spans)
-    pairs_of = {name: (measure("a"), measure("b")) for name, measure in measures.items()}
-    total = sums.sum(axis=0)
-
-    def difference(a: Statistic, b: Statistic) -> Statistic:
-        return lambda totals: b(totals) - a(totals)
-
-    intervals = paired_bootstrap(
-        sums, {name: difference(a, b) for name, (a, b) in pairs_of.items()}, resamples, level, seed
-    )
-    return pa.table(
-        {
-            "metric": pa.array(list(measures), pa.string()),
-            "a": [float(a(total)) for a, _ in pairs_of.values()],
-            "b": [float(b(total)) for _, b in pairs_of.values()],
-            "difference": [interval.estimate for interval in intervals.values()],
-            "low": [interval.low for interval in intervals.values()],
-            "high": [interval.high for interval in intervals.values()],
-            "p_value": [interval.p_value for interval in intervals.values()],
-            "share_above": [interval.share_above for interval in intervals.values()],
-        }
-    )
-
-
-def _measures(spans: bool) -> dict[str, Any]:
-    """Each metric as a function of the side that gives a function of totals [..., K]."""
-
-    def ratio(above: str, below: str, factor: float = 1.0) -> Any:
-        def of(side: str) -> Statistic:
-            over, under = _AT[above.format(side)], [_AT[name.format(side)] for name in below.split("+")]
-            return lambda totals: _divided(factor * totals[..., over], sum(totals[..., i] for i in under))
-
-        return of
-
-    # F1 = 2 tp / (gold + predicted), which is defined where precision or recall is not.
-    entity = {
-        "span_f1": ratio("hits_{}", "gold+spans_{}", 2.0),
-        "span_precision": ratio("hits_{}", "spans_{}"),
-        "span_recall": ratio("hits_{}", "gold"),
-    }
-    return (entity if spans else {}) | {"accuracy": ratio("right_{}", "words"), "mean_loss": ratio("loss_{}", "words")}
-
-
-def _divided(above: np.ndarray, below: Any) -> np.ndarray:
-    """Quotients, 0 where there is nothing to divide by, as seqeval has it."""
-    return np.where(below > 0, above / np.maximum(below, 1e-300), 0.0)
-
-
-def _outcomes(tags: pa.Table) -> pa.Table:
-    words = np.array([sum(tags.column(name).to_pylist()) for name in OUTCOMES], dtype=np.int64)
-    return pa.table({"outcome": OUTCOMES, "words": words, "share": _divided(words, words.sum())})
-
-
-def _by_group(sums: pa.Table, key: str) -> pa.Table:
-    column = {name: sums.column(name).to_numpy() for name in _FIGURES}
-    count = sum(column[name] for name in OUTCOMES)
-    mean_a, mean_b = column["loss_a"] / count, column["loss_b"] / count
-    table = pa.table(
-        {
-            key: sums.column(key),
-            "count": count,
-            **{name: column[name] for name in OUTCOMES},
-            "mean_loss_a": mean_a,
-            "mean_loss_b": mean_b,
-            "difference": mean_b - mean_a,
-            "_net": column[BROKEN] - column[FIXED],
-        }
-    )
-    return table.sort_by([("_net", "descending"), (key, "ascending")]).drop_columns(["_net"])
-
-
-def _types(sums: pa.Table) -> pa.Table:
-    column = {name: sums.column(name).to_numpy() for name in _SPANS}
-    gold, both = column["support"], column["both"]
-    figures: dict[str, Any] = {
-        "type": sums.column("type"),
-        "support": gold,
-        FIXED: column["hits_b"] - both,
-        BROKEN: column["hits_a"] - both,
-        "both": both,
-        "neither": gold - column["hits_a"] - column["hits_b"] + both,
-    }
-    for side in ("a", "b"):
-        hits, spans = column[f"hits_{side}"], column[f"spans_{side}"]
-        figures[f"precision_{side}"] = _divided(hits, spans)
-        figures[f"recall_{side}"] = _divided(hits, gold)
-        figures[f"f1_{side}"] = _divided(2.0 * hits, gold + spans)
-    figures["difference"] = figures["f1_b"] - figures["f1_a"]
-    return pa.table(figures).sort_by("type")

@@ -18,18 +18,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from tokloss_ray import schema
 from tokloss_ray.errors import Refused
 from tokloss_ray.mining.load import BATCH_TOKENS, read_tokens
 from tokloss_ray.mining.outputs import Condition, ScoreFile, Scores, files_where
+from tokloss_ray.mining.row_ranges import AFTER, BEFORE, batches_of, row_ranges
 from tokloss_ray.mining.words import Words, concat_words, first_tokens, take_words
 from tokloss_ray.scoring.output import read_run
 from tokloss_ray.scoring.ragged import offsets_of, positions
-from tokloss_ray.storage import open_location, open_random
-
-_BEFORE, _AFTER = np.iinfo(np.int64).min, np.iinfo(np.int64).max
 
 
 @dataclass
@@ -130,8 +126,8 @@ def _stretches(a: Side, b: Side, batch_tokens: int) -> Iterator[tuple[Words, Wor
     ranges_a, ranges_b = row_ranges(a.files), row_ranges(b.files)
     for source in dict.fromkeys([*ranges_a, *ranges_b]):
         theirs = ranges_b.get(source, [])
-        batches = _batches(ranges_a.get(source, []), batch_tokens)
-        starts = [_BEFORE, *(batch[0][0] for batch in batches[1:]), _AFTER]
+        batches = batches_of(ranges_a.get(source, []), batch_tokens)
+        starts = [BEFORE, *(batch[0][0] for batch in batches[1:]), AFTER]
         for batch, (low, high) in zip(batches or [[]], pairwise(starts), strict=True):
             other = [file for first, last, file in theirs if first < high and last >= low]
 
@@ -139,48 +135,6 @@ def _stretches(a: Side, b: Side, batch_tokens: int) -> Iterator[tuple[Words, Wor
                 return (words.source_row >= low) & (words.source_row < high)
 
             yield _rows_of(a.read(file for _, _, file in batch), a), _rows_of(b.read(other), b, within)
-
-
-Range = tuple[int, int, ScoreFile]
-
-
-def row_ranges(files: Iterable[ScoreFile]) -> dict[str, list[Range]]:
-    """The files of each source with their first and last source_row, from their statistics, in order."""
-    found: dict[str, list[Range]] = {}
-    for file in files:
-        fs, root = open_location(file.output)
-        with open_random(fs, f"{root}/{file.path}", file.size) as opened:
-            metadata = pq.ParquetFile(opened).metadata
-        names = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
-        source, row = names.index(schema.SOURCE), names.index(schema.SOURCE_ROW)
-        groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-        low = min(group.column(row).statistics.min for group in groups)
-        high = max(group.column(row).statistics.max for group in groups)
-        found.setdefault(_exact_source(groups[0].column(source), file), []).append((low, high, file))
-    return {source: sorted(ranges, key=lambda r: (r[0], r[1], r[2].path)) for source, ranges in found.items()}
-
-
-def _exact_source(column: Any, file: ScoreFile) -> str:
-    """The source of a file, which has one alone: statistics may cut long strings."""
-    statistics = column.statistics
-    if statistics is not None and statistics.has_min_max and statistics.min == statistics.max:
-        return str(statistics.min)
-    fs, root = open_location(file.output)
-    with open_random(fs, f"{root}/{file.path}", file.size) as opened:
-        return str(pq.ParquetFile(opened).read(columns=[schema.SOURCE]).column(0)[0].as_py())
-
-
-def _batches(ranges: list[Range], batch_tokens: int) -> list[list[Range]]:
-    """Runs of files of about so many tokens, cut where a file begins behind the end of all before it."""
-    batches: list[list[Range]] = []
-    size, last = 0, _BEFORE
-    for item in ranges:
-        if not batches or (size >= batch_tokens and item[0] > last):
-            batches.append([])
-            size = 0
-        batches[-1].append(item)
-        size, last = size + item[2].tokens, max(last, item[1])
-    return batches
 
 
 def _by_id(a: Side, b: Side, batch_tokens: int) -> Iterator[tuple[Words, Words, Keys]]:
