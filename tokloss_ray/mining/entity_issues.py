@@ -43,8 +43,10 @@ def entity_issues_partial(
     rank: str = PRIOR_ADJUSTED,
     limit: int = 10_000,
     scheme: str | None = None,
+    scored: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> pa.Table:
-    """The first `limit` issues of each slice. No rows where tags mark no spans. labels, rank: as for `label_issues`.
+    """The first `limit` issues of each slice. No rows where tags mark no spans. labels, rank, scored: as for
+    `label_issues`.
 
     Raises:
         Refused: no such rank, or it needs probabilities that were not kept.
@@ -55,7 +57,7 @@ def entity_issues_partial(
     none = Spans(empty, empty, empty)
     label, predicted = both_spans(words, tag_set, DEFAULT) if tag_set else (none, none)
     start, stop, kind = _changed_regions(label, predicted, len(words))
-    score, _ = label_scores(words, labels, rank, scheme)
+    score, _ = scored or label_scores(words, labels, rank, scheme)
     ends = np.stack([start, stop], axis=1).ravel()
     worst = np.maximum.reduceat(np.append(score, -np.inf), ends)[::2] if len(ends) else np.zeros(0)
     loss = np.append(words.loss, 0).astype(np.float64)

@@ -48,17 +48,18 @@ def label_issues_partial(
     rank: str = PRIOR_ADJUSTED,
     limit: int = 10_000,
     scheme: str | None = None,
+    scored: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> pa.Table:
     """The first `limit` words of each slice; of a confident rank all words.
 
     labels: labelled words of the whole corpus by tag, the same for all parts; without it those of `words`, which is
-    right for a single part.
+    right for a single part. scored: what `label_scores` returns, where it is at hand.
 
     Raises:
         Refused: no such rank, or it needs probabilities that were not kept.
     """
     check_rank(rank, words.probs is not None)
-    score, suggested = label_scores(words, labels, rank, scheme)
+    score, suggested = scored or label_scores(words, labels, rank, scheme)
     if rank not in _RULES:
         at = candidates(score, words, limit)
         return top_rows(_rows(words, at, score, suggested), list(words.by), _ORDER, limit)
@@ -158,10 +159,11 @@ def sentence_issues_partial(
     rank: str = PRIOR_ADJUSTED,
     limit: int = 10_000,
     scheme: str | None = None,
+    scored: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> pa.Table:
     """The first `limit` sentences of each slice; a sentence is as suspicious as its worst word. Arguments as above."""
     check_rank(rank, words.probs is not None)
-    score, suggested = label_scores(words, labels, rank, scheme)
+    score, suggested = scored or label_scores(words, labels, rank, scheme)
     counts = np.diff(words.offsets)
     some = np.flatnonzero(counts)
     starts = words.offsets[some]

@@ -147,7 +147,7 @@ _TABLE_COLUMNS = frozenset([
     "minority_share", "mode", "num_labels", "precision", "predicted", "predicted_start", "predicted_stop",
     "predicted_tags", "predicted_type", "property", "rank_max", "rank_mean", "rank_total", "recall", "score",
     "sequences", "share", "side", "source", "source_row", "start", "std", "stop", "suggested_label", "sum",
-    "support", "tag", "text", "token", "token_index", "tokens", "total_loss", "type", "window", "word", "word_index",
+    "support", "suspicious", "suggested_tags", "tag", "text", "token", "token_index", "tokens", "total_loss", "type", "window", "word", "word_index",
     "words",
 ])
 # fmt: on

@@ -23,7 +23,7 @@ from tokloss_ray.mining import (
     tokens,
 )
 from tokloss_ray.mining.groups import check_slices
-from tokloss_ray.mining.label_scores import PRIOR_ADJUSTED
+from tokloss_ray.mining.label_scores import PRIOR_ADJUSTED, label_scores
 from tokloss_ray.mining.load import read_tokens
 from tokloss_ray.mining.outputs import Condition, ScoreFile
 from tokloss_ray.mining.words import Words, first_tokens
@@ -64,7 +64,8 @@ class Pass:
 def partial_tables(labelled: Words, job: Pass) -> Partials:
     """The partial tables of some labelled tokens."""
     words = first_tokens(labelled)
-    ranking = (job.labels, job.rank, job.limit, job.scheme)
+    scored = label_scores(words, job.labels, job.rank, job.scheme)
+    ranking = (job.labels, job.rank, job.limit, job.scheme, scored)
     return {
         "tokens": tokens.tokens_partial(labelled),
         "words": tokens.words_partial(words),
