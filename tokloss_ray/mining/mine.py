@@ -146,9 +146,9 @@ _TABLE_COLUMNS = frozenset([
     "level", "loss", "losses", "low", "m2", "majority", "max", "max_loss", "mean", "mean_loss", "minority",
     "minority_share", "mode", "num_labels", "precision", "predicted", "predicted_start", "predicted_stop",
     "predicted_tags", "predicted_type", "property", "rank_max", "rank_mean", "rank_total", "recall", "score",
-    "sequences", "share", "side", "source", "source_row", "start", "std", "stop", "suggested_label", "sum",
-    "support", "suspicious", "suggested_tags", "tag", "text", "token", "token_index", "tokens", "total_loss", "type", "window", "word", "word_index",
-    "words",
+    "sequences", "share", "side", "source", "source_row", "start", "std", "stop", "suggested_label",
+    "suggested_tags", "sum", "support", "suspicious", "tag", "text", "token", "token_index", "tokens",
+    "total_loss", "type", "window", "word", "word_index", "words",
 ])
 # fmt: on
 
