@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import gc
 import inspect
 import io
 import os
@@ -241,6 +243,7 @@ def main(arguments: list[str] | None = None) -> None:
     if arguments[:1] == ["--version"]:
         print(__version__)
         return
+    atexit.register(gc.freeze)  # else the interpreter looks through all of torch and Ray before it ends, for a second
     try:
         app(arguments)
     except TokLossError as error:

@@ -1,9 +1,9 @@
 """Named points at which tests make a process die, fail or stand still.
 
 TOKLOSS_FAULTS holds one fault or several, separated by commas: `POINT=ACTION`, or `POINT@TEXT=ACTION` for a visit whose
-subject contains the text. Actions: `kill` (as SIGKILL does), `raise`, `stall:SECONDS`. With TOKLOSS_FAULTS_ONCE, the
-name of a folder, each fault happens once, whatever number of processes pass by. Without the variable a point costs one
-comparison.
+subject contains the text. Actions: `kill` (as SIGKILL does), `raise`, `stall:SECONDS`, and `note:FILE`, which adds a
+line with time, point and subject to a file. With TOKLOSS_FAULTS_ONCE, the name of a folder, each fault happens once,
+whatever number of processes pass by. Without the variable a point costs one comparison.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ POINTS = (
     "success.before",
     "success.after",
 )
-"""In the order a run passes them; `file.half` and `file.temporary` are inside each write on a local disk."""
+"""In the order a run passes them; `file.half` and `file.temporary` are inside each write on a local disk. The model
+actor passes `actor.begin` and `actor.ready` beside them."""
 
 _faults = os.environ.get("TOKLOSS_FAULTS", "")
 
@@ -59,6 +60,9 @@ def _visit(name: str, subject: str) -> None:
             raise InjectedFault(f"{name} {subject}")
         elif action.startswith("stall:"):
             time.sleep(float(action.removeprefix("stall:")))
+        elif action.startswith("note:"):
+            with open(action.removeprefix("note:"), "a") as file:
+                file.write(f"{time.time()} {name} {subject}\n")
         else:
             raise ValueError(f"TOKLOSS_FAULTS: no action {action}")
 

@@ -56,13 +56,12 @@ class ModelInfo:
     warnings: tuple[str, ...] = ()
 
 
-def resolve_model(config: ScoreConfig) -> ModelInfo:
-    """Find the model and its tokenizer and check that they are fit for the job.
+def resolve_model(config: ScoreConfig, folder: ModelFolder) -> ModelInfo:
+    """Read the model's settings and its tokenizer and check that they are fit for the job.
 
     Raises:
         Refused: not found, not for token classification, unsafe weights, or a tokenizer of another model.
     """
-    folder = find_model(config.model, config.revision, "model")
     path = fetch_model(folder, small_only=True)
     settings = _model_settings(folder, path, config)
     tags = _tags(settings, config.model)

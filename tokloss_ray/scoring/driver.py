@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import gc
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
 from tokloss_ray.config import ScoreConfig
 from tokloss_ray.errors import JobFailed, PassFailed, Refused, TooManyBadRows, before_work
+from tokloss_ray.imports import no_collection
 from tokloss_ray.scoring import output
 from tokloss_ray.scoring.commit import read_records
 from tokloss_ray.scoring.estimate import Estimate, estimate
@@ -18,7 +21,7 @@ from tokloss_ray.scoring.hardware import Actors, cluster_hardware, gpu_has_bfloa
 from tokloss_ray.scoring.job import ReadUnit
 from tokloss_ray.scoring.journal import count_deaths
 from tokloss_ray.scoring.nodes import NodeWatch, check_nodes
-from tokloss_ray.scoring.plan import Plan, Preflight, fingerprint, make_plan, preflight
+from tokloss_ray.scoring.plan import Given, Plan, Preflight, fingerprint, look, make_plan, preflight
 from tokloss_ray.scoring.session import joins_cluster, raise_if_stopped, ray_session
 from tokloss_ray.scoring.summary import RunSummary, Totals, missing_shards, total
 from tokloss_ray.scoring.verify import file_problems, repeated_ids
@@ -65,22 +68,21 @@ def score(config: ScoreConfig, watcher: Watcher | None = None) -> RunSummary:
         watcher.stage("checking input and model")
         run = None if config.overwrite else output.read_run(config.output)
         output.check_folder(config.output)
-        found = preflight(config)
-        joins = joins_cluster(config)
-        if joins:  # what the cluster has settles the auto settings
+        given = look(config)
+        checked = begin(lambda: _preflight(config, given))
+        joins, finished = joins_cluster(config), run is not None and output.is_finished(config.output)
+        if not finished:
+            watcher.stage("joining the cluster" if joins else "starting Ray")
             stack.enter_context(ray_session(config))
-        plan = _plan(config, found, run, joins)
+        plan = _plan(config, checked.result(), run, joins and not finished)
         warnings = tuple(plan.warnings)
-        if run is not None and output.is_finished(config.output):
+        if finished:
             totals = total(read_records(config.output, plan.job.fingerprint).values())
             return RunSummary(config.output, totals, 0, time.monotonic() - began, None, None, True, warnings)
         units = plan.units if run is None else output.read_plan(plan)
         records = {} if run is None else read_records(config.output, plan.job.fingerprint)
         watcher.planned(plan, total(records.values()))
         todo = _unfinished(units, records)
-        if todo and not joins:
-            watcher.stage("starting Ray")
-            stack.enter_context(ray_session(config))
         actors = plan_actors(config, cluster_hardware(may_grow=joins)) if todo else None
         if run is None:
             if not config.overwrite and output.read_run(config.output) is not None:
@@ -128,6 +130,30 @@ def score(config: ScoreConfig, watcher: Watcher | None = None) -> RunSummary:
         totals.storage_retries += take_retries()
     took = time.monotonic() - began
     return RunSummary(config.output, totals, len(records) - before, took, clock.first, clock.rate(), False, warnings)
+
+
+def _preflight(config: ScoreConfig, given: Given) -> Preflight:
+    with no_collection():
+        found = preflight(config, given)
+        import tokloss_ray.scoring.pipeline  # noqa: F401  (Ray Data takes a moment to import)
+    return found
+
+
+T = TypeVar("T")
+
+
+def begin(work: Callable[[], T]) -> Future[T]:
+    """Begin some work in the background. It dies with the process: no signal has to wait for its end."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="tokloss-begin", daemon=True).start()
+    return future
 
 
 def _plan(config: ScoreConfig, found: Preflight, run: dict[str, Any] | None, cluster: bool) -> Plan:

@@ -23,6 +23,8 @@ from ray.util.annotations import RayDeprecationWarning
 from tokenizers import Tokenizer
 
 from tokloss_ray.errors import JobFailed, PassFailed, TokLossError
+from tokloss_ray.faults import fault_point
+from tokloss_ray.imports import no_collection
 from tokloss_ray.scoring.commit import commit_shard
 from tokloss_ray.scoring.decode import decode_shard
 from tokloss_ray.scoring.encode import encode_unit
@@ -233,14 +235,17 @@ class ScoreActor:
     """Holds the model. If it cannot be loaded, every shard is answered with the reason."""
 
     def __init__(self, job_ref: ray.ObjectRef, threads: int | None, gpu: bool, careful: bool = False) -> None:
-        from tokloss_ray.scoring.scorer import Scorer
-
+        fault_point("actor.begin")
         self.careful = careful
         self.broken: pa.Table | None = None
-        try:
-            self.scorer = Scorer(_job(job_ref), threads, "cuda" if gpu else "cpu")
-        except Exception as error:
-            self.broken = _failure(error)
+        with no_collection():
+            from tokloss_ray.scoring.scorer import Scorer
+
+            try:
+                self.scorer = Scorer(_job(job_ref), threads, "cuda" if gpu else "cpu")
+            except Exception as error:
+                self.broken = _failure(error)
+        fault_point("actor.ready")
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         if FAILURE in batch.column_names:

@@ -16,6 +16,7 @@ from tokloss_ray import schema
 from tokloss_ray.config import ScoreConfig
 from tokloss_ray.errors import Refused, before_work
 from tokloss_ray.model_files import ModelInfo, resolve_model
+from tokloss_ray.model_store import ModelFolder, find_model
 from tokloss_ray.scoring.columns import find_columns, find_tags
 from tokloss_ray.scoring.encode import encode_rows
 from tokloss_ray.scoring.inputs import Inspected, inspect_files, list_inputs, make_units
@@ -27,12 +28,21 @@ from tokloss_ray.storage import is_local, kind_of, open_location
 CPU_SHARD_TOKENS, GPU_SHARD_TOKENS = 1 << 16, 1 << 20
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 1 << 10, 1 << 15
 MIN_BATCHES = 32
-FORMAT = 1
+FORMAT = 2
 """Part of every fingerprint: raise it when the cuts of units and shards, or the files' content, change."""
 DEFAULT_OVERLAP = 64
 SAMPLE_ROWS = 500
 PACKED_RATIO = 4
 """How much larger text is than its packed file, about; estimates alone depend on it."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What listings and metadata tell: the input files, which of their columns count, and where the model is."""
+
+    inspected: list[Inspected]
+    columns: Columns
+    model: ModelFolder
 
 
 @dataclass(frozen=True)
@@ -66,20 +76,29 @@ class Plan:
         return sum(max(1, -(-int(u.size * share) // self.job.shard_tokens)) for u in self.units)
 
 
-def preflight(config: ScoreConfig) -> Preflight:
-    """Check input, columns, model, tokenizer and tag names.
+def look(config: ScoreConfig) -> Given:
+    """The part of the preflight that takes no time: is everything there?
 
     Raises:
         Refused: with the first thing that does not fit.
     """
     inspected = inspect_files(list_inputs(config))
     _outside_of_input(config, inspected)
-    columns = find_columns(config, inspected)
-    model = resolve_model(config)
-    warnings = list(model.warnings) if columns.words else []
-    data_tags = find_tags(config, inspected, columns, model, warnings)
+    return Given(inspected, find_columns(config, inspected), find_model(config.model, config.revision, "model"))
+
+
+def preflight(config: ScoreConfig, given: Given | None = None) -> Preflight:
+    """Check input, columns, model, tokenizer and tag names; `given` is what `look` has found.
+
+    Raises:
+        Refused: with the first thing that does not fit.
+    """
+    given = given or look(config)
+    model = resolve_model(config, given.model)
+    warnings = list(model.warnings) if given.columns.words else []
+    data_tags = find_tags(config, given.inspected, given.columns, model, warnings)
     overlap = _overlap(config, model)
-    return Preflight(config, inspected, model, columns, data_tags, overlap, warnings)
+    return Preflight(config, given.inspected, model, given.columns, data_tags, overlap, warnings)
 
 
 def make_plan(found: Preflight, gpu: bool, bfloat16: bool, recorded: dict[str, Any] | None = None) -> Plan:

@@ -8,9 +8,11 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import FrameType
 from typing import Any
+from unittest.mock import patch
+from uuid import uuid4
 
 import ray
 
@@ -43,11 +45,11 @@ def ray_session(config: ScoreConfig) -> Iterator[None]:
     # Quiet to the end: Ray Data's threads still log while Ray is being shut down.
     # ray.init replaces the caller's SIGTERM handler: this puts it back in the end.
     kept = _handlers({signal.SIGTERM: signal.getsignal(signal.SIGTERM)})
-    with kept, _environment(_DEFAULTS), _quiet_ray_data(config.verbose):
+    with kept, _environment(_DEFAULTS):
         try:
             if ours:
                 _start(config)
-            with _signals():
+            with _quiet_ray_data(config.verbose), _statistics(off=_address(config) is None and ours), _signals():
                 yield
         except KeyboardInterrupt as error:
             raise _interrupted(signal.SIGTERM if isinstance(error, _Terminated) else signal.SIGINT) from None
@@ -107,6 +109,27 @@ def _quiet_ray_data(verbose: bool) -> Iterator[None]:
     finally:
         for handler, level in zip(handlers, before, strict=True):
             handler.setLevel(level)
+
+
+@contextmanager
+def _statistics(off: bool) -> Iterator[None]:
+    """Ray Data's statistics go to an actor of their own for the dashboard to show. Where there is no dashboard, that is
+    a process more, which the first dataset waits for until it runs."""
+    from ray.data._internal.stats import _StatsManager
+
+    def an_id(*args: Any, **kwargs: Any) -> str:
+        return uuid4().hex
+
+    reports = (
+        "gen_dataset_id_from_stats_actor",
+        "register_dataset_to_stats_actor",
+        "update_execution_metrics",
+        "update_iteration_metrics",
+    )
+    with ExitStack() as stack:
+        for name in reports if off else ():
+            stack.enter_context(patch.object(_StatsManager, name, staticmethod(an_id)))
+        yield
 
 
 @contextmanager

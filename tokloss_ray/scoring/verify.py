@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -129,6 +128,8 @@ def _repeated(hashes: Iterable[np.ndarray]) -> int:
 def _ids(table: pa.Table) -> np.ndarray:
     """A 64-bit hash of the id of each row; further windows of a row do not count."""
     first = table.filter(pc.equal(table.column(schema.WINDOW), 0)).column(schema.EXAMPLE_ID)
+    import pandas as pd  # late: it takes a fifth of a second, which the start of a run would wait for
+
     return pd.util.hash_array(first.to_numpy(), categorize=False)
 
 
