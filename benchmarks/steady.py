@@ -13,13 +13,12 @@ import argparse
 import json
 import statistics
 import tempfile
-import threading
 import time
 from pathlib import Path
 
 import numpy as np
-import psutil
 import torch
+from common import Memory
 from tokenizers import Tokenizer
 
 from tokloss_ray.config import ScoreConfig
@@ -65,25 +64,6 @@ def plain_loop(config: ScoreConfig) -> float:
     return total / (time.perf_counter() - start)
 
 
-class Memory(threading.Thread):
-    """Peak of the resident memory (without what is shared twice: USS) of this process and its descendants."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.peak, self.over = 0, threading.Event()
-
-    def run(self) -> None:
-        me = psutil.Process()
-        while not self.over.wait(0.5):
-            total = 0
-            for process in [me, *me.children(recursive=True)]:
-                try:
-                    total += process.memory_full_info().uss
-                except psutil.Error:
-                    continue
-            self.peak = max(self.peak, total)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
@@ -100,14 +80,12 @@ def main() -> None:
             config = ScoreConfig(model=args.model, input=args.input, output=output, dtype=args.dtype, limit=args.limit)
             rates["loop"].append(plain_loop(config))
             memory = Memory()
-            memory.start()
             summary = score(config)
-            memory.over.set()
             assert summary.tokens_per_second
             assert summary.first_commit
             rates["job"].append(summary.tokens_per_second)
             first.append(summary.first_commit)
-            peak.append(memory.peak)
+            peak.append(memory.stop())
     medians = {name: statistics.median(values) for name, values in rates.items()}
     print(
         json.dumps(
