@@ -25,7 +25,6 @@ from tokloss_ray.scoring.ragged import list_array, list_lengths, offsets_of, one
 
 ID_COLUMN = "id"
 ROWS_PER_FILE, ROWS_PER_GROUP = 100_000, 2_500
-STORE = "of that, store"
 _PACKAGES = ("tokloss-ray", "ray", "pyarrow", "tokenizers", "torch", "transformers", "numpy")
 
 
@@ -47,18 +46,16 @@ class Memory(threading.Thread):
             sample: dict[str, int] = {}
             for process in processes(self.root):
                 try:
-                    role, memory = role_of(process, self.root), process.memory_full_info()
+                    role, used = role_of(process, self.root), process.memory_full_info().pss
                 except psutil.Error:
                     continue
-                sample[role] = sample.get(role, 0) + memory.pss
-                if process.name() == "raylet":  # maps all of the object store that was ever used
-                    sample[STORE] = memory.shared
+                sample[role] = sample.get(role, 0) + used
             self.samples.append(sample)
 
     def stop(self) -> int:
         """The peak so far; looks no more."""
         self.over.set()
-        return max((sum(v for k, v in sample.items() if k != STORE) for sample in self.samples), default=0)
+        return max((sum(sample.values()) for sample in self.samples), default=0)
 
     def tenths(self) -> dict[str, list[int]]:
         """MB by kind of process: the median of each tenth of the time."""

@@ -1,0 +1,115 @@
+"""The benchmarks run: their quick modes from end to end, and what they compute beside measuring."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tokloss_ray.demo import DATA
+from tokloss_ray.schema import INPUT_IDS, LOSS, PREDICTED_IDS, PROBLEM
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+common = pytest.importorskip("common")
+
+
+def run(name: str, tmp_path: Path, *options: str) -> dict:
+    """The figures of a benchmark in its quick mode."""
+    target = tmp_path / "figures.json"
+    command = [sys.executable, str(BENCHMARKS / f"{name}.py"), "--quick", "--json", str(target), *options]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "┃" in done.stdout
+    figures = json.loads(target.read_text())
+    assert figures["benchmark"] == name
+    assert figures["machine"]["cores"] > 0
+    assert figures["machine"]["versions"]["ray"]
+    return figures
+
+
+@pytest.mark.parametrize("name", ["stages", "scale", "startup"])
+def test_help_says_what_is_measured(name):
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / f"{name}.py"), "--help"], capture_output=True, text=True, check=True
+    )
+    assert "python benchmarks/" in done.stdout
+    assert len(done.stdout) > 500
+
+
+def test_stages_together_take_the_sum_of_their_times(tmp_path):
+    figures = run("stages", tmp_path, "--only", "stages")["stages"]
+    wall = {stage: found["median"] for stage, found in figures["wall"].items()}
+    together = wall.pop("together")
+    assert together == pytest.approx(1 / sum(1 / rate for rate in wall.values()), rel=1e-3)
+    assert figures["rows"] == 2_000
+
+
+@pytest.mark.slow
+def test_the_quick_mode_of_stages_with_ray(tmp_path):
+    (found,) = run("stages", tmp_path, "--only", "ray")["ray"]
+    assert found["tokens"]["median"] == pytest.approx(1 << 14, rel=0.02)
+    assert 0 < found["driver_cpu_ms"]["median"] < found["all_cpu_ms"]["median"] + 1
+
+
+@pytest.mark.slow
+def test_the_quick_mode_of_startup(tmp_path):
+    found = run("startup", tmp_path)["pre-encoded"]
+    assert found["rows"] == 1_000
+    points = [found["points"][name]["median"] for name in ("actor ready", "first commit", "_SUCCESS", "exit")]
+    assert points[0] > 0
+    assert points == sorted(points)
+
+
+@pytest.mark.slow
+def test_the_quick_mode_of_scale(tmp_path):
+    figures = run("scale", tmp_path, "--part", "actors", "--part", "memory")
+    (point,) = figures["actors"]["points"]
+    assert point["actors"] == 2
+    assert point["of_linear"] <= 1.1  # a stand-in is never faster than it should be
+    assert all(found["peak_memory_mb"] > 100 for found in figures["memory"]["points"])
+
+
+def test_a_corpus_has_the_rows_asked_for_each_with_an_id_of_its_own(tmp_path):
+    folder = common.write_corpus(tmp_path / "corpus", 120_003, DATA)
+    table, base = pq.read_table(folder), pq.read_table(DATA)
+    assert table.num_rows == 120_003
+    assert len(set(table["id"].to_pylist())) == 120_003
+    assert table["tokens"][110_002] == base["tokens"][2]
+    assert table.schema.equals(base.schema)
+
+
+def test_a_stand_in_answers_every_token():
+    sequences = pa.table({INPUT_IDS: pa.array([[5, 6, 7], [], [8]], pa.list_(pa.int32()))})
+    stand_in = common.StandIn(7)
+    for _ in range(2):
+        table, tokens = stand_in.answer(sequences)
+        assert tokens == 4
+        assert [len(losses) for losses in table[LOSS].to_pylist()] == [3, 0, 1]
+        assert all(0 <= tag < 7 for tags in table[PREDICTED_IDS].to_pylist() for tag in tags)
+        assert table[PROBLEM].null_count == 3
+
+
+def test_the_peak_of_memory_counts_child_processes():
+    code = "import numpy, sys; a = numpy.ones(20_000_000); print(flush=True); sys.stdin.read()"
+    memory = common.Memory(every=0.05)
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout
+        child.stdout.readline()
+        before = len(memory.samples)
+        while len(memory.samples) < before + 2:
+            time.sleep(0.02)
+        child.communicate()
+    assert memory.stop() > 160e6
+    assert sum(max(values) for values in memory.tenths().values()) > 160
+
+
+def test_spread_keeps_the_runs():
+    found = common.spread([3.0, 1.0, 2.04], 1)
+    assert found == {"median": 2.0, "min": 1.0, "max": 3.0, "runs": [3.0, 1.0, 2.0]}
