@@ -24,6 +24,7 @@ from tokloss_ray.exporting.commands import apply_fixes, export
 from tokloss_ray.mining import commands as mining_commands
 from tokloss_ray.mining.diff_command import diff
 from tokloss_ray.report.commands import show
+from tokloss_ray.report.page_command import report
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -117,7 +118,7 @@ def demo(
     output: Annotated[str, typer.Option("--output", "-o", help="Folder the results go to.")] = "tokloss-demo",
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show what Ray and transformers say.")] = False,
 ) -> None:
-    """Score 10,000 German sentences with a small model; both come with this package."""
+    """Score 10,000 German sentences with a small model, and report what is wrong. Both come with this package."""
     from tokloss_ray.demo import DATA, MODEL
     from tokloss_ray.scoring.output import read_run
 
@@ -136,6 +137,8 @@ def demo(
             verbose=verbose,
         )
     )
+    mining_commands.mine([output], show=0)
+    report(output)
 
 
 @app.command()
@@ -194,6 +197,7 @@ def verify(output: Annotated[str, typer.Argument(help="Output folder of a finish
 
 app.command()(mining_commands.mine)
 app.command()(show)
+app.command()(report)
 app.command()(diff)
 app.command()(export)
 app.command("apply-fixes")(apply_fixes)
