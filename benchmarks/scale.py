@@ -157,7 +157,7 @@ def run_point(point: dict[str, Any]) -> dict[str, Any]:
 
 
 class Usage(threading.Thread):
-    """Processor time of a process and its descendants by what they are: driver, stand-ins, Ray's own, tasks."""
+    """Processor time of a process and its descendants by what they are (`role_of`)."""
 
     def __init__(self, root: int) -> None:
         super().__init__(daemon=True)
@@ -221,6 +221,8 @@ def measure(point: dict[str, Any], watch_memory: bool = False) -> dict[str, Any]
         if memory:
             found["peak_memory_mb"] = round(memory.stop() / 1e6)
             found["memory_mb"] = memory.tenths()
+        steady = f"{found['tokens_per_second']:,.0f} tokens/s" if found["tokens_per_second"] else "too short for a rate"
+        say(f"  {point['actors']} stand-ins, {found['shards']:,} shards in {found['seconds']} s: {steady}")
         return found
 
 
