@@ -35,7 +35,7 @@ from tokloss_ray.config import ScoreConfig
 from tokloss_ray.scoring.driver import Watcher, score
 from tokloss_ray.scoring.encode import FIRST_HALVINGS
 
-ROWS = {("small", "panx"): 4000, ("base", "panx"): 1000, ("small", "tail"): 1000, ("base", "tail"): 200}
+ROWS = {("small", "panx"): 4000, ("base", "panx"): 600, ("small", "tail"): 1000, ("base", "tail"): 200}
 """Rows of (d) and (e)."""
 SLOWER, REPEATS = 8, 7
 """(a) to (c) get one row in eight, the job each row seven times."""

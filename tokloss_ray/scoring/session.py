@@ -8,11 +8,9 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FrameType
 from typing import Any
-from unittest.mock import patch
-from uuid import uuid4
 
 import ray
 
@@ -49,7 +47,7 @@ def ray_session(config: ScoreConfig) -> Iterator[None]:
         try:
             if ours:
                 _start(config)
-            with _quiet_ray_data(config.verbose), _statistics(off=_address(config) is None and ours), _signals():
+            with _quiet_ray_data(config.verbose), _lean(ours and _address(config) is None), _signals():
                 yield
         except KeyboardInterrupt as error:
             raise _interrupted(signal.SIGTERM if isinstance(error, _Terminated) else signal.SIGINT) from None
@@ -111,25 +109,12 @@ def _quiet_ray_data(verbose: bool) -> Iterator[None]:
             handler.setLevel(level)
 
 
-@contextmanager
-def _statistics(off: bool) -> Iterator[None]:
-    """Ray Data's statistics go to an actor of their own for the dashboard to show. Where there is no dashboard, that is
-    a process more, which the first dataset waits for until it runs."""
-    from ray.data._internal.stats import _StatsManager
+def _lean(alone: bool) -> AbstractContextManager[None]:
+    if not alone:
+        return nullcontext()
+    from tokloss_ray.scoring.one_machine import one_machine  # late: Ray Data takes a moment to import
 
-    def an_id(*args: Any, **kwargs: Any) -> str:
-        return uuid4().hex
-
-    reports = (
-        "gen_dataset_id_from_stats_actor",
-        "register_dataset_to_stats_actor",
-        "update_execution_metrics",
-        "update_iteration_metrics",
-    )
-    with ExitStack() as stack:
-        for name in reports if off else ():
-            stack.enter_context(patch.object(_StatsManager, name, staticmethod(an_id)))
-        yield
+    return one_machine()
 
 
 @contextmanager
