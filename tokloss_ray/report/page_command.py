@@ -34,8 +34,9 @@ def report(
     from tokloss_ray.report.page_tables import read_report_data
     from tokloss_ray.report.tables import MiningProgress
     from tokloss_ray.report.text import visible
+    from tokloss_ray.scoring.output import REPORT
 
-    place = to or posixpath.join(output.rstrip("/"), "report.html")
+    place = to or posixpath.join(output.rstrip("/"), REPORT)
     try:
         with MiningProgress(Console(stderr=True)) as progress:
             data = read_report_data(

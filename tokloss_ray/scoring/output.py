@@ -21,7 +21,7 @@ from tokloss_ray.scoring.journal import ATTEMPTS
 from tokloss_ray.scoring.plan import Plan, fingerprint
 from tokloss_ray.storage import children, exists, files_below, kind_of, open_location, read_whole, remove, write_whole
 
-PLAN, SUCCESS = "_plan.parquet", "_SUCCESS"
+PLAN, SUCCESS, REPORT = "_plan.parquet", "_SUCCESS", "report.html"
 _DATA_FILE = re.compile(r"\d{6,}-\d{3,}-([0-9a-f]{6})\.parquet")
 _RUN_KEYS = {"fingerprint", "identity", "plan", "settings", "tags", "versions"}
 FOLDERS = (COMMITS, ATTEMPTS, "scores", "errors", "mining")
@@ -158,7 +158,7 @@ def read_plan(plan: Plan) -> list[ReadUnit]:
 def clear(output: str) -> None:
     """Remove what a run has written; `_run.json` last, so that a crash in between leaves the folder ours."""
     fs, root = open_location(output)
-    for name in (SUCCESS, *FOLDERS, PLAN, RUN):
+    for name in (SUCCESS, *FOLDERS, REPORT, PLAN, RUN):
         remove(fs, f"{root}/{name}")
 
 
