@@ -31,9 +31,10 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: $(STAMP) ## score the bundled corpus with the bundled model
+demo: $(STAMP) ## score the bundled corpus with the bundled model, and report what is wrong
 	@$(BIN)/tokloss demo $(ARGS)
 
+# Tests of the report page need Chromium (apt-get install chromium) and are skipped without it.
 test: $(STAMP) ## run the tests, without the slow ones
 	@$(BIN)/python -m pytest $(ARGS)
 
