@@ -9,20 +9,14 @@ says that there is none.
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections.abc import Iterable, Iterator
 
+from tokloss_ray.conll_cells import HEADER, NONE, OWN_PREFIX, cell, uncell
 from tokloss_ray.errors import Refused
 from tokloss_ray.exporting.sentences import Correction, Sentence
 
-NONE = "_"
-_FORM, _LABEL, _PREDICTED = "FORM", "TOKLOSS:LABEL", "TOKLOSS:PREDICTED"
-_LOSS, _CORRECTED = "TOKLOSS:LOSS", "TOKLOSS:CORRECTED"
-_COLUMNS = "# global.columns = "
-_SHORT = {"\t": "\\t", "\n": "\\n", "\r": "\\r", " ": "\\s", "\\": "\\\\"}
-_LONG = {escape[1]: char for char, escape in _SHORT.items()} | {"#": "#", "_": NONE, "e": ""}
-_ESCAPE = re.compile(r"\\(u[0-9a-f]{4}|U[0-9a-f]{8}|.)", re.DOTALL)
+_FORM, _LABEL, _PREDICTED = "FORM", f"{OWN_PREFIX}LABEL", f"{OWN_PREFIX}PREDICTED"
+_LOSS, _CORRECTED = f"{OWN_PREFIX}LOSS", f"{OWN_PREFIX}CORRECTED"
 
 
 def conll(sentences: Iterable[Sentence], loss: bool = False) -> Iterator[bytes]:
@@ -31,7 +25,7 @@ def conll(sentences: Iterable[Sentence], loss: bool = False) -> Iterator[bytes]:
     The last column is a copy of the labels, for annotators to change.
     """
     columns = [_FORM, _LABEL, _PREDICTED, *([_LOSS] if loss else []), _CORRECTED]
-    yield f"{_COLUMNS}{' '.join(columns)}\n".encode()
+    yield f"{HEADER}{' '.join(columns)}\n".encode()
     for s in sentences:
         lines = [
             f"# sent_id = {cell(s.example_id)}",
@@ -48,38 +42,6 @@ def _tag(tag: str | None) -> str:
     return NONE if tag is None else "\\_" if tag == NONE else cell(tag)
 
 
-def cell(text: str) -> str:
-    """A string without white space that `uncell` turns back."""
-    escaped = "".join(map(_escaped, text)) or "\\e"
-    return f"\\{escaped}" if escaped.startswith("#") else escaped
-
-
-def _escaped(char: str) -> str:
-    if char in _SHORT:
-        return _SHORT[char]
-    if char.isspace() or unicodedata.category(char) in ("Cc", "Zl", "Zp", "Zs") or char == "\ufeff":
-        return f"\\u{ord(char):04x}" if ord(char) <= 0xFFFF else f"\\U{ord(char):08x}"
-    return char
-
-
-def uncell(text: str) -> str:
-    """The string that `cell` was given.
-
-    Raises:
-        ValueError: an escape that there is not.
-    """
-
-    def char(match: re.Match[str]) -> str:
-        code = match[1]
-        if len(code) > 1:
-            return chr(int(code[1:], 16))
-        if code not in _LONG:
-            raise ValueError(f"no such escape: \\{code}")
-        return _LONG[code]
-
-    return _ESCAPE.sub(char, text)
-
-
 def read_conll(data: bytes) -> Iterator[Correction]:
     """What a corrected file says, one correction a sentence.
 
@@ -90,9 +52,9 @@ def read_conll(data: bytes) -> Iterator[Correction]:
         lines = data.decode("utf-8-sig").replace("\r\n", "\n").split("\n")
     except UnicodeDecodeError:
         raise Refused("it is not UTF-8") from None
-    columns = next((line.removeprefix(_COLUMNS).split() for line in lines if line.startswith(_COLUMNS)), [])
+    columns = next((line.removeprefix(HEADER).split() for line in lines if line.startswith(HEADER)), [])
     if not {_FORM, _LABEL, _CORRECTED} <= set(columns):
-        raise Refused(f"it has no line '{_COLUMNS}{_FORM} {_LABEL} ... {_CORRECTED}': export it with tokloss export")
+        raise Refused(f"it has no line '{HEADER}{_FORM} {_LABEL} ... {_CORRECTED}': export it with tokloss export")
     about: dict[str, str] = {}
     correction: Correction | None = None
     for number, line in enumerate(lines, start=1):
