@@ -306,6 +306,18 @@ def test_phone(browser: Any, tmp_path: Path, page: str, scheme: str) -> None:
         assert (sum(map(int, re.findall(r"\d+", light))) > 382) == (scheme == "light")
 
 
+def test_paper(browser: Any, tmp_path: Path, page: str) -> None:
+    with Opened(browser, tmp_path, page, viewport={"width": 718, "height": 1040}, color_scheme="dark") as opened:
+        opened.tab.emulate_media(media="print")  # A4 with the browser's margins is 718 pixels wide
+        assert opened.tab.evaluate("document.documentElement.scrollWidth") <= 718
+        assert (
+            opened.tab.locator("nav:visible, button:visible, input:visible").count()
+            == opened.tab.locator("th button:visible").count()
+        )
+        assert opened.tab.evaluate("getComputedStyle(document.body).color") == "rgb(0, 0, 0)"
+        assert opened.tab.pdf(format="A4").startswith(b"%PDF")
+
+
 HOSTILE = [
     "<script>alert(1)</script>", "</script><script>alert(2)</script>", '"><img src=x onerror=alert(3)>',
     "'onfocus='alert(4)", "\u202eevil\u202c", "nul\x00l", "a\u2066b\u2069", "{{ 7*7 }}",

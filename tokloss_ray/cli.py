@@ -120,6 +120,7 @@ def demo(
 ) -> None:
     """Score 10,000 German sentences with a small model, and report what is wrong. Both come with this package."""
     from tokloss_ray.demo import DATA, MODEL
+    from tokloss_ray.mining.mine import mine
     from tokloss_ray.scoring.output import read_run
 
     before = read_run(output)
@@ -137,7 +138,8 @@ def demo(
             verbose=verbose,
         )
     )
-    mining_commands.mine([output], show=0)
+    with _interruptible():
+        mine(output)
     report(output)
 
 
