@@ -22,6 +22,7 @@ _WIDEST = 30
 
 # Title and columns, in the order of the terminal: what to look at first stands last, above the prompt.
 _VIEWS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "loss_distribution": ("Losses by tag", ("tag", "low", "high", "count")),
     "lengths": ("Loss and errors by length", ("property", "low", "high", "count", "mean", "error_rate")),
     "tags": ("Tags, by mean loss", ("tag", "count", "mean", "precision", "recall", "f1")),
     "confusion": ("Confusions", ("label", "predicted", "count", "share")),
@@ -86,8 +87,7 @@ def print_tables(
 ) -> None:
     """The first `show` rows of each table (of each of the first slices), where the files are, and what to do next."""
     if show:
-        names = [*(name for name in _VIEWS if name in tables), *(name for name in tables if name not in _VIEWS)]
-        for name in names:
+        for name in (name for name in _VIEWS if name in tables):
             _print_one(console, name, tables[name], show, by)
     console.print(
         Text.assemble(f"{len(tables)} tables are in ", (visible(folder), "bold"), ". Next, the worst in full:")
@@ -96,7 +96,7 @@ def print_tables(
 
 
 def _print_one(console: Console, name: str, table: pa.Table, show: int, by: Sequence[str]) -> None:
-    title, columns = _VIEWS.get(name, (name.replace("_", " ").capitalize(), ()))
+    title, columns = _VIEWS[name]
     if name == "confusion":
         wrong = pc.and_(
             pc.equal(table.column("level"), "tag"), pc.not_equal(table.column("label"), table.column("predicted"))
