@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-full ceph chaos lint check-format format clean
+.PHONY: help setup demo test test-slow test-full ceph chaos bench bench-gpu bench-floors lint check-format format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -57,6 +57,32 @@ FUZZ_ROWS ?= 1000000
 chaos: $(STAMP) ## kill at random on a small cluster, and mutate rows: KILLS=50 SEED=1 FUZZ_ROWS=1000000
 	@$(BIN)/python tests/chaos.py --kills $(KILLS) --seed $(SEED)
 	@$(BIN)/python tests/fuzz.py --rows $(FUZZ_ROWS) --seed $(SEED)
+
+# Each writes its figures beside the table it prints. The ratios are what carries from machine to machine.
+RESULTS := benchmarks/results
+PYTHON_BENCH := $(BIN)/python -W ignore
+bench: $(STAMP) ## measure side by side with peers, an hour on two idle cores: tables, and JSON in benchmarks/results
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[dev,bench]'
+	@mkdir -p $(RESULTS)
+	@for size in small base; do for dtype in float32 bfloat16; do \
+		$(PYTHON_BENCH) benchmarks/throughput.py --size $$size --dtype $$dtype --json $(RESULTS)/$$size-$$dtype-panx.json || exit 1; \
+	done; done
+	@$(PYTHON_BENCH) benchmarks/throughput.py --corpus tail --json $(RESULTS)/small-float32-tail.json
+	@$(PYTHON_BENCH) benchmarks/throughput.py --against-ray --size demo --json $(RESULTS)/against-ray.json
+	@$(PYTHON_BENCH) benchmarks/precision.py --json $(RESULTS)/precision.json
+	@$(PYTHON_BENCH) benchmarks/stages.py --json $(RESULTS)/stages.json
+	@$(PYTHON_BENCH) benchmarks/startup.py --json $(RESULTS)/startup.json
+	@$(PYTHON_BENCH) benchmarks/scale.py --json $(RESULTS)/scale.json
+	@$(PYTHON_BENCH) benchmarks/mining.py >$(RESULTS)/mining.json
+	@$(MAKE) --no-print-directory bench-floors
+
+bench-gpu: $(STAMP) ## the same on a GPU
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[dev,bench]'
+	@mkdir -p $(RESULTS)
+	@$(PYTHON_BENCH) benchmarks/gpu.py --json $(RESULTS)/gpu.json
+
+bench-floors: $(STAMP) ## hold the figures in benchmarks/results to benchmarks/floors.json
+	@$(BIN)/python benchmarks/check_floors.py $(RESULTS)
 
 lint: $(STAMP) ## check style, format and types
 	@$(BIN)/ruff check
