@@ -354,7 +354,7 @@ def test_no_match_for_a_pattern(refused: Callable[..., str], tmp_path: Path) -> 
 def test_folder_without_input(refused: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "data.csv").write_text("a,b\n", encoding="utf-8")
-    assert "holds no Parquet (.parquet) or JSON lines (.jsonl) files" in refused(input=tmp_path / "folder")
+    assert "holds no Parquet (.parquet), JSON lines (.jsonl) or CoNLL (.conll, " in refused(input=tmp_path / "folder")
 
 
 def test_format_that_is_not_known(refused: Callable[..., str], tmp_path: Path) -> None:

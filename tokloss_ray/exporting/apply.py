@@ -74,6 +74,8 @@ def apply_fixes(
     )
     check_target(dataset, output)
     files = list_inputs(config)
+    if (other := next((file.source for file in files if file.format not in _FIXERS), None)) is not None:
+        raise Refused(f"{other} holds CoNLL columns, which apply-fixes does not write: correct the file itself")
     inspected = inspect_files(files)
     columns = find_columns(config, inspected)
     if columns.words is None:

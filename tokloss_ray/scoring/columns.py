@@ -9,12 +9,10 @@ from tokloss_ray.config import ScoreConfig
 from tokloss_ray.errors import Refused
 from tokloss_ray.model_files import ModelInfo
 from tokloss_ray.schema import IGN
-from tokloss_ray.scoring.inputs import Inspected, declared_tags, sample_text, text_lines
-from tokloss_ray.scoring.job import Columns
+from tokloss_ray.scoring.inputs import Inspected, declared_tags
+from tokloss_ray.scoring.job import LABELS_COLUMNS, WORDS_COLUMNS, Columns
 from tokloss_ray.scoring.read import is_text
-
-WORDS_COLUMNS = ("tokens", "words")
-LABELS_COLUMNS = ("ner_tags", "tags", "labels")
+from tokloss_ray.scoring.units import sample_json, text_records
 
 
 def find_columns(config: ScoreConfig, inspected: list[Inspected]) -> Columns:
@@ -26,7 +24,7 @@ def find_columns(config: ScoreConfig, inspected: list[Inspected]) -> Columns:
     kinds = [(item, kind) for item in inspected if (kind := _kinds(item)) is not None]
     if not kinds:
         for item in inspected:
-            if item.schema is None and next(text_lines(item.file), None) is not None:
+            if item.schema is None and next(text_records(item.file), None) is not None:
                 raise Refused(f"{item.file.source} is not JSON lines: none of its first lines is a JSON object")
         return Columns(config.tokens_column or WORDS_COLUMNS[0], config.labels_column or LABELS_COLUMNS[0])
     words, labels = _main_columns(config, list(kinds[0][1]), kinds[0][0].file.source)
@@ -90,10 +88,10 @@ def _main_columns(config: ScoreConfig, names: list[str], source: str) -> tuple[s
 
 
 def _kinds(item: Inspected) -> dict[str, pa.DataType] | None:
-    """Column types of a file; those of text are taken from its first rows. None for a text file without rows."""
+    """Column types of a file; those of JSON lines from its first rows. None for a text file without rows."""
     if item.schema is not None:
         return dict(zip(item.schema.names, item.schema.types, strict=True))
-    rows = sample_text(item.file)
+    rows = sample_json(item.file)
     if not rows:
         return None
     kinds: dict[str, pa.DataType] = {}
@@ -180,7 +178,7 @@ def _text_tags(item: Inspected, labels: str) -> bool:
     """Whether the tags of a file are strings; a text file's first tag says it."""
     if item.schema is not None:
         return is_text(getattr(item.schema.field(labels).type, "value_type", pa.null()))
-    tags = (tag for row in sample_text(item.file) if isinstance(row.get(labels), list) for tag in row[labels])
+    tags = (tag for row in sample_json(item.file) if isinstance(row.get(labels), list) for tag in row[labels])
     return isinstance(next((tag for tag in tags if tag is not None), ""), str)
 
 

@@ -1,11 +1,9 @@
-"""What the input is: its files, their columns, the tag names they declare, and the units they are read in."""
+"""What the input is: its files, their columns, and the tag names they declare."""
 
 from __future__ import annotations
 
 import json
-import os
 import posixpath
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -15,8 +13,8 @@ import pyarrow.parquet as pq
 
 from tokloss_ray.config import ScoreConfig
 from tokloss_ray.errors import Refused
-from tokloss_ray.scoring.job import ReadUnit
-from tokloss_ray.scoring.jsonl import UNREADABLE, json_lines
+from tokloss_ray.scoring.conll import conll_schema
+from tokloss_ray.scoring.jsonl import UNREADABLE
 from tokloss_ray.storage import (
     Listed,
     files_below,
@@ -31,17 +29,16 @@ from tokloss_ray.storage import (
 )
 from tokloss_ray.storage_errors import display
 
-_TEXT = (".jsonl", ".ndjson", ".json")
-_PACKED = (".gz", ".bz2", ".xz")
+_JSON = (".jsonl", ".ndjson", ".json")
+_CONLL = (".conll", ".conllu", ".conllup", ".iob", ".iob2", ".bio")
+_NAMED_CONLL = (".tsv", ".txt")  # such a file may be anything, so a folder's are left alone
+PACKED = (".gz", ".bz2", ".xz")
 _GLOB = "*?["
-SHARDS_PER_UNIT = 4
-_BYTES_PER_TOKEN = {"parquet": 6, "arrow": 12, "jsonl": 12}
-_SAMPLE_ROWS = 200
 
 
 @dataclass(frozen=True)
 class InputFile:
-    """One file: its listing, its path relative to the input root, and its format (parquet, arrow or jsonl)."""
+    """One file: its listing, its path relative to the input root, and its format (parquet, arrow, jsonl or conll)."""
 
     listed: Listed
     source: str
@@ -50,7 +47,10 @@ class InputFile:
 
 @dataclass(frozen=True)
 class Inspected:
-    """A file and what its metadata say. `schema` is None for text; `groups` are (rows, bytes) read together."""
+    """A file and what its metadata say; `groups` are (rows, bytes) read together.
+
+    `schema` is None for JSON lines, whose rows may differ, and for CoNLL files without a sentence.
+    """
 
     file: InputFile
     schema: pa.Schema | None
@@ -105,9 +105,11 @@ def _one_input(
         return path, [(file, "arrow") for file in saved]
     _no_split(config)
     shown = [file for file in files if not _hidden(posixpath.relpath(file.path, path))]
-    known = [(file, form) for file in shown if (form := _format_or_none(file.path))]
+    known = [(file, form) for file in shown if (form := _format_or_none(file.path, in_folder=True))]
     if not known:
-        raise Refused(f"no input: {uri} holds no Parquet (.parquet) or JSON lines (.jsonl) files")
+        raise Refused(
+            f"no input: {uri} holds no Parquet (.parquet), JSON lines (.jsonl) or CoNLL ({', '.join(_CONLL)}) files"
+        )
     return path, known
 
 
@@ -120,19 +122,24 @@ def _hidden(relative: str) -> bool:
     return any(part.startswith((".", "_")) for part in relative.split("/"))
 
 
-def _format_or_none(path: str) -> str | None:
+def _format_or_none(path: str, in_folder: bool) -> str | None:
     name = path.lower()
     if name.endswith((".parquet", ".pq")):
         return "parquet"
-    for packed in _PACKED:
+    for packed in PACKED:
         name = name.removesuffix(packed)
-    return "jsonl" if name.endswith(_TEXT) else None
+    if name.endswith(_JSON):
+        return "jsonl"
+    return "conll" if name.endswith(_CONLL if in_folder else (*_CONLL, *_NAMED_CONLL)) else None
 
 
 def _format(path: str) -> str:
-    form = _format_or_none(path)
+    form = _format_or_none(path, in_folder=False)
     if form is None:
-        raise Refused(f"{path} is neither Parquet (.parquet) nor JSON lines (.jsonl), going by its name")
+        raise Refused(
+            f"{path} is neither Parquet (.parquet) nor JSON lines (.jsonl) nor CoNLL columns "
+            f"({', '.join((*_CONLL, *_NAMED_CONLL))}), going by its name"
+        )
     return form
 
 
@@ -202,33 +209,13 @@ def _inspect(file: InputFile) -> Inspected:
             ):
                 sizes = tuple((batch.num_rows, batch.nbytes) for batch in stream)
                 return Inspected(file, stream.schema, sizes)
-    except (pa.ArrowException, OSError) as error:
+        if file.format == "conll":
+            return Inspected(file, conll_schema(file.listed.path, file.listed.version), ())
+    except (*UNREADABLE, pa.ArrowException) as error:
         cause = str(error).split("\n")[0].rstrip(".")
-        raise Refused(f"cannot read {file.source} as {file.format.capitalize()}: {cause}") from None
+        name = "CoNLL columns" if file.format == "conll" else file.format.capitalize()
+        raise Refused(f"cannot read {file.source} as {name}: {cause}") from None
     return Inspected(file, None, ())
-
-
-def text_lines(file: InputFile) -> Iterator[tuple[int, bytes]]:
-    """The non-blank lines of a text file, each with its offset."""
-    return json_lines(ReadUnit(0, file.source, file.listed.path, file.listed.version, file.format, 0, -1, None, 0))
-
-
-def sample_text(file: InputFile) -> list[dict]:
-    """The first records of a JSON lines file that parse to objects."""
-    rows = []
-    try:
-        for number, (_, line) in enumerate(text_lines(file)):
-            if number == _SAMPLE_ROWS:
-                break
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(row, dict):
-                rows.append(row)
-    except UNREADABLE as error:
-        raise Refused(f"cannot read {file.source}: {error}") from None
-    return rows
 
 
 def declared_tags(schema: pa.Schema, column: str) -> tuple[str, ...] | None:
@@ -246,67 +233,3 @@ def declared_tags(schema: pa.Schema, column: str) -> tuple[str, ...] | None:
         else:
             feature = feature.get("feature")
     return None
-
-
-def make_units(inspected: list[Inspected], shard_tokens: int, limit: int | None) -> list[ReadUnit]:
-    """The plan: units of about SHARDS_PER_UNIT shards, in the order of the files.
-
-    A pure function of the files and the settings. `limit` counts rows (for text, lines that are not blank).
-    """
-    units: list[ReadUnit] = []
-    left = limit
-    for item in inspected:
-        target = shard_tokens * SHARDS_PER_UNIT * _BYTES_PER_TOKEN[item.file.format]
-        parts = _text_parts(item.file, target, left) if item.schema is None else _row_parts(item.groups, target, left)
-        for start, stop, rows, size in parts:
-            file = item.file
-            where = file.source, file.listed.path, file.listed.version, file.format
-            units.append(ReadUnit(len(units), *where, start, stop, rows, size))
-            if left is not None:
-                left -= rows or 0
-        if left is not None and left <= 0:
-            break
-    return units
-
-
-def _row_parts(
-    groups: tuple[tuple[int, int], ...], target: int, left: int | None
-) -> Iterator[tuple[int, int, int, int]]:
-    """Runs of row groups as (first row, end row, rows, bytes)."""
-    start = end = size = 0
-    for number, (rows, nbytes) in enumerate(groups):
-        end += rows
-        size += nbytes
-        cut = end - start if left is None else min(end - start, left)
-        if cut and (size >= target or number == len(groups) - 1 or cut == left):
-            yield start, start + cut, cut, size
-            if left is not None:
-                left -= cut
-                if not left:
-                    return
-            start, size = end, 0
-
-
-def _text_parts(file: InputFile, target: int, left: int | None) -> Iterator[tuple[int, int, int | None, int]]:
-    """Byte ranges as (start, stop, rows or None, bytes). A packed file is one range, as it cannot be entered midway."""
-    size = file.listed.size
-    if not size:
-        return
-    if left is not None:
-        # A limit counts lines, so they must be counted here; no more are read than it asks for.
-        end = rows = 0
-        try:
-            for offset, line in text_lines(file):
-                end, rows = offset + len(line), rows + 1
-                if rows == left:
-                    break
-        except UNREADABLE as error:
-            raise Refused(f"cannot read {file.source}: {error}") from None
-        if rows:
-            yield 0, end, rows, end
-    elif os.path.splitext(file.source.lower())[1] in _PACKED:
-        yield 0, -1, None, size
-    else:
-        for start in range(0, size, target):
-            stop = min(start + target, size)
-            yield start, stop, None, stop - start

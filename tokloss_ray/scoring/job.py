@@ -8,6 +8,10 @@ import pyarrow as pa
 
 from tokloss_ray.model_store import ModelFolder
 
+WORDS_COLUMNS = ("tokens", "words")
+LABELS_COLUMNS = ("ner_tags", "tags", "labels")
+"""Where words and tags are, unless the settings say otherwise; the first that there is."""
+
 
 @dataclass(frozen=True)
 class ReadUnit:
@@ -17,7 +21,7 @@ class ReadUnit:
         number: position in the plan.
         source: path relative to the input root, with forward slashes.
         path: where the file is now; version: its etag or time of change when the plan was made.
-        format: parquet, jsonl or arrow.
+        format: parquet, arrow, jsonl or conll.
         start, stop: rows of a Parquet or Arrow file, bytes of a text file; stop -1 is the end.
         rows: rows in the unit where metadata tell, else None.
         size: bytes it will read, about.

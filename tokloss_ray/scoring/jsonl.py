@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import lzma
 import zlib
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,10 @@ UNREADABLE = (OSError, EOFError, zlib.error, lzma.LZMAError)
 """What opening or unpacking a text file raises."""
 
 
+Record = TypeVar("Record", bound=tuple)
+"""A record of text: its offset, its bytes, and what else belongs to it."""
+
+
 class RawChunk(NamedTuple):
     """Rows as they were read: a table of the needed columns, their source rows, and records that are not rows."""
 
@@ -31,16 +35,22 @@ class RawChunk(NamedTuple):
 
 def read_jsonl(job: Job, unit: ReadUnit) -> Iterator[RawChunk]:
     """Records whose first byte lies in the unit's byte range; a record is numbered by its first byte."""
-    records: list[tuple[int, bytes]] = []
-    size = 0
-    for offset, line in json_lines(unit):
-        records.append((offset, line))
-        size += len(line)
-        if len(records) == CHUNK_ROWS or size > CHUNK_BYTES:
-            yield from _json_rows(job, records)
-            records, size = [], 0
-    if records:
+    for records in batches(json_lines(unit)):
         yield from _json_rows(job, records)
+
+
+def batches(records: Iterable[Record]) -> Iterator[list[Record]]:
+    """The records of text that make a chunk, by number and size."""
+    batch: list[Record] = []
+    size = 0
+    for record in records:
+        batch.append(record)
+        size += len(record[1])
+        if len(batch) == CHUNK_ROWS or size > CHUNK_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def json_lines(unit: ReadUnit) -> Iterator[tuple[int, bytes]]:
@@ -72,7 +82,7 @@ def _json_rows(job: Job, records: list[tuple[int, bytes]]) -> Iterator[RawChunk]
         except (ValueError, RecursionError) as error:
             problem = ("malformed", str(error))
         if problem[0]:
-            record = {"source_row": offset, "reason": problem[0], "detail": problem[1], "payload": _text(line)}
+            record = {"source_row": offset, "reason": problem[0], "detail": problem[1], "payload": text_of(line)}
             if isinstance(row, dict) and job.columns.example_id and row.get(job.columns.example_id) is not None:
                 text = _as_text(row[job.columns.example_id]) or ""
                 record["example_id"] = text.encode("utf-8", "replace").decode()  # it may hold a lone surrogate
@@ -96,11 +106,12 @@ def _one_by_one(job: Job, run: list[tuple[int, dict, bytes]], kind: pa.DataType)
         try:
             yield RawChunk(json_table(job, [row], kind), np.array([offset]), [])
         except (pa.ArrowException, UnicodeEncodeError, OverflowError) as error:
-            record = {"source_row": offset, "reason": "malformed", "detail": str(error), "payload": _text(line)}
+            record = {"source_row": offset, "reason": "malformed", "detail": str(error), "payload": text_of(line)}
             yield RawChunk(json_table(job, [], kind), np.array([], dtype=np.int64), [record])
 
 
-def _text(line: bytes) -> str:
+def text_of(line: bytes) -> str:
+    """Bytes of a record for a person, with replacement characters where they are not UTF-8."""
     return line.decode("utf-8", "replace").strip()
 
 

@@ -19,10 +19,11 @@ from tokloss_ray.model_files import ModelInfo, resolve_model
 from tokloss_ray.model_store import ModelFolder, find_model
 from tokloss_ray.scoring.columns import find_columns, find_tags
 from tokloss_ray.scoring.encode import encode_rows
-from tokloss_ray.scoring.inputs import Inspected, inspect_files, list_inputs, make_units
+from tokloss_ray.scoring.inputs import Inspected, inspect_files, list_inputs
 from tokloss_ray.scoring.job import Columns, Job, ReadUnit
 from tokloss_ray.scoring.ragged import list_lengths, one_array
 from tokloss_ray.scoring.read import Chunk, read_unit
+from tokloss_ray.scoring.units import make_units
 from tokloss_ray.storage import is_local, kind_of, open_location
 
 CPU_SHARD_TOKENS, GPU_SHARD_TOKENS = 1 << 16, 1 << 20

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from tokloss_ray import schema
 from tokloss_ray.errors import JobFailed
 from tokloss_ray.schema import IGN, IGNORE_INDEX
+from tokloss_ray.scoring.conll import read_conll
 from tokloss_ray.scoring.job import Job, ReadUnit
 from tokloss_ray.scoring.jsonl import CHUNK_ROWS, UNREADABLE, RawChunk, json_table, read_jsonl
 from tokloss_ray.scoring.ragged import any_per_row, list_array, list_lengths, offsets_of, one_array
@@ -40,7 +41,7 @@ def read_unit(job: Job, unit: ReadUnit) -> Iterator[Chunk]:
     fs, path = open_location(unit.path)
     if listed(fs, path).version != unit.version:
         raise JobFailed(f"{unit.source} has changed since the run began")
-    readers = {"parquet": _read_parquet, "arrow": _read_arrow, "jsonl": read_jsonl}
+    readers = {"parquet": _read_parquet, "arrow": _read_arrow, "jsonl": read_jsonl, "conll": read_conll}
     try:
         chunk = None
         for raw in readers[unit.format](job, unit):
