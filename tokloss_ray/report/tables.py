@@ -102,7 +102,7 @@ def _print_one(console: Console, name: str, table: pa.Table, show: int, by: Sequ
             pc.equal(table.column("level"), "tag"), pc.not_equal(table.column("label"), table.column("predicted"))
         )
         table = table.filter(wrong).sort_by([*((c, "ascending") for c in by), ("count", "descending")])
-    shown = [c for c in columns or _plain(table) if c not in by]
+    shown = [c for c in columns if c not in by]
     slices = table.select(list(by)).group_by(list(by), use_threads=False).aggregate([]).to_pylist() if by else [{}]
     for values in slices[:_SLICES_SHOWN]:
         rows = table
@@ -117,10 +117,6 @@ def _print_one(console: Console, name: str, table: pa.Table, show: int, by: Sequ
         console.print()
     if len(slices) > _SLICES_SHOWN:
         console.print(Text(f"... and {len(slices) - _SLICES_SHOWN:,} more slices in {name}.parquet\n", "dim"))
-
-
-def _plain(table: pa.Table) -> list[str]:
-    return [field.name for field in table.schema if not pa.types.is_nested(field.type)]
 
 
 def _view(rows: pa.Table, columns: Sequence[str]) -> Table:
