@@ -13,7 +13,7 @@ from tokloss_ray.errors import Refused
 from tokloss_ray.scoring.batching import pad, plan_batches
 from tokloss_ray.scoring.commit import partition_value
 from tokloss_ray.scoring.driver import _rate_above
-from tokloss_ray.scoring.hardware import Hardware, plan_actors
+from tokloss_ray.scoring.hardware import RESERVED_CPUS, Hardware, plan_actors
 from tokloss_ray.scoring.loss import score_tokens
 from tokloss_ray.scoring.ragged import any_per_row, offsets_of, positions, sum_per_row
 from tokloss_ray.scoring.summary import missing_shards
@@ -172,6 +172,11 @@ def test_actors_by_hardware() -> None:
     assert actors((16.0, 16.0, 4.0), (4.0, 2.0, 0.0)) == (6, 6, 1.0, None)
     assert actors((16.0,), (2.0,), gpus_per_actor=0.5) == (4, 4, 0.5, None)
     assert actors((16.0,), (2.0,), gpus_per_actor=0) == (1, 1, 0, 16)
+    for count in (1, 16, 64, 300):  # however many there are, encode and commit have what they need
+        made = plan_actors(config.model_copy(update={"actors": (count, count)}), Hardware((2.0,), (0.0,)))
+        assert 0 < made.num_cpus * count <= 2 - RESERVED_CPUS
+    with pytest.raises(Refused, match="too few CPUs"):
+        actors((0.5,), (0.0,))
     with pytest.raises(Refused, match="no node has enough GPUs"):
         actors((16.0,), (2.0,), gpus_per_actor=4)
     with pytest.raises(Refused, match="no node has enough GPUs"):

@@ -85,8 +85,12 @@ def _gpu_actors(config: ScoreConfig, hardware: Hardware, nodes: list[float]) -> 
 
 def _share(cpus: float) -> float:
     """CPUs an actor asks for: what is left, rounded down, and never what another stage asks for (see pipeline)."""
-    share = max(0.05, math.floor(cpus * 100) / 100)
-    return share - 0.01 if share in (0.5, 0.25) else share
+    share = math.floor(cpus * 1000) / 1000
+    if share <= 0:
+        raise Refused(
+            "a node has too few CPUs for that many actors: encode and commit need 0.75; ask for fewer --actors"
+        )
+    return share - 0.001 if share in (0.5, 0.25) else share
 
 
 def gpu_has_bfloat16(local: bool, patience: float) -> bool:
