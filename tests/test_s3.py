@@ -176,6 +176,23 @@ def test_the_whole_job(bucket: str, corpus: Path, model: Path, tmp_path: Path) -
     assert (code, "total loss" in said) == (0, True)
 
 
+def test_conll_columns(bucket: str, model: Path, tmp_path: Path, on_one_server: None) -> None:
+    """Read by range in a bucket, packed and not, as on disk."""
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    lines = []
+    for row in pq.read_table(DATA).slice(0, 200).to_pylist():
+        lines += [f"# id = {row['id']}", *(f"{word}\tO" for word in row["tokens"]), ""]
+    text = "\n".join(lines).encode()
+    (folder / "a.conll").write_bytes(text)
+    (folder / "b.iob2.gz").write_bytes(gzip.compress(text.replace(b"# id = ", b"# id = packed-")))
+    stored = inline(upload(folder, f"{bucket}/in"), model=model, output=f"{bucket}/out", shard_tokens=200)
+    assert len(stored.plan.units) > 3
+    inline(folder, model=model, output=tmp_path / "out", shard_tokens=200)
+    assert len(rows_of(f"{bucket}/out")) == 400
+    pd.testing.assert_frame_equal(rows_of(f"{bucket}/out"), rows_of(str(tmp_path / "out")), rtol=1e-5)
+
+
 def test_only_what_is_needed_is_read(bucket: str, proxy: Proxy, corpus: Path, model: Path, tmp_path: Path) -> None:
     """Columns that nobody asked for, and row groups beyond the limit, stay where they are."""
     upload(corpus, f"{bucket}/in")

@@ -20,18 +20,22 @@ class ScoreConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     model: str = Field(description="Token-classification model: a folder, or a Hugging Face hub id.")
-    input: tuple[str, ...] = Field(description="Parquet or JSON lines files, globs or folders, or a datasets folder.")
+    input: tuple[str, ...] = Field(
+        description="Parquet, JSON lines or CoNLL files, globs or folders, or a datasets folder."
+    )
     output: str = Field(description="Folder the results go to.")
 
     revision: str | None = Field(None, description="Revision of a hub model.")
     tokenizer: str | None = Field(None, description="Folder or hub id of the tokenizer, where it is not the model's.")
     split: str | None = Field(None, description="Which split of a saved DatasetDict.")
     tokens_column: str | None = Field(
-        None, description="Column with the words of a sentence (default: tokens or words)."
+        None,
+        description="Column with the words of a sentence (default: tokens or words; of CoNLL files FORM or the first).",
     )
     labels_column: str | None = Field(
         None,
-        description="Column with one tag per word (default: ner_tags, tags or labels), or per token if pre-encoded.",
+        description="Column with one tag per word (default: ner_tags, tags or labels; of CoNLL files the last, "
+        "of CoNLL-U UPOS), or per token if pre-encoded.",
     )
     id_column: str | None = Field(None, description="Column that becomes example_id (default: file name and row).")
     tags: tuple[str, ...] | None = Field(

@@ -2,7 +2,7 @@
 
 What the lines of a file mean (`Layout`) is found from its first lines alone, so every task that reads a part of the
 file comes to the same answer. CoNLL-U and CoNLL-U Plus: https://universaldependencies.org/format.html and
-https://universaldependencies.org/ext-format.html. docs/input.md says what is made of which file.
+https://universaldependencies.org/ext-format.html. docs/conll.md says what is made of which file.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -169,13 +169,12 @@ def sentences(unit: ReadUnit) -> Iterator[Sentence]:
             file.seek(offset - 1)
             offset += len(file.readline()) - 1
         lines: list[bytes] = []
-        while True:
-            line = file.readline()
-            blank = not line.removeprefix(_BOM).strip()
+        for line in chain(file, [b""]):
+            blank = not (line if offset else line.removeprefix(_BOM)).strip()
             if blank and lines:
                 yield from _sentence(layout, offset, lines)
                 lines = []
-            if not line or (0 <= unit.stop <= offset and (blank or not ours)):
+            if 0 <= unit.stop <= offset and (blank or not ours):
                 return
             if blank:
                 ours = True
@@ -219,16 +218,21 @@ def _row(job: Job, layout: Layout, sentence: Sentence) -> dict[str, Any]:
     Raises:
         ValueError, OverflowError: it is not UTF-8, a line has too few or too many columns, or an escape is wrong.
     """
-    data = sentence.data if sentence.offset else sentence.data.removeprefix(_BOM)
-    lines = [line for i, line in enumerate(data.removesuffix(b"\n").split(b"\n")) if layout.is_word(line, inside=i > 0)]
-    rows = list(map(layout.cells, lines))
+    data = (sentence.data if sentence.offset else sentence.data.removeprefix(_BOM)).removesuffix(b"\n")
+    lines = data.split(b"\n")
+    if b"\n#" in data or b"\n-" in data:
+        lines = [line for i, line in enumerate(lines) if layout.is_word(line, inside=i > 0)]
+    rows = [layout.cells(line) for line in lines]
     columns = {name: layout.column(name) for name in job.columns.names}
     # Where the tags are in a column of a certain number, more may follow: some formats have as many as it takes.
-    needed = 1 + max(i for i in columns.values() if i is not None)
-    least, most = (needed, None) if job.columns.labels.isdecimal() else (len(layout.names), len(layout.names))
-    for number, (line, cells) in enumerate(zip(lines, rows, strict=True), 1):
-        if len(cells) < least or (most is not None and len(cells) > most):
-            raise ValueError(f"word {number} has {len(cells)} columns, where {least} are needed: {text_of(line)[:100]}")
+    by_number = job.columns.labels.isdecimal()
+    used = [layout.ids or 0, *(i for i in columns.values() if i is not None)]
+    needed = 1 + max(used) if by_number else len(layout.names)
+    wrong = {count for count in set(map(len, rows)) if count < needed or (count > needed and not by_number)}
+    if wrong:
+        at = next(i for i, cells in enumerate(rows) if len(cells) in wrong)
+        found = f"word {at + 1} has {len(rows[at])} columns, where {needed} are needed"
+        raise ValueError(f"{found}: {text_of(lines[at])[:100]}")
     if layout.ids is not None:  # tokens of several words, and words that were not written
         rows = [cells for cells in rows if b"-" not in cells[layout.ids] and b"." not in cells[layout.ids]]
     labels = layout.column(job.columns.labels)
