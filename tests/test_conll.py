@@ -22,13 +22,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from inline import Inline, read_rows, score_inline
 
-from tokloss_ray import ScoreConfig
+from tokloss_ray import ScoreConfig, schema
 from tokloss_ray.conll_cells import cell
 from tokloss_ray.demo import DATA, MODEL
 from tokloss_ray.errors import Refused
 from tokloss_ray.exporting.export import export
 from tokloss_ray.scoring.conll import layout_of, sentences
-from tokloss_ray.scoring.job import ReadUnit
+from tokloss_ray.scoring.job import Job, ReadUnit
 from tokloss_ray.scoring.plan import make_plan, preflight
 from tokloss_ray.scoring.read import read_unit
 from tokloss_ray.storage import listed, open_location
@@ -293,6 +293,51 @@ def test_any_split_gives_each_sentence_once(tmp_path: Path, lines: list[str], en
     (whole,) = [list(sentences(ReadUnit(0, "x", str(path), "", "conll", 0, -1, None, 0)))]
     assert found == whole
     assert [s.offset for s in found] == [offset for offset, _, _ in plain(content)]
+
+
+PIECES = [
+    "\n",
+    "\n\n",
+    "\t",
+    " ",
+    "#",
+    "# ",
+    "_",
+    "O",
+    "B-LOC",
+    "Anna",
+    "1",
+    "2-3",
+    "2.1",
+    "\r",
+    "\\q",
+    "\0",
+    "-DOCSTART-",
+]
+PIECES += ["# sent_id = ", "# global.columns = ID FORM TOKLOSS:X\n", "\ufeff", "\u2028", "\x0c"]
+
+
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(pieces=st.lists(st.sampled_from([*(piece.encode() for piece in PIECES), b"\xff"]), max_size=60))
+def test_whatever_a_file_holds_each_sentence_is_a_row_or_an_error(
+    any_job: Job, tmp_path: Path, pieces: list[bytes]
+) -> None:
+    path = tmp_path / "in.conll"
+    path.write_bytes(b"".join(pieces))
+    layout_of.cache_clear()
+    unit = ReadUnit(0, "x", str(path), listed(*open_location(str(path))).version, "conll", 0, -1, None, 0)
+    chunks = list(read_unit(any_job, unit))
+    rows = [row for chunk in chunks for row in chunk.rows.to_pylist() + chunk.errors.to_pylist()]
+    assert sorted(row["source_row"] for row in rows) == [s.offset for s in sentences(unit)]
+    assert {error["reason"] for chunk in chunks for error in chunk.errors.to_pylist()} <= set(schema.REASONS)
+
+
+@pytest.fixture
+def any_job(model: Path, tmp_path: Path) -> Job:
+    path = tmp_path / "first.conll"
+    path.write_text("# sent_id = 1\n" + TWO)
+    config = ScoreConfig(model=str(model), input=(str(path),), output=str(tmp_path / "out"), id_column="sent_id")
+    return make_plan(preflight(config), False, False).job
 
 
 def test_ranges_of_a_real_file(demo: Path, tmp_path: Path, model: Path) -> None:
