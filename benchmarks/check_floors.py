@@ -2,9 +2,9 @@
 
     python benchmarks/check_floors.py benchmarks/results
 
-`floors.json` names for each result file the figures, by their path in it, and their least or greatest value. All of them
-are ratios or properties of one run, so that they carry from machine to machine; seconds and bytes are given for two
-cores. A result that is not there is said and skipped: run `make bench` for all of them.
+`floors.json` names for each result file the figures, by their path in it, and their least or greatest value. Most are
+ratios of one run, which carry from machine to machine; seconds and rates are for two cores. A result that is not there
+is said and skipped: run `make bench` for all of them.
 """
 
 from __future__ import annotations
