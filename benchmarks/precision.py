@@ -57,7 +57,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         figures = compare(*(scores(Path(folder), args.model, args.data, dtype) for dtype in ("float32", "bfloat16")))
     show("bfloat16 against float32", ["", "value"], [[name, value] for name, value in figures.items()])
-    say("Averages hardly move; single losses do. For ranking errors bfloat16 is fine; to compare runs, keep one dtype.")
+    say("To rank errors either will do; to compare two runs, keep one dtype.")
     save(args.json, "precision", {"figures": figures})
 
 
