@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from tokloss_ray import schema
 from tokloss_ray.errors import Refused
-from tokloss_ray.mining.load import _with_constants as read_table
+from tokloss_ray.mining.load import read_rows
 from tokloss_ray.mining.outputs import by_column, files_where, open_outputs, parse_where
 from tokloss_ray.schema import IGN
 from tokloss_ray.storage import exists, open_location, open_random
@@ -115,7 +115,7 @@ def shard_tables(output: str, columns: list[str], where: Sequence[str] = ()) -> 
     order = [(schema.SOURCE_ROW, "ascending"), (schema.WINDOW, "ascending")]
     # The files of a shard, one for each partition, have the same name.
     for _, of_shard in groupby(files, key=lambda file: file.path.rsplit("/", 1)[-1]):
-        parts = [read_table(file, columns, by_column(conditions)) for file in of_shard]
+        parts = [read_rows(file, columns, by_column(conditions)) for file in of_shard]
         yield pa.concat_tables(parts, promote_options="permissive").sort_by(order)
 
 

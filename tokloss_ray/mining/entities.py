@@ -29,9 +29,13 @@ _COUNTS = (SUPPORT, PREDICTED, CORRECT)
 
 
 def both_spans(words: Words, tag_set: TagSet, mode: str, bridge_gaps: bool = False) -> tuple[Spans, Spans]:
-    """The spans of the labels and of the predictions."""
-    breaks = breaks_of(words.offsets, words.word_index, bridge_gaps)
-    return read_spans(words.label, breaks, tag_set, mode), read_spans(words.predicted, breaks, tag_set, mode)
+    """The spans of the labels and of the predictions; `tag_set` is that of the words' tags, by one of the schemes."""
+    asked = (tag_set.scheme, mode, bridge_gaps)
+    if asked not in words.spans:
+        breaks = breaks_of(words.offsets, words.word_index, bridge_gaps)
+        label, predicted = (read_spans(codes, breaks, tag_set, mode) for codes in (words.label, words.predicted))
+        words.spans[asked] = label, predicted
+    return words.spans[asked]
 
 
 def in_both(label: Spans, predicted: Spans, length: int) -> tuple[np.ndarray, np.ndarray]:

@@ -114,7 +114,7 @@ def load(
         check_columns("column", columns, [*there, *scores.columns])
 
     def table_of(file: ScoreFile) -> pa.Table:
-        return _with_constants(file, columns, by_column(conditions))
+        return read_rows(file, columns, by_column(conditions))
 
     if as_ == "ray":
         import ray.data
@@ -137,7 +137,8 @@ def _source(file: ScoreFile) -> Any:
     return open_random(fs, path, file.size)
 
 
-def _with_constants(file: ScoreFile, columns: Sequence[str] | None, conditions: dict[str, list[Condition]]) -> pa.Table:
+def read_rows(file: ScoreFile, columns: Sequence[str] | None, conditions: dict[str, list[Condition]]) -> pa.Table:
+    """The rows of a file that meet the conditions, with the columns asked for (None: all), partition columns too."""
     needed = None if columns is None else dict.fromkeys([*columns, *conditions])
     with pq.ParquetFile(_source(file)) as parquet:
         inside = parquet.schema_arrow.names

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 from tokloss_ray.errors import Refused
 from tokloss_ray.schema import NULL_PARTITION
 from tokloss_ray.scoring.commit import read_records
-from tokloss_ray.scoring.output import is_finished, read_run
+from tokloss_ray.scoring.output import read_finished
 
 OUTPUT = "output"
 """Name of the slice by output, where several are mined as one."""
@@ -110,12 +110,7 @@ def open_outputs(outputs: str | Sequence[str], partial: bool = False) -> Scores:
 
 
 def _open_one(output: str, partial: bool) -> Scores:
-    run = read_run(output)
-    if run is None:
-        raise Refused(f"{output} is not an output of tokloss score")
-    finished = is_finished(output)
-    if not finished and not partial:
-        raise Refused(f"{output} is not finished: score it to the end, or take what there is with --partial")
+    run, finished = read_finished(output, partial, "take")
     identity = run["identity"]
     columns = dict.fromkeys([*identity["partition_by"], *identity["keep"], *identity["add_column"]])
     columns.setdefault(OUTPUT)

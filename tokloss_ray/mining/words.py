@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+
+if TYPE_CHECKING:
+    from tokloss_ray.mining.tag_schemes import Spans
 
 from tokloss_ray.scoring.ragged import offsets_of
 
@@ -59,6 +62,11 @@ class Words:
     second_prob: np.ndarray
     probs: np.ndarray | None = None
     by: dict[str, pa.Array] = field(default_factory=dict)
+
+    @cached_property
+    def spans(self) -> dict[tuple[str, str, bool], tuple[Spans, Spans]]:
+        """What `entities.both_spans` has read of these words: half a dozen tables ask for the same."""
+        return {}
 
     @cached_property
     def sequence(self) -> np.ndarray:

@@ -11,13 +11,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tokloss_ray.errors import Refused, before_work
+from tokloss_ray.errors import before_work
 from tokloss_ray.mining.label_scores import PRIOR_ADJUSTED
 from tokloss_ray.mining.mine import METADATA, Progress, mine, mining_folder
 from tokloss_ray.mining.run import Tables
 from tokloss_ray.schema import ERRORS_SCHEMA
 from tokloss_ray.scoring.commit import read_records
-from tokloss_ray.scoring.output import is_finished, read_run
+from tokloss_ray.scoring.output import read_finished
 from tokloss_ray.scoring.summary import Totals, total
 from tokloss_ray.storage import open_location, read_whole
 
@@ -82,12 +82,7 @@ def read_report_data(
         JobFailed: a file cannot be read.
     """
     with before_work():
-        run = read_run(output)
-        if run is None:
-            raise Refused(f"{output} is not an output of tokloss score")
-        finished = is_finished(output)
-        if not finished and not partial:
-            raise Refused(f"{output} is not finished: score it to the end, or report what there is with --partial")
+        run, finished = read_finished(output, partial, "report")
         records = read_records(output, run["fingerprint"][:6])
         totals = total(records.values())
         found, about = _read_tables(output)

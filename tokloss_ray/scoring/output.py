@@ -87,6 +87,21 @@ def is_finished(output: str) -> bool:
     return exists(fs, f"{root}/{SUCCESS}")
 
 
+def read_finished(output: str, partial: bool, verb: str) -> tuple[dict[str, Any], bool]:
+    """What `_run.json` of a finished output says, with `partial` also of an unfinished one; and whether it is finished.
+
+    Raises:
+        Refused: it is no output, or not finished; `verb` says what cannot be done with it then.
+    """
+    run = read_run(output)
+    if run is None:
+        raise Refused(f"{output} is not an output of tokloss score")
+    finished = is_finished(output)
+    if not finished and not partial:
+        raise Refused(f"{output} is not finished: score it to the end, or {verb} what there is with --partial")
+    return run, finished
+
+
 def check_same_run(run: dict[str, Any], plan: Plan, output: str) -> None:
     """Refuse to mix two runs in one folder.
 
