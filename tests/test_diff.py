@@ -22,8 +22,9 @@ from tokloss_ray.demo import DATA
 from tokloss_ray.errors import Refused
 from tokloss_ray.mining import bootstrap
 from tokloss_ray.mining.bootstrap import add_to_groups, paired_bootstrap, resampled_totals
-from tokloss_ray.mining.compare import Diff, diff, diff_folder, write_tables
+from tokloss_ray.mining.compare import Diff, diff, diff_folder
 from tokloss_ray.mining.diff import OUTCOMES
+from tokloss_ray.mining.write import write_tables
 
 TAGS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC"]
 
@@ -374,7 +375,7 @@ def test_other_labels_words_and_inputs_are_refused(folder: Path, tmp_path: Path)
 
 def test_tables_are_written_in_the_folder_of_b(folder: Path, found: Diff) -> None:
     target = diff_folder(str(folder / "A"), str(folder / "B"))
-    write_tables(found.tables, target)
+    write_tables(target, found.tables)
     assert target.startswith(f"{folder}/B/mining/diff-")
     for name, table in found.tables.items():
         assert pq.read_table(f"{target}/{name}.parquet").equals(table)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from tokloss_ray.errors import Refused
 from tokloss_ray.mining.bootstrap import RESAMPLES
@@ -20,7 +18,6 @@ from tokloss_ray.mining.outputs import OUTPUT, Scores, check_columns, open_outpu
 from tokloss_ray.mining.pairs import Matched, Side, pairs, take_sequences
 from tokloss_ray.mining.tag_schemes import TagSet
 from tokloss_ray.scoring.output import read_run
-from tokloss_ray.storage import open_location, write_whole
 
 _FAN = 8  # partials that are combined at once: each has few distinct words, all together have many
 
@@ -141,12 +138,3 @@ def diff_folder(a: str, b: str) -> str:
     run = read_run(a)
     assert run is not None
     return f"{b.rstrip('/')}/mining/diff-{run['fingerprint'][:6]}"
-
-
-def write_tables(tables: dict[str, pa.Table], folder: str) -> None:
-    """Write each table as FOLDER/NAME.parquet."""
-    fs, root = open_location(folder)
-    for name, table in tables.items():
-        sink = io.BytesIO()
-        pq.write_table(table, sink, compression="zstd")
-        write_whole(fs, f"{root}/{name}.parquet", sink.getbuffer())

@@ -37,7 +37,8 @@ def diff(
     """
     from tokloss_ray.errors import Interrupted, before_work
     from tokloss_ray.mining.compare import diff as diff_outputs
-    from tokloss_ray.mining.compare import diff_folder, write_tables
+    from tokloss_ray.mining.compare import diff_folder
+    from tokloss_ray.mining.write import write_tables
     from tokloss_ray.report.diff import print_diff
 
     try:
@@ -55,7 +56,7 @@ def diff(
                 seed=seed,
             )
             folder = to or diff_folder(a, b)
-            write_tables(found.tables, folder)
+            write_tables(folder, found.tables)
     except KeyboardInterrupt:
         raise Interrupted("interrupted; nothing is kept of a diff", exit_code=130) from None
     print_diff(Console(), found, a, b, folder, by or (), level, show)

@@ -68,7 +68,7 @@ def entities_partial(words: Words, scheme: str | None = None, bridge_gaps: bool 
         size = types * (by_sequence.max(initial=0) + 1)
 
         def counts(spans: Spans, chosen: np.ndarray | slice = slice(None)) -> np.ndarray:
-            sequence = np.searchsorted(words.offsets, spans.start[chosen], side="right") - 1
+            sequence = words.sequence[spans.start[chosen]]
             return np.bincount(by_sequence[sequence] * types + spans.type[chosen], minlength=size)  # noqa: B023
 
         correct = counts(label, in_both(label, predicted, len(words))[0])
@@ -147,7 +147,7 @@ def malformed_partial(words: Words, scheme: str | None = None, bridge_gaps: bool
         assert tag_set
         found = malformed_words(codes, words.offsets, words.word_index, tag_set, bridge_gaps)
         for kind, at in found.items():
-            sequence = np.searchsorted(words.offsets, at, side="right") - 1
+            sequence = words.sequence[at]
             cells = by_sequence[sequence] * len(tags) + codes[at]
             distinct, cell = compact(cells, int(cells.max(initial=0)) + 1)
             pairs = np.unique(np.stack([cell, sequence]), axis=1)[0]

@@ -33,7 +33,7 @@ import pyarrow.compute as pc
 
 from tokloss_ray.mining.entities import both_spans, in_both, sum_counts
 from tokloss_ray.mining.groups import COUNT, Order, sorted_by, top_rows
-from tokloss_ray.mining.tag_schemes import DEFAULT, Spans, TagSet, read_tag_set
+from tokloss_ray.mining.tag_schemes import DEFAULT, Spans, read_tag_set
 from tokloss_ray.mining.words import Words
 from tokloss_ray.scoring.ragged import list_array, offsets_of, positions
 
@@ -125,11 +125,17 @@ def _owners(spans: Spans, chosen: np.ndarray, length: int) -> np.ndarray:
 
 
 def entity_errors_partial(
-    words: Words, limit: int = 10_000, scheme: str | None = None, bridge_gaps: bool = False
+    words: Words,
+    limit: int = 10_000,
+    scheme: str | None = None,
+    bridge_gaps: bool = False,
+    rows: pa.Table | None = None,
 ) -> pa.Table:
-    """The first `limit` wrong entities of each slice. No rows where tags mark no spans."""
-    tag_set = read_tag_set(words.tags, scheme)
-    table = top_rows(_rows(words, tag_set, bridge_gaps), list(words.by), _ORDER, limit)
+    """The first `limit` wrong entities of each slice. No rows where tags mark no spans.
+
+    rows: what `wrong_rows` returns, where it is at hand.
+    """
+    table = top_rows(wrong_rows(words, scheme, bridge_gaps) if rows is None else rows, list(words.by), _ORDER, limit)
     start, stop = (table.column(name).to_numpy() for name in ("start", "stop"))
     at = positions(start, stop - start)
     offsets, tags = offsets_of(stop - start), pa.array(words.tags, pa.string())
@@ -147,13 +153,14 @@ def entity_errors_partial(
 _ENDS = ("type", "start", "stop")
 
 
-def _rows(words: Words, tag_set: TagSet | None, bridge_gaps: bool) -> pa.Table:
+def wrong_rows(words: Words, scheme: str | None = None, bridge_gaps: bool = False) -> pa.Table:
     """All wrong entities, without their words, and [`start`, `stop`) in the flat array."""
+    tag_set = read_tag_set(words.tags, scheme)
     empty = np.zeros(0, dtype=np.int64)
     none = Spans(empty, empty, empty)
     label, predicted = both_spans(words, tag_set, DEFAULT, bridge_gaps) if tag_set else (none, none)
     wrong = wrong_entities(label, predicted, len(words))
-    sequence = np.searchsorted(words.offsets, wrong.start, side="right") - 1
+    sequence = words.sequence[wrong.start]
     types = pa.array(tag_set.types if tag_set else (), pa.string())
     columns = {name: values.take(pa.array(sequence)) for name, values in words.by.items()}
     columns[ERROR] = pa.array(ERRORS).take(pa.array(wrong.error))
@@ -187,9 +194,11 @@ def entity_errors_combine(parts: Sequence[pa.Table], by: Sequence[str] = (), lim
 entity_errors_merge = entity_errors_combine
 
 
-def entity_error_counts_partial(words: Words, scheme: str | None = None, bridge_gaps: bool = False) -> pa.Table:
-    """Wrong entities by error and types. No rows where tags mark no spans."""
-    rows = _rows(words, read_tag_set(words.tags, scheme), bridge_gaps)
+def entity_error_counts_partial(
+    words: Words, scheme: str | None = None, bridge_gaps: bool = False, rows: pa.Table | None = None
+) -> pa.Table:
+    """Wrong entities by error and types. No rows where tags mark no spans. rows: as above."""
+    rows = wrong_rows(words, scheme, bridge_gaps) if rows is None else rows
     ones = pa.array(np.ones(rows.num_rows, dtype=np.int64))
     return entity_error_counts_combine([rows.append_column(COUNT, ones)], list(words.by))
 

@@ -61,7 +61,7 @@ def entity_issues_partial(
     ends = np.stack([start, stop], axis=1).ravel()
     worst = np.maximum.reduceat(np.append(score, -np.inf), ends)[::2] if len(ends) else np.zeros(0)
     loss = np.append(words.loss, 0).astype(np.float64)
-    sequence = np.searchsorted(words.offsets, start, side="right") - 1
+    sequence = words.sequence[start]
     table = pa.table(
         {name: values.take(pa.array(sequence)) for name, values in words.by.items()}
         | {

@@ -121,15 +121,14 @@ def _word_columns(
     ends = np.ones(len(ids) + 1, dtype=bool)
     ends[1:-1] = ids[1:] != ids[:-1]
     ends[offsets_of(list_lengths(lists))] = True
-    runs = np.flatnonzero(ends)
-    run = np.searchsorted(runs, at, side="right") - 1
+    run = (np.cumsum(ends) - 1)[at]
     word_index = ids[at].astype(np.int32)
     # Later windows of a very long row have no words of their own: those of its first window serve.
     lengths = list_lengths(flat[schema.WORDS])
     words_at = offsets_of(lengths)[:-1]
     own = np.where(lengths > 0, np.arange(len(lengths)), base[np.cumsum(first) - 1])
     word = flat[schema.WORDS].flatten().take(pa.array(words_at[own[row]] + word_index))
-    return word_index, np.diff(runs)[run].astype(np.int32), word
+    return word_index, np.diff(np.flatnonzero(ends))[run].astype(np.int32), word
 
 
 def _in_order(words: Words) -> Words:

@@ -48,7 +48,7 @@ def _check_number(by: Sequence[str], count: int) -> None:
 
 def compact(key: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """The distinct values of integers in [0, size), ascending, and the position of each among them."""
-    if size > 4 * len(key) + 1024:
+    if size > 8 * len(key) + 1024:
         distinct, codes = np.unique(key, return_inverse=True)
         return distinct, codes
     present = np.zeros(size, dtype=bool)

@@ -122,9 +122,9 @@ def _rows(words: Words, at: np.ndarray | pa.Array, score: np.ndarray, suggested:
         "word_index": pa.array(words.word_index),
         "token": words.token,
         "word": words.word,
-        "label": tags.take(pa.array(words.label)),
-        "predicted": tags.take(pa.array(words.predicted)),
-        "suggested_label": tags.take(pa.array(suggested, mask=suggested < 0)),
+        "label": pa.array(words.label),
+        "predicted": pa.array(words.predicted),
+        "suggested_label": pa.array(suggested, mask=suggested < 0),
         SCORE: pa.array(score),
         "loss": pa.array(words.loss, pa.float32()),
     }
@@ -133,7 +133,7 @@ def _rows(words: Words, at: np.ndarray | pa.Array, score: np.ndarray, suggested:
     columns = {name: values.take(where) for name, values in words.by.items()}
     columns |= {name: values.take(sequence) for name, values in of_sequence.items()}
     columns |= {name: _plain(values.take(at)) for name, values in of_word.items()}
-    return pa.table(columns)
+    return pa.table(columns | {name: tags.take(columns[name]) for name in ("label", "predicted", "suggested_label")})
 
 
 def _plain(values: pa.Array) -> pa.Array:

@@ -13,6 +13,7 @@ from tokloss_ray.errors import Refused
 from tokloss_ray.mining.entities import both_spans
 from tokloss_ray.mining.tag_schemes import DEFAULT, Spans, read_tag_set
 from tokloss_ray.mining.words import Words
+from tokloss_ray.scoring.ragged import positions
 
 PRIOR_ADJUSTED, BY_LOSS, MARGIN, ENTROPY = "prior-adjusted", "loss", "margin", "confidence-weighted-entropy"
 CONFIDENT_JOINT, CONFIDENT_LEARNING = "confident-joint", "confident-learning"
@@ -45,11 +46,10 @@ def label_scores(
     labels: labelled words of the whole corpus by tag, for the prior; without it those of `words`. The confident ranks
     score as `loss` does; which words they take is a matter of all words together (`confident`).
     """
-    other, other_prob = _best_other(words)
     if rank == PRIOR_ADJUSTED:
-        log_prior = log_priors(words, labels)
-        raw, other = prior_adjusted(words, log_prior)
+        raw, other = prior_adjusted(words, log_priors(words, labels))
         return shared_evidence(raw, words, scheme), other
+    other, other_prob = _best_other(words)
     if rank == MARGIN:
         return other_prob - np.exp(-words.loss.astype(np.float64)), other
     if rank == ENTROPY:
@@ -74,13 +74,14 @@ def prior_adjusted(words: Words, log_prior: np.ndarray, weight: float = PRIOR_WE
     log p is its loss, negated. Positive where another tag is the better explanation.
     """
     adjusted = []
+    weighted = weight * log_prior
     for code, prob in ((words.predicted, words.predicted_prob), (words.second, words.second_prob)):
-        odds = np.log(np.maximum(prob.astype(np.float64), _TINY)) - weight * log_prior[code]
+        odds = np.log(np.maximum(prob.astype(np.float64), _TINY)) - weighted[code]
         adjusted.append(np.where((code == words.label) | (code < 0), -np.inf, odds))
     first, second = adjusted
     best = np.maximum(first, second)
     other = np.where(np.isneginf(best), -1, np.where(first >= second, words.predicted, words.second))
-    own = -words.loss.astype(np.float64) - weight * log_prior[words.label]
+    own = -words.loss.astype(np.float64) - weighted[words.label]
     return np.where(other < 0, -own, best - own), other.astype(np.int32)
 
 
@@ -94,11 +95,12 @@ def shared_evidence(scores: np.ndarray, words: Words, scheme: str | None = None)
     if (tag_set := read_tag_set(words.tags, scheme)) is None:
         return scores
     region, _ = regions(*both_spans(words, tag_set, DEFAULT), len(words))
-    differ = words.label != words.predicted
-    number = np.bincount(region, weights=differ)
-    total = np.bincount(region, weights=np.where(differ, scores, 0.0))
-    mean = (total / np.maximum(number, 1))[region]
-    return np.where(differ, (scores + mean) / 2, scores)
+    at = np.flatnonzero(words.label != words.predicted)
+    number = np.bincount(region[at])
+    total = np.bincount(region[at], weights=scores[at])
+    shared = scores.copy()
+    shared[at] = (scores[at] + (total / np.maximum(number, 1))[region[at]]) / 2
+    return shared
 
 
 def regions(label: Spans, predicted: Spans, length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -109,10 +111,7 @@ def regions(label: Spans, predicted: Spans, length: int) -> tuple[np.ndarray, np
     """
     joined = np.zeros(length, dtype=bool)  # with the word before
     for spans in (label, predicted):
-        change = np.zeros(length + 1, dtype=np.int64)
-        np.add.at(change, spans.start + 1, 1)
-        np.add.at(change, spans.stop, -1)
-        joined |= np.cumsum(change)[:-1] > 0
+        joined[positions(spans.start + 1, spans.stop - spans.start - 1)] = True
     return np.cumsum(~joined) - 1, np.flatnonzero(~joined)
 
 

@@ -30,7 +30,7 @@ def bucket(values: np.ndarray) -> np.ndarray:
 def lengths_partial(words: Words) -> pa.Table:
     """Losses by bucket of three properties: labelled words of the sequence, place of the word, its sub-tokens."""
     codes = {
-        LENGTH: bucket(np.diff(words.offsets)[words.sequence]),
+        LENGTH: bucket(np.diff(words.offsets))[words.sequence],
         POSITION: bucket(words.word_index + 1),
         SUBTOKENS: np.where(words.num_subtokens > 0, bucket(words.num_subtokens), _UNKNOWN),
     }

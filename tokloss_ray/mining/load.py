@@ -35,16 +35,15 @@ _DICTIONARIES = [schema.SOURCE, *(f"{name}.list.element" for name in STRINGS)]
 
 
 def file_batches(files: Sequence[ScoreFile], tokens: int = BATCH_TOKENS) -> list[list[ScoreFile]]:
-    """Consecutive files together up to about `tokens`; a larger file by itself."""
-    batches: list[list[ScoreFile]] = []
-    size = 0
-    for file in files:
-        if not batches or size + file.tokens > tokens:
-            batches.append([])
-            size = 0
-        batches[-1].append(file)
-        size += file.tokens
-    return batches
+    """Consecutive files together, about `tokens` in each batch and in all batches about as many."""
+    ends = np.cumsum([file.tokens for file in files])
+    whole = int(ends[-1]) if len(ends) else 0
+    size = whole / max(1, round(whole / tokens))
+    batches: dict[int, list[ScoreFile]] = {}
+    for file, end in zip(files, ends, strict=True):
+        # A file belongs where its middle is.
+        batches.setdefault(int((end - file.tokens / 2) // max(size, 1)), []).append(file)
+    return list(batches.values())
 
 
 def read_tokens(

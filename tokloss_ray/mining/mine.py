@@ -5,12 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from tokloss_ray.errors import Refused, before_work
 from tokloss_ray.mining.label_scores import BY_LOSS, MARGIN, PRIOR_ADJUSTED, check_rank
@@ -18,7 +13,8 @@ from tokloss_ray.mining.load import file_batches
 from tokloss_ray.mining.outputs import ScoreFile, check_columns, files_where, open_outputs, parse_where
 from tokloss_ray.mining.run import Partials, Pass, Tables, combine_in_order, final_tables, mine_batch
 from tokloss_ray.mining.tag_schemes import read_tag_set
-from tokloss_ray.storage import open_location, write_whole
+from tokloss_ray.mining.threads import map_in_threads
+from tokloss_ray.mining.write import write_tables
 
 METADATA = b"tokloss"
 """Key of the Parquet metadata under which a table says, as JSON, how it was made."""
@@ -79,7 +75,7 @@ def mine(
         with on_ray(batches, job, address) as parts:
             whole = combine_in_order(counted(parts), job)
     else:
-        whole = combine_in_order(counted(in_threads(batches, job)), job)
+        whole = combine_in_order(counted(map_in_threads(lambda batch: mine_batch(batch, job), batches)), job)
     if whole is None:
         raise Refused(f"--where {' '.join(where)} leaves no labelled token" if where else "no token carries a label")
     tables = final_tables(whole, job)
@@ -90,7 +86,7 @@ def mine(
             "by": list(by), "where": list(where), "min_count": min_count, "limit": limit, "scheme": scheme,
             "rank": rank, "partial": partial,
         }  # fmt: skip
-        write_tables(to or mining_folder(first), tables, about)
+        write_tables(to or mining_folder(first), tables, {METADATA: json.dumps(about, ensure_ascii=False).encode()})
     return tables
 
 
@@ -160,34 +156,3 @@ def _on_cluster(address: str | None) -> bool:
         return address != "local"
     ray = sys.modules.get("ray")
     return bool(ray is not None and ray.is_initialized())
-
-
-def in_threads(batches: Sequence[list[ScoreFile]], job: Pass) -> Iterator[Partials | None]:
-    """The partials of each batch, in order, made by one thread a core; at most a few wait to be taken.
-
-    Threads and not processes: Arrow and numpy work outside of the interpreter's lock, and a process takes longer to
-    start than the demo takes to mine.
-    """
-    workers = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 16)
-    with ThreadPoolExecutor(workers) as pool:
-        waiting: deque[Future[Partials | None]] = deque()
-        try:
-            for batch in batches:
-                waiting.append(pool.submit(mine_batch, batch, job))
-                if len(waiting) > workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
-
-
-def write_tables(folder: str, tables: Tables, about: dict[str, object]) -> None:
-    """Write each table as FOLDER/NAME.parquet, whole or not at all; how they were made goes into their metadata."""
-    fs, root = open_location(folder)
-    for name, table in tables.items():
-        sink = pa.BufferOutputStream()
-        metadata = {**(table.schema.metadata or {}), METADATA: json.dumps(about, ensure_ascii=False).encode()}
-        pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd")
-        write_whole(fs, f"{root}/{name}.parquet", memoryview(sink.getvalue()))

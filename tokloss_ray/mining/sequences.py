@@ -9,8 +9,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from tokloss_ray.mining.groups import Order, rank_in_slice, sorted_by
+from tokloss_ray.mining.groups import group_rows
 from tokloss_ray.mining.words import Words
 from tokloss_ray.scoring.ragged import list_array, offsets_of, positions
 
@@ -65,11 +66,16 @@ def sequences_merge(parts: Sequence[pa.Table], by: Sequence[str] = (), limit: in
     table = pa.concat_tables(parts)
     ranks = _ranks(table, by)
     kept = np.flatnonzero(np.minimum.reduce(list(ranks.values())) <= limit)
-    columns = {name: pa.array(rank[kept], pa.int32(), mask=rank[kept] > limit) for name, rank in ranks.items()}
-    rows = table.take(pa.array(kept))
-    named = {name: rows.column(name) for name in by} | columns
-    named |= {name: rows.column(name) for name in rows.column_names if name not in by}
-    return sorted_by(pa.table(named), by, [(name, "ascending") for name in RANKS])
+    slices = table.select(list(by)).take(pa.array(kept))
+    keys = {name: slices.column(name) for name in by}
+    keys |= {name: pa.array(rank[kept], pa.int32(), mask=rank[kept] > limit) for name, rank in ranks.items()}
+    # In order before they are taken: a row holds a whole sentence.
+    order = pc.sort_indices(pa.table(keys), sort_keys=[(name, "ascending") for name in keys])
+    rows = table.take(pa.array(kept).take(order)).drop_columns(list(by))
+    return pa.table(
+        {name: values.take(order) for name, values in keys.items()}
+        | dict(zip(rows.column_names, rows.columns, strict=True))
+    )
 
 
 def _tops(table: pa.Table, by: Sequence[str], limit: int) -> pa.Table:
@@ -82,16 +88,16 @@ def _tops(table: pa.Table, by: Sequence[str], limit: int) -> pa.Table:
 
 def _ranks(table: pa.Table, by: Sequence[str]) -> dict[str, np.ndarray]:
     """Rank of each row in its slice, from 1, by each of the three; on a tie by source and row."""
-    keys = table.select([*by, *RANKS.values(), "source", "source_row"]).append_column(
-        "at", pa.array(np.arange(table.num_rows))
-    )
+    ties = [("source", "ascending"), ("source_row", "ascending")]
+    by_place = pc.sort_indices(table.select([name for name, _ in ties]), sort_keys=ties).to_numpy()
+    group, first = group_rows([table.column(name) for name in by], table.num_rows)
+    begins = offsets_of(np.bincount(group, minlength=len(first)))
     ranks = {}
     for name, column in RANKS.items():
-        order: Order = [(column, "descending"), ("source", "ascending"), ("source_row", "ascending")]
-        rows = sorted_by(keys, by, order)
-        rank = np.zeros(table.num_rows, dtype=np.int64)
-        rank[rows.column("at").to_numpy()] = (rank_in_slice(rows, by) if by else np.arange(table.num_rows)) + 1
-        ranks[name] = rank
+        value = table.column(column).to_numpy()
+        order = by_place[np.lexsort((-value[by_place], group[by_place]))]  # stable
+        ranks[name] = np.empty(table.num_rows, dtype=np.int64)
+        ranks[name][order] = np.arange(table.num_rows) - begins[group[order]] + 1
     return ranks
 
 

@@ -29,6 +29,7 @@ from tokloss_ray.mining.words import Words
 from tokloss_ray.scoring.ragged import offsets_of, one_array
 
 TOKEN, WORD, LABEL, PREDICTED, TAG = "token", "word", "label", "predicted", "tag"
+_GROUP = "group"
 _EXAMPLE = ("example_id", "source", "source_row", "word_index")
 
 
@@ -39,7 +40,7 @@ def tokens_partial(tokens: Words) -> pa.Table:
 
 def tokens_combine(parts: Sequence[pa.Table], by: Sequence[str] = ()) -> pa.Table:
     """Partials as one partial."""
-    return combine_tallies(parts, [*by, TOKEN])
+    return combine_tallies(parts, [*by, TOKEN]) if len(parts) > 1 else parts[0]
 
 
 def tokens_merge(parts: Sequence[pa.Table], by: Sequence[str] = (), min_count: int = 1) -> pa.Table:
@@ -75,7 +76,7 @@ def words_partial(words: Words) -> pa.Table:
 
 def words_combine(parts: Sequence[pa.Table], by: Sequence[str] = ()) -> pa.Table:
     """Partials as one partial."""
-    return combine_tallies(parts, [*by, WORD, LABEL, PREDICTED])
+    return combine_tallies(parts, [*by, WORD, LABEL, PREDICTED]) if len(parts) > 1 else parts[0]
 
 
 def words_merge(parts: Sequence[pa.Table], by: Sequence[str] = (), min_count: int = 1) -> pa.Table:
@@ -159,16 +160,11 @@ def _keys(table: pa.Table, names: Sequence[str]) -> dict[str, pa.ChunkedArray]:
 
 def _tag_counts(pairs: pa.Table, keys: Sequence[str], tag: str, more: Sequence[str] = ()) -> pa.ListArray:
     """For each distinct key, in the order of `group_rows`, its tags and their counts, most frequent first."""
-    rows = combine_tallies([pairs.select([*keys, tag, *FIGURES, *more])], [*keys, tag])
-    # Rows of a key come in the order in which `group_rows` numbers the keys of `pairs`.
-    everything = pa.concat_tables([pairs.select(list(keys)), rows.select(list(keys))])
-    group = group_rows([everything.column(name) for name in keys], everything.num_rows)[0]
-    number, groups = group[pairs.num_rows :], int(group.max()) + 1 if len(group) else 0
-    order = pc.sort_indices(
-        pa.table({"g": number, "n": rows.column(COUNT), "t": rows.column(tag)}),
-        sort_keys=[("g", "ascending"), ("n", "descending"), ("t", "ascending")],
-    )
-    rows = rows.take(order)
+    group, first = group_rows([pairs.column(name) for name in keys], pairs.num_rows)
+    numbered = pairs.select([tag, *FIGURES, *more]).append_column(_GROUP, pa.array(group))
+    rows = combine_tallies([numbered], [_GROUP, tag])
+    rows = rows.sort_by([(_GROUP, "ascending"), (COUNT, "descending"), (tag, "ascending")])
+    counts = np.bincount(rows.column(_GROUP).to_numpy(), minlength=len(first))
     fields = {TAG: rows.column(tag), COUNT: rows.column(COUNT)} | {name: rows.column(name) for name in more}
     structs = pa.StructArray.from_arrays([one_array(column) for column in fields.values()], list(fields))
-    return pa.ListArray.from_arrays(pa.array(offsets_of(np.bincount(number, minlength=groups)), pa.int32()), structs)
+    return pa.ListArray.from_arrays(pa.array(offsets_of(counts), pa.int32()), structs)
