@@ -6,8 +6,8 @@ Copies a finished output (by default the demo, which is scored if need be) with 
 and mines each copy in a process of its own. With pandas it does two things on one million tokens, reading included:
 `pandas` is the usual analysis (explode, then group by token, tag, pair of tags and sequence; four tables), `pandas-all`
 the tables that mining makes, as far as pandas and seqeval make them in a few lines. Prints a table, then one JSON
-object. The programs run in turn, and medians count. Processor time and peak memory are those of the whole process, start-up included; `seconds` and tokens per
-second are of mining without start-up.
+object. The programs run in turn, and medians count. Processor time and peak memory are those of the whole process,
+start-up included; `seconds` and tokens per second are of mining without start-up.
 """
 
 from __future__ import annotations
