@@ -14,7 +14,7 @@ from tokloss_ray import ScoreConfig
 from tokloss_ray.demo import DATA, MODEL
 
 TAGS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC"]
-SENTENCES = 2500
+SENTENCES = 10_000
 
 
 def demo_sentences(folder: Path, start: int = 0, count: int = SENTENCES, **columns: list[Any]) -> Path:
@@ -53,6 +53,7 @@ def explode(output: Path) -> Any:
         "second_label",
         "second_prob",
     ]
+    lists += ["probs"] if "probs" in frame else []
     frame["position"] = [list(range(len(labels))) for labels in frame["labels"]]
     frame["words"] = [None if words is None else list(words) for words in frame["words"]]
     tokens = frame.explode([*lists, "position"], ignore_index=True)

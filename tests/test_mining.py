@@ -13,6 +13,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from cleanlab.token_classification.filter import find_label_issues
+from seqeval.metrics import classification_report
+from seqeval.scheme import IOB2
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 import tokloss_ray
@@ -27,14 +30,14 @@ TOPIC = ["a", "b c", None, ""]
 
 @pytest.fixture(scope="module")
 def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """2,500 real sentences, partitioned by `topic` (of which one value is null and one is empty); `half` is kept."""
+    """The demo's 10,000 sentences, partitioned by `topic` (one value is null, one is empty); `half` is kept."""
     folder = tmp_path_factory.mktemp("mining")
     count = mining_outputs.SENTENCES
     source = mining_outputs.demo_sentences(
         folder, topic=[TOPIC[i % 4] for i in range(count)], half=[i % 2 for i in range(count)]
     )
     return mining_outputs.score_demo(
-        folder, source, partition_by=("topic",), keep=("half",), add_column={"split": "dev"}
+        folder, source, partition_by=("topic",), keep=("half",), add_column={"split": "dev"}, keep_probs=True
     )
 
 
@@ -111,6 +114,36 @@ def test_confusion(tables: dict[str, pa.Table], tokens: Any) -> None:
             np.testing.assert_allclose(matrix, expected)
         places = [(names.index(row["label"]), names.index(row["predicted"])) for row in rows]
         assert places == sorted(places)
+
+
+def test_entities_equal_seqeval(tables: dict[str, pa.Table], tokens: Any) -> None:
+    groups = tokens.groupby("example_id", sort=False)
+    labels, predicted = (groups[name].agg(list).tolist() for name in ("labels", "predicted_label"))
+    for mode, options in (("default", {}), ("strict", {"mode": "strict", "scheme": IOB2})):
+        expected = classification_report(labels, predicted, output_dict=True, zero_division=0, **options)
+        found = [row for row in tables["entities"].to_pylist() if row["mode"] == mode]
+        assert len(found) == len(expected) == 6
+        for row in found:
+            figures = expected[row["type"] or f"{row['level']} avg"]
+            assert [row[name] for name in ("precision", "recall", "f1", "support")] == pytest.approx(
+                [figures[name] for name in ("precision", "recall", "f1-score", "support")], abs=1e-12
+            )
+
+
+def test_label_issues_equal_cleanlab(output: Path, tokens: Any) -> None:
+    groups = tokens.groupby("example_id", sort=False)
+    labels = [[TAGS.index(tag) for tag in tags] for tags in groups["labels"].agg(list)]
+    probs = [np.stack(rows).astype(np.float64) for rows in groups["probs"].agg(list)]
+    expected = find_label_issues(labels, probs, n_jobs=1)
+    table = tokloss_ray.mine(str(output), rank="confident-joint", limit=10**6, write=False)["label_issues"]
+    number = {example: i for i, example in enumerate(groups.groups)}
+    found = {(number[row["example_id"]], row["word_index"]) for row in table.to_pylist()}
+    assert len(expected) > 2000
+    # By what is known of a word: of two words with the same probabilities, either may be the last that is taken.
+    assert [len(found), len(found & set(expected))] == pytest.approx([len(expected)] * 2, abs=2)
+    assert sorted((*probs[i][j], labels[i][j]) for i, j in found) == sorted(
+        (*probs[i][j], labels[i][j]) for i, j in expected
+    )
 
 
 def test_sequences(tables: dict[str, pa.Table], tokens: Any) -> None:
