@@ -41,8 +41,8 @@ from tokloss_ray.demo import DATA, MODEL
 from tokloss_ray.schema import INPUT_IDS
 from tokloss_ray.scoring import output, pipeline
 from tokloss_ray.scoring.commit import commit_shard
+from tokloss_ray.scoring.cutting import encode_unit
 from tokloss_ray.scoring.decode import decode_shard
-from tokloss_ray.scoring.encode import encode_unit
 from tokloss_ray.scoring.hardware import Actors
 from tokloss_ray.scoring.job import ReadUnit
 from tokloss_ray.scoring.plan import Plan, make_plan, preflight

@@ -36,7 +36,7 @@ from tokenizers import Tokenizer
 from tokloss_ray.config import ScoreConfig
 from tokloss_ray.demo import DATA, MODEL
 from tokloss_ray.schema import EXAMPLE_ID, INPUT_IDS, LABEL_IDS, LABELS
-from tokloss_ray.scoring.encode import encode_unit
+from tokloss_ray.scoring.cutting import encode_unit
 from tokloss_ray.scoring.plan import make_plan, preflight
 from tokloss_ray.scoring.read import read_unit
 

@@ -25,10 +25,10 @@ import pyarrow.parquet as pq
 from tokenizers import Tokenizer
 
 from tokloss_ray import ScoreConfig, schema
-from tokloss_ray.scoring import driver, output
+from tokloss_ray.scoring import finish, output
 from tokloss_ray.scoring.commit import commit_shard, read_records
+from tokloss_ray.scoring.cutting import encode_unit
 from tokloss_ray.scoring.decode import decode_shard
-from tokloss_ray.scoring.encode import encode_unit
 from tokloss_ray.scoring.plan import make_plan, preflight
 from tokloss_ray.scoring.ragged import list_array, list_lengths, offsets_of, one_array
 from tokloss_ray.scoring.read import read_unit
@@ -187,7 +187,7 @@ def check_batch(model: Path, folder: Path, rng: random.Random, rows: int) -> Cou
             about = shard.about | {"padded_tokens": 0, "batch_tokens": 1}
             about["seconds"]["score"] = 0.0
             commit_shard(plan.job, about, decode_shard(plan.job, unit.source, scored, shard.errors))
-    totals = driver._complete(config, plan, plan.units, read_records(config.output))
+    totals = finish.complete(config, plan, plan.units, read_records(config.output))
     assert totals.rows == totals.scored_rows + totals.error_rows == expected, (totals.rows, expected)
     assert set(totals.errors) <= set(schema.REASONS)
     problems = verify(config.output).problems

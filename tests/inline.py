@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 from tokenizers import Tokenizer
 
 from tokloss_ray import ScoreConfig
-from tokloss_ray.scoring import driver, output
+from tokloss_ray.scoring import finish, output
 from tokloss_ray.scoring.commit import commit_shard, read_records
+from tokloss_ray.scoring.cutting import encode_unit
 from tokloss_ray.scoring.decode import decode_shard
-from tokloss_ray.scoring.encode import encode_unit
 from tokloss_ray.scoring.job import Job
 from tokloss_ray.scoring.plan import Plan, make_plan, preflight
 from tokloss_ray.scoring.read import read_unit
@@ -59,7 +59,7 @@ def score_inline(config: ScoreConfig, wrap_model: Callable[[Any], Any] | None = 
             decoded = decode_shard(job, shard.about["source"], shard.sequences, shard.errors)
             commit_shard(job, shard.about, decoded)
     records = read_records(config.output)
-    totals = driver._complete(config, plan, plan.units, records)
+    totals = finish.complete(config, plan, plan.units, records)
     return Inline(totals, plan, list(records.values()), read_rows(config.output), read_rows(config.output, "errors"))
 
 

@@ -27,10 +27,10 @@ import sys
 import torch
 from tokenizers import Tokenizer
 from tokloss_ray import ScoreConfig
-from tokloss_ray.scoring import driver, output
+from tokloss_ray.scoring import finish, output
 from tokloss_ray.scoring.commit import commit_shard, read_records
 from tokloss_ray.scoring.decode import decode_shard
-from tokloss_ray.scoring.encode import encode_unit
+from tokloss_ray.scoring.cutting import encode_unit
 from tokloss_ray.scoring.plan import make_plan, preflight
 from tokloss_ray.scoring.read import read_unit
 from tokloss_ray.scoring.scorer import Scorer
@@ -57,7 +57,7 @@ if not output.is_finished(out):
             shard.about["seconds"]["score"] = figures.pop("seconds")
             decoded = decode_shard(plan.job, unit.source, sequences, shard.errors)
             commit_shard(plan.job, shard.about | figures, decoded)
-    driver._complete(config, plan, units, read_records(out))
+    finish.complete(config, plan, units, read_records(out))
 """
 
 

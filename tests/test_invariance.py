@@ -19,8 +19,8 @@ from tokenizers import Tokenizer
 from tokloss_ray import ScoreConfig, score
 from tokloss_ray.demo import DATA
 from tokloss_ray.scoring import pipeline
+from tokloss_ray.scoring.cutting import encode_unit
 from tokloss_ray.scoring.decode import decode_shard
-from tokloss_ray.scoring.encode import encode_unit
 from tokloss_ray.scoring.hardware import Hardware, plan_actors
 from tokloss_ray.scoring.plan import make_plan, preflight
 from tokloss_ray.scoring.read import read_unit

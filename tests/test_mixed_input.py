@@ -17,7 +17,7 @@ from inline import Inline, score_inline, write_jsonl
 
 from tokloss_ray import ScoreConfig
 from tokloss_ray.errors import JobFailed, Refused, StorageFailed
-from tokloss_ray.scoring import encode
+from tokloss_ray.scoring import cutting
 from tokloss_ray.scoring.commit import commit_shard
 from tokloss_ray.scoring.decode import Decoded
 from tokloss_ray.scoring.plan import make_plan, preflight
@@ -170,7 +170,7 @@ def test_bad_rows_alone_make_shards_too(
     run: Callable[..., Inline], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else a file of nothing but bad rows would have to fit into memory, payloads and all."""
-    monkeypatch.setattr(encode, "MAX_ERROR_ROWS", 1000)
+    monkeypatch.setattr(cutting, "MAX_ERROR_ROWS", 1000)
     source = write_jsonl(tmp_path / "in.jsonl", [row(), *[row(tags=[])] * 4000, row()])
     result = run(source, max_error_rate=1)
     assert [record["rows"] for record in result.records] == [1024, 1024, 1024, 930]

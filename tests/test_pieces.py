@@ -12,7 +12,7 @@ from tokloss_ray.config import ScoreConfig, make_config
 from tokloss_ray.errors import Refused
 from tokloss_ray.scoring.batching import pad, plan_batches
 from tokloss_ray.scoring.commit import partition_value
-from tokloss_ray.scoring.driver import _rate_above
+from tokloss_ray.scoring.finish import _rate_above
 from tokloss_ray.scoring.hardware import RESERVED_CPUS, Hardware, plan_actors
 from tokloss_ray.scoring.loss import score_tokens
 from tokloss_ray.scoring.ragged import any_per_row, offsets_of, positions, sum_per_row

@@ -8,33 +8,27 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack
-from dataclasses import asdict
 from typing import Any, TypeVar
 
 from tokloss_ray.config import ScoreConfig
-from tokloss_ray.errors import JobFailed, PassFailed, Refused, TooManyBadRows, before_work
+from tokloss_ray.errors import JobFailed, PassFailed, Refused, before_work
 from tokloss_ray.imports import no_collection
 from tokloss_ray.scoring import output
 from tokloss_ray.scoring.commit import read_records
 from tokloss_ray.scoring.estimate import Estimate, estimate
+from tokloss_ray.scoring.finish import break_early, complete
 from tokloss_ray.scoring.hardware import Actors, cluster_hardware, gpu_has_bfloat16, local_gpu, plan_actors, uses_gpus
 from tokloss_ray.scoring.job import ReadUnit
 from tokloss_ray.scoring.journal import count_deaths
 from tokloss_ray.scoring.nodes import NodeWatch, check_nodes
-from tokloss_ray.scoring.plan import Given, Plan, Preflight, fingerprint, look, make_plan, preflight
+from tokloss_ray.scoring.plan import Given, Plan, Preflight, look, make_plan, preflight
 from tokloss_ray.scoring.session import joins_cluster, raise_if_stopped, ray_session
 from tokloss_ray.scoring.summary import RunSummary, Totals, missing_shards, total
-from tokloss_ray.scoring.verify import file_problems, repeated_ids
 from tokloss_ray.storage_errors import HASTY, set_tries, take_retries
 
 IDLE_PASSES = 2
 """Shards that Ray lost (their worker died again and again) are tried in further passes, until so many in a row have
 committed nothing."""
-BREAKER_ROWS = 1000
-NOT_IN_SUCCESS = ("padded_tokens", "batch_tokens", "storage_retries")
-"""What may differ between two runs of the same job."""
-MOST_IDS = 20_000_000
-"""Rows up to which a run counts repeated ids before it ends, which holds eight bytes for each; `verify` always does."""
 
 
 class Watcher:
@@ -112,7 +106,7 @@ def score(config: ScoreConfig, watcher: Watcher | None = None) -> RunSummary:
                     records[record["shard"]] = record
                     clock.committed(record)
                     watcher.committed(record)
-                    _break_early(records, config)
+                    break_early(records, config)
             except PassFailed as error:
                 failure = error
             gc.collect()  # actors of this pass live, and hold their CPUs, until the last reference to them is gone
@@ -126,7 +120,7 @@ def score(config: ScoreConfig, watcher: Watcher | None = None) -> RunSummary:
                 raise failure
             if todo:
                 watcher.stage("going over what was lost")
-        totals = _complete(config, plan, units, records)
+        totals = complete(config, plan, units, records)
         totals.storage_retries += take_retries()
     took = time.monotonic() - began
     return RunSummary(config.output, totals, len(records) - before, took, clock.first, clock.rate(), False, warnings)
@@ -219,71 +213,6 @@ def _results(
             raise JobFailed(result.failure or "a stage answered nothing", result.detail)
         nodes.committed()
         yield result.record
-
-
-def _break_early(records: dict[str, dict[str, Any]], config: ScoreConfig) -> None:
-    """Stop a run whose rows are mostly bad from the start: that is a wrong column, not bad rows."""
-    if config.max_error_rate >= 0.5 or len(records) > 1000:
-        return
-    rows = sum(r["rows"] for r in records.values())
-    bad = sum(r["error_rows"] for r in records.values())
-    if rows >= BREAKER_ROWS and bad * 2 > rows:
-        reasons = _reasons(total(records.values()))
-        raise TooManyBadRows(
-            f"stopped: {bad:,} of the first {rows:,} rows cannot be scored ({reasons}); "
-            f"that looks like a wrong column; {config.output}/errors has the rows"
-        )
-
-
-def _complete(config: ScoreConfig, plan: Plan, units: list[ReadUnit], records: dict[str, dict[str, Any]]) -> Totals:
-    """Check that everything is there and adds up, then write `_SUCCESS`."""
-    missing = [name for _, name in missing_shards((unit.number for unit in units), records.values())]
-    if missing:
-        shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-        raise JobFailed(
-            f"{len(missing)} shards are missing, and another pass did not help: {shown}; run the same command again"
-        )
-    totals = total(records.values())
-    if totals.rows != totals.scored_rows + totals.error_rows or (plan.rows is not None and totals.rows != plan.rows):
-        expected = totals.rows if plan.rows is None else plan.rows
-        raise JobFailed(
-            f"the totals do not agree: {expected:,} rows in, {totals.scored_rows:,} scored, "
-            f"{totals.error_rows:,} in errors/"
-        )
-    run = output.read_run(config.output)
-    if run is None or run["fingerprint"] != fingerprint(plan.job.identity):
-        raise JobFailed(f"another run has taken {config.output} over while this one was at work: name another folder")
-    output.forget_attempts(config.output)
-    output.remove_strangers(config.output, plan.job.fingerprint)
-    if problems := file_problems(config.output, records.values()):
-        raise JobFailed(f"{problems[0]}" + (f", and {len(problems) - 1} more problems" if len(problems) > 1 else ""))
-    if config.id_column and totals.rows <= MOST_IDS:
-        totals.repeated_ids = repeated_ids(config.output, records.values())
-    if totals.error_rate > config.max_error_rate:
-        raise TooManyBadRows(
-            f"{totals.error_rows:,} of {totals.rows:,} rows cannot be scored ({_reasons(totals)}), more than "
-            f"--max-error-rate {config.max_error_rate:g}; the others are done. Look at {config.output}/errors, then "
-            f"run again with --max-error-rate {_rate_above(totals.error_rate)} to accept them"
-        )
-    output.finish(config.output, {k: v for k, v in asdict(totals).items() if k not in NOT_IN_SUCCESS})
-    return totals
-
-
-def _reasons(totals: Totals) -> str:
-    return ", ".join(f"{reason} {count:,}" for reason, count in sorted(totals.errors.items(), key=lambda e: -e[1]))
-
-
-def _rate_above(rate: float) -> str:
-    """A rate just above, with two digits that say something."""
-    digits = 2
-    while round(rate, digits) < rate or round(rate, digits) == 0:
-        if digits > 9:
-            return f"{rate}"
-        rounded = round(rate + 10**-digits, digits)
-        if rounded < 1.5 * rate or digits > 6:
-            return f"{min(1.0, rounded):g}"
-        digits += 1
-    return f"{round(rate, digits):g}"
 
 
 class _Clock:

@@ -1,0 +1,85 @@
+"""Whether what a run committed is all of it and good enough: totals, the error rate, `_SUCCESS`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from tokloss_ray.config import ScoreConfig
+from tokloss_ray.errors import JobFailed, TooManyBadRows
+from tokloss_ray.scoring import output
+from tokloss_ray.scoring.job import ReadUnit
+from tokloss_ray.scoring.plan import Plan, fingerprint
+from tokloss_ray.scoring.summary import Totals, missing_shards, total
+from tokloss_ray.scoring.verify import file_problems, repeated_ids
+
+BREAKER_ROWS = 1000
+NOT_IN_SUCCESS = ("padded_tokens", "batch_tokens", "storage_retries")
+"""What may differ between two runs of the same job."""
+MOST_IDS = 20_000_000
+"""Rows up to which a run counts repeated ids before it ends, which holds eight bytes for each; `verify` always does."""
+
+
+def break_early(records: dict[str, dict[str, Any]], config: ScoreConfig) -> None:
+    """Stop a run whose rows are mostly bad from the start: that is a wrong column, not bad rows."""
+    if config.max_error_rate >= 0.5 or len(records) > 1000:
+        return
+    rows = sum(r["rows"] for r in records.values())
+    bad = sum(r["error_rows"] for r in records.values())
+    if rows >= BREAKER_ROWS and bad * 2 > rows:
+        reasons = _reasons(total(records.values()))
+        raise TooManyBadRows(
+            f"stopped: {bad:,} of the first {rows:,} rows cannot be scored ({reasons}); "
+            f"that looks like a wrong column; {config.output}/errors has the rows"
+        )
+
+
+def complete(config: ScoreConfig, plan: Plan, units: list[ReadUnit], records: dict[str, dict[str, Any]]) -> Totals:
+    """Check that everything is there and adds up, then write `_SUCCESS`."""
+    missing = [name for _, name in missing_shards((unit.number for unit in units), records.values())]
+    if missing:
+        shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        raise JobFailed(
+            f"{len(missing)} shards are missing, and another pass did not help: {shown}; run the same command again"
+        )
+    totals = total(records.values())
+    if totals.rows != totals.scored_rows + totals.error_rows or (plan.rows is not None and totals.rows != plan.rows):
+        expected = totals.rows if plan.rows is None else plan.rows
+        raise JobFailed(
+            f"the totals do not agree: {expected:,} rows in, {totals.scored_rows:,} scored, "
+            f"{totals.error_rows:,} in errors/"
+        )
+    run = output.read_run(config.output)
+    if run is None or run["fingerprint"] != fingerprint(plan.job.identity):
+        raise JobFailed(f"another run has taken {config.output} over while this one was at work: name another folder")
+    output.forget_attempts(config.output)
+    output.remove_strangers(config.output, plan.job.fingerprint)
+    if problems := file_problems(config.output, records.values()):
+        raise JobFailed(f"{problems[0]}" + (f", and {len(problems) - 1} more problems" if len(problems) > 1 else ""))
+    if config.id_column and totals.rows <= MOST_IDS:
+        totals.repeated_ids = repeated_ids(config.output, records.values())
+    if totals.error_rate > config.max_error_rate:
+        raise TooManyBadRows(
+            f"{totals.error_rows:,} of {totals.rows:,} rows cannot be scored ({_reasons(totals)}), more than "
+            f"--max-error-rate {config.max_error_rate:g}; the others are done. Look at {config.output}/errors, then "
+            f"run again with --max-error-rate {_rate_above(totals.error_rate)} to accept them"
+        )
+    output.finish(config.output, {k: v for k, v in asdict(totals).items() if k not in NOT_IN_SUCCESS})
+    return totals
+
+
+def _reasons(totals: Totals) -> str:
+    return ", ".join(f"{reason} {count:,}" for reason, count in sorted(totals.errors.items(), key=lambda e: -e[1]))
+
+
+def _rate_above(rate: float) -> str:
+    """A rate just above, with two digits that say something."""
+    digits = 2
+    while round(rate, digits) < rate or round(rate, digits) == 0:
+        if digits > 9:
+            return f"{rate}"
+        rounded = round(rate + 10**-digits, digits)
+        if rounded < 1.5 * rate or digits > 6:
+            return f"{min(1.0, rounded):g}"
+        digits += 1
+    return f"{round(rate, digits):g}"
