@@ -10,6 +10,7 @@ from tokloss_ray.config import ScoreConfig
 from tokloss_ray.errors import Refused
 from tokloss_ray.exporting.conll import read_conll
 from tokloss_ray.exporting.csv_words import read_csv_words
+from tokloss_ray.exporting.dataset_conll import fix_conll
 from tokloss_ray.exporting.dataset_copy import check_target, copy_others, read_unpacked, write_file
 from tokloss_ray.exporting.dataset_files import Seen, Tags, fix_arrow, fix_jsonl, fix_parquet
 from tokloss_ray.exporting.label_studio import read_tasks
@@ -17,6 +18,7 @@ from tokloss_ray.exporting.sentences import Correction
 from tokloss_ray.schema import IGN, IGNORE_INDEX
 from tokloss_ray.scoring.columns import find_columns
 from tokloss_ray.scoring.inputs import InputFile, declared_tags, inspect_files, list_inputs
+from tokloss_ray.scoring.units import whole_file
 from tokloss_ray.storage import kind_of, open_location, read_whole
 
 _FIXERS = {"parquet": fix_parquet, "arrow": fix_arrow, "jsonl": fix_jsonl}
@@ -52,7 +54,7 @@ def apply_fixes(
 
     Args:
         corrected: a file of `tokloss export`, edited: CSV, CoNLL columns, or Label Studio's JSON or JSON-MIN export.
-        dataset: what was scored, a file or folder: Parquet, JSON lines, or a folder of `datasets`.
+        dataset: what was scored, a file or folder: Parquet, JSON lines, CoNLL columns, or a folder of `datasets`.
         output: a file or folder that is not there yet; laid out like the dataset.
         tokens_column, labels_column: as in `score`.
         id_column: match rows by this column, instead of by file and row.
@@ -74,8 +76,6 @@ def apply_fixes(
     )
     check_target(dataset, output)
     files = list_inputs(config)
-    if (other := next((file.source for file in files if file.format not in _FIXERS), None)) is not None:
-        raise Refused(f"{other} holds CoNLL columns, which apply-fixes does not write: correct the file itself")
     inspected = inspect_files(files)
     columns = find_columns(config, inspected)
     if columns.words is None:
@@ -86,10 +86,14 @@ def apply_fixes(
     for write in (False, True):
         job.begin(corrections)
         for item in inspected:
-            job.names = tags or (declared_tags(item.schema, columns.labels) if item.schema is not None else None)
             data = read_unpacked(item.file)
             job.here = by_file(item.file.source)
-            new = _FIXERS[item.file.format](data, names, job.wanted, job.fix, job.seen)
+            if item.file.format == "conll":
+                job.names = None  # tags are names, whatever `tags` says of integers
+                new = fix_conll(data, whole_file(item.file), columns, job.wanted, job.fix, job.seen)
+            else:
+                job.names = tags or (declared_tags(item.schema, columns.labels) if item.schema is not None else None)
+                new = _FIXERS[item.file.format](data, names, job.wanted, job.fix, job.seen)
             job.applied.files += 1
             job.applied.files_changed += new is not None
             if write:

@@ -35,7 +35,7 @@ def read_unpacked(file: InputFile) -> bytes:
     fs, path = open_location(file.listed.path)
     data = read_whole(fs, path)
     packing = get_compression(path, "infer")
-    if packing and file.format == "jsonl":
+    if packing and file.format in ("jsonl", "conll"):
         with fs.open(path, "rb", compression=packing) as opened:
             return opened.read()
     return data

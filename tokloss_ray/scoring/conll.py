@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from tokloss_ray.conll_cells import NONE, OWN_PREFIX, uncell
-from tokloss_ray.scoring.job import LABELS_COLUMNS, WORDS_COLUMNS, Job, ReadUnit
+from tokloss_ray.scoring.job import LABELS_COLUMNS, WORDS_COLUMNS, Columns, Job, ReadUnit
 from tokloss_ray.scoring.jsonl import RawChunk, batches, json_table, text_of
 from tokloss_ray.storage import open_file, open_location
 
@@ -58,6 +58,19 @@ class Layout:
     def cells(self, line: bytes) -> list[bytes]:
         """The cells of a line; white space at its end does not count."""
         return line.rstrip().split(b"\t") if self.tabs else line.split()
+
+    def span(self, line: bytes, column: int) -> tuple[int, int]:
+        """Where a cell begins and ends in its line, white space around it left out."""
+        if not self.tabs:
+            return [match.span() for match in re.finditer(rb"\S+", line)][column]
+        cells = self.cells(line)
+        text = cells[column].decode()
+        start = sum(len(cell) + 1 for cell in cells[:column]) + len(text[: len(text) - len(text.lstrip())].encode())
+        return start, start + len(text.strip().encode())
+
+    def is_syntactic(self, cells: list[bytes]) -> bool:
+        """Not so are a token of several words and, in CoNLL-U, a word that was not written."""
+        return self.ids is None or (b"-" not in cells[self.ids] and b"." not in cells[self.ids])
 
     def column(self, name: str) -> int | None:
         """The column of that name, number or meaning; None if it must be a comment."""
@@ -202,7 +215,7 @@ def read_conll(job: Job, unit: ReadUnit) -> Iterator[RawChunk]:
         rows, offsets, broken = [], [], []
         for sentence in batch:
             try:
-                rows.append(_row(job, layout, sentence))
+                rows.append(sentence_row(job.columns, layout, sentence))
                 offsets.append(sentence.offset)
             except (ValueError, OverflowError) as error:
                 broken.append(_broken(job, sentence, error))
@@ -212,8 +225,8 @@ def read_conll(job: Job, unit: ReadUnit) -> Iterator[RawChunk]:
             yield RawChunk(json_table(job, [], pa.string()), none, broken)
 
 
-def _row(job: Job, layout: Layout, sentence: Sentence) -> dict[str, Any]:
-    """The columns that the job reads.
+def sentence_row(wanted: Columns, layout: Layout, sentence: Sentence) -> dict[str, Any]:
+    """The columns that are wanted.
 
     Raises:
         ValueError, OverflowError: it is not UTF-8, a line has too few or too many columns, or an escape is wrong.
@@ -223,9 +236,9 @@ def _row(job: Job, layout: Layout, sentence: Sentence) -> dict[str, Any]:
     if b"\n#" in data or b"\n-" in data:
         lines = [line for i, line in enumerate(lines) if layout.is_word(line, inside=i > 0)]
     rows = [layout.cells(line) for line in lines]
-    columns = {name: layout.column(name) for name in job.columns.names}
+    columns = {name: layout.column(name) for name in wanted.names}
     # Where the tags are in a column of a certain number, more may follow: some formats have as many as it takes.
-    by_number = job.columns.labels.isdecimal()
+    by_number = wanted.labels.isdecimal()
     used = [layout.ids or 0, *(i for i in columns.values() if i is not None)]
     needed = 1 + max(used) if by_number else len(layout.names)
     wrong = {count for count in set(map(len, rows)) if count < needed or (count > needed and not by_number)}
@@ -233,9 +246,9 @@ def _row(job: Job, layout: Layout, sentence: Sentence) -> dict[str, Any]:
         at = next(i for i, cells in enumerate(rows) if len(cells) in wrong)
         found = f"word {at + 1} has {len(rows[at])} columns, where {needed} are needed"
         raise ValueError(f"{found}: {text_of(lines[at])[:100]}")
-    if layout.ids is not None:  # tokens of several words, and words that were not written
-        rows = [cells for cells in rows if b"-" not in cells[layout.ids] and b"." not in cells[layout.ids]]
-    labels = layout.column(job.columns.labels)
+    if layout.ids is not None:
+        rows = [cells for cells in rows if layout.is_syntactic(cells)]
+    labels = layout.column(wanted.labels)
     comments = _comments(layout, sentence.comments) if None in columns.values() else {}
     row: dict[str, Any] = {}
     for name, i in columns.items():
@@ -248,6 +261,19 @@ def _row(job: Job, layout: Layout, sentence: Sentence) -> dict[str, Any]:
         nulls = [None if value == NONE and i == labels else value for value in values]
         row[name] = [_uncell(value) for value in nulls] if layout.escaped else nulls
     return row
+
+
+def tag_spans(labels: str, layout: Layout, sentence: Sentence) -> Iterator[tuple[int, int]]:
+    """Where the tag of each word that `sentence_row` gives begins and ends in the file."""
+    column = layout.column(labels)
+    assert column is not None
+    data = sentence.data if sentence.offset else sentence.data.removeprefix(_BOM)
+    offset = sentence.offset + len(sentence.data) - len(data)
+    for i, line in enumerate(data.removesuffix(b"\n").split(b"\n")):
+        if layout.is_word(line, inside=i > 0) and layout.is_syntactic(layout.cells(line)):
+            start, stop = layout.span(line, column)
+            yield offset + start, offset + stop
+        offset += len(line) + 1
 
 
 def _uncell(value: str | None) -> str | None:
