@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 import numpy as np
 import ray
@@ -13,6 +14,7 @@ from transformers import AutoModelForTokenClassification, AutoTokenizer
 
 class Predict:
     def __init__(self, model: str, dtype: str) -> None:
+        torch.set_num_threads(os.cpu_count() or 1)  # Ray gives an actor of one CPU one thread
         self.tokenizer = AutoTokenizer.from_pretrained(model)
         self.model = AutoModelForTokenClassification.from_pretrained(model, dtype=getattr(torch, dtype)).eval()
 
