@@ -1,6 +1,6 @@
 """The job against the plain procedure: each value it writes, on real sentences and on one model of every family.
 
-`reference.py` scores one sentence at a time without padding; `score` batches, pads, sorts and cuts windows. The rows
+`reference.py` scores one sentence at a time without padding; the job batches, pads, sorts and cuts windows. The rows
 must be the same: identifiers exactly, losses and probabilities within float32 tolerance, and the predicted tag wherever
 the two best logits are not tied.
 """
@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 import reference
 import torch
+from inline import score_inline
 
 from tokloss_ray import ScoreConfig, score
 from tokloss_ray.demo import DATA, MODEL
@@ -118,11 +119,13 @@ def write_rows(path: Path, rows: list[Row]) -> Path:
     return path
 
 
-def run(folder: Path, model: Path, rows: list[Row], **options: Any) -> list[Row]:
-    """Score words+tags rows and return the output's rows."""
+def run(
+    folder: Path, model: Path, rows: list[Row], job: Callable[[ScoreConfig], Any] = score_inline, **options: Any
+) -> list[Row]:
+    """Score words+tags rows and return the output's rows. job: `score` to go through Ray, which takes seconds."""
     options = {"tokens_column": "tokens", "labels_column": "ner_tags", "id_column": "id", "tags": TAGS} | options
     source = write_rows(folder / "in.parquet", rows)
-    score(ScoreConfig(model=str(model), input=[str(source)], output=str(folder / "out"), **options))
+    job(ScoreConfig(model=str(model), input=[str(source)], output=str(folder / "out"), **options))
     return read_rows(folder / "out" / "scores")
 
 
@@ -229,7 +232,7 @@ def test_demo_model_on_600_real_sentences(tmp_path: Path) -> None:
 @pytest.mark.parametrize("family", models.FAMILIES)
 def test_family(family: str, tmp_path: Path, build: Callable[..., Path], sample: list[Row]) -> None:
     model = build(family)
-    rows = run(tmp_path, model, sample)
+    rows = run(tmp_path, model, sample, score)
     assert_same(rows, expect(model, sample))
     assert {row["example_id"]: row["words"] for row in rows} == {row["id"]: row["tokens"] for row in sample}
 
