@@ -18,7 +18,8 @@ from inline import score_inline
 from tokloss_ray import ScoreConfig, apply_fixes, export
 from tokloss_ray.errors import Refused
 from tokloss_ray.exporting.dataset_conll import fix_conll
-from tokloss_ray.scoring.job import Columns, ReadUnit
+from tokloss_ray.scoring.conll import layout_of
+from tokloss_ray.scoring.job import Columns
 
 TAGS = ["O", "B-PER", "I-PER", "B-LOC"]
 WORDS = ["Anna", "wohnt", "in", "Ulm", "Otto", "#nlp", "São Paulo", "😀", "-", "x"]
@@ -86,8 +87,8 @@ def test_tags_change_and_nothing_beside_them(
         number += len(words)
         return [new.get(number - len(words) + i, tag) for i, tag in enumerate(tags)]
 
-    unit = ReadUnit(0, "in.conll", str(path), str(hash(before)), "conll", 0, -1, None, 0)
-    fixed = fix_conll(before, unit, Columns("1", "3"), lambda offset, id_: True, fix, seen)
+    layout = layout_of(str(path), str(hash(before)))
+    fixed = fix_conll(before, layout, Columns("1", "3"), lambda offset, id_: True, fix, seen)
     expected = mark + rendered(pieces, lambda number, tag: new.get(number, tag))
     drawn = [tag for piece in pieces if isinstance(piece, list) for _, tag, _ in piece]
     assert given_tags == [None if tag == "_" else tag for tag in drawn]

@@ -17,8 +17,8 @@ from tokloss_ray.exporting.label_studio import read_tasks
 from tokloss_ray.exporting.sentences import Correction
 from tokloss_ray.schema import IGN, IGNORE_INDEX
 from tokloss_ray.scoring.columns import find_columns
+from tokloss_ray.scoring.conll import layout_of
 from tokloss_ray.scoring.inputs import InputFile, declared_tags, inspect_files, list_inputs
-from tokloss_ray.scoring.units import whole_file
 from tokloss_ray.storage import kind_of, open_location, read_whole
 
 _FIXERS = {"parquet": fix_parquet, "arrow": fix_arrow, "jsonl": fix_jsonl}
@@ -90,7 +90,14 @@ def apply_fixes(
             job.here = by_file(item.file.source)
             if item.file.format == "conll":
                 job.names = None  # tags are names, whatever `tags` says of integers
-                new = fix_conll(data, whole_file(item.file), columns, job.wanted, job.fix, job.seen)
+                new = fix_conll(
+                    data,
+                    layout_of(item.file.listed.path, item.file.listed.version),
+                    columns,
+                    job.wanted,
+                    job.fix,
+                    job.seen,
+                )
             else:
                 job.names = tags or (declared_tags(item.schema, columns.labels) if item.schema is not None else None)
                 new = _FIXERS[item.file.format](data, names, job.wanted, job.fix, job.seen)

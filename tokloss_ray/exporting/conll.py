@@ -34,11 +34,12 @@ def conll(sentences: Iterable[Sentence], loss: bool = False) -> Iterator[bytes]:
         ]
         for word, label, predicted, nats in zip(s.words, s.labels, s.predicted, s.losses, strict=True):
             figure = [NONE if nats is None else f"{nats:.4f}"] if loss else []
-            lines.append("\t".join([cell(word), _tag(label), _tag(predicted), *figure, _tag(label)]))
+            lines.append("\t".join([cell(word), tag_cell(label), tag_cell(predicted), *figure, tag_cell(label)]))
         yield ("\n".join(lines) + "\n\n").encode()
 
 
-def _tag(tag: str | None) -> str:
+def tag_cell(tag: str | None) -> str:
+    """A tag, or that there is none, as a cell."""
     return NONE if tag is None else "\\_" if tag == NONE else cell(tag)
 
 

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-from tokloss_ray.conll_cells import NONE, cell
+import io
+
+from tokloss_ray.conll_cells import NONE
 from tokloss_ray.errors import Refused
+from tokloss_ray.exporting.conll import tag_cell
 from tokloss_ray.exporting.dataset_files import Fix, Seen, Wanted
-from tokloss_ray.scoring.conll import layout_of, sentence_row, sentences, tag_spans
-from tokloss_ray.scoring.job import Columns, ReadUnit
+from tokloss_ray.scoring.conll import Layout, sentence_row, sentences_in, tag_spans
+from tokloss_ray.scoring.job import Columns
 
 
-def fix_conll(data: bytes, unit: ReadUnit, columns: Columns, wanted: Wanted, fix: Fix, seen: Seen) -> bytes | None:
+def fix_conll(
+    data: bytes, layout: Layout | None, columns: Columns, wanted: Wanted, fix: Fix, seen: Seen
+) -> bytes | None:
     """The new bytes of a file; None if no row changed.
 
-    data: the bytes, unpacked; unit: the whole file; columns: those of words, tags and ids; seen: gets every tag there
-    is.
+    data: the bytes, unpacked; layout: of the file, None if it has no word; columns: those of words, tags and ids; seen:
+    gets every tag there is.
 
     Raises:
         Refused: a tag that such a file cannot hold.
     """
-    layout = layout_of(unit.path, unit.version)
     if layout is None:
         return None
     assert columns.words is not None
     parts: list[bytes] = []
     copied = 0
-    for sentence in sentences(unit):
+    for sentence in sentences_in(io.BytesIO(data), layout):
         try:
             row = sentence_row(columns, layout, sentence)
         except (ValueError, OverflowError):  # it was not scored either
@@ -37,15 +41,15 @@ def fix_conll(data: bytes, unit: ReadUnit, columns: Columns, wanted: Wanted, fix
             continue
         for old, tag, (start, stop) in zip(tags, new, tag_spans(columns.labels, layout, sentence), strict=True):
             if tag != old:
-                parts += [data[copied:start], _written(tag, layout.tabs, layout.escaped)]
+                parts += [data[copied:start], _written(tag, layout)]
                 copied = stop
     return b"".join([*parts, data[copied:]]) if parts else None
 
 
-def _written(tag: str, tabs: bool, escaped: bool) -> bytes:
-    if escaped:
-        return b"\\_" if tag == NONE else cell(tag).encode()
-    there = [tag.strip()] if tabs else tag.split()
+def _written(tag: str, layout: Layout) -> bytes:
+    if layout.escaped:
+        return tag_cell(tag).encode()
+    there = [tag.strip()] if layout.tabs else tag.split()
     if there != [tag] or tag == NONE or any(char in tag for char in "\t\n"):
         raise Refused(f"the tag {tag!r} cannot stand in a column of this file")
     return tag.encode()

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from tokloss_ray.scoring.ragged import offsets_of
+
 if TYPE_CHECKING:
     from tokloss_ray.mining.tag_schemes import Spans
-
-from tokloss_ray.scoring.ragged import offsets_of
 
 
 @dataclass(frozen=True)

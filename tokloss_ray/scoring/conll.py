@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, pairwise
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -176,24 +176,29 @@ def sentences(unit: ReadUnit) -> Iterator[Sentence]:
         return
     fs, path = open_location(unit.path)
     with open_file(fs, path, unpack=True) as file:
-        offset, ours = unit.start, unit.start == 0
-        if offset:
-            # The line that covers the byte before the range belongs to the unit before.
-            file.seek(offset - 1)
-            offset += len(file.readline()) - 1
-        lines: list[bytes] = []
-        for line in chain(file, [b""]):
-            blank = not (line if offset else line.removeprefix(_BOM)).strip()
-            if blank and lines:
-                yield from _sentence(layout, offset, lines)
-                lines = []
-            if 0 <= unit.stop <= offset and (blank or not ours):
-                return
-            if blank:
-                ours = True
-            elif ours:
-                lines.append(line)
-            offset += len(line)
+        yield from sentences_in(file, layout, unit.start, unit.stop)
+
+
+def sentences_in(file: BinaryIO, layout: Layout, start: int = 0, stop: int = -1) -> Iterator[Sentence]:
+    """The same of an open file, unpacked; stop -1 is its end."""
+    offset, ours = start, start == 0
+    if offset:
+        # The line that covers the byte before the range belongs to the unit before.
+        file.seek(offset - 1)
+        offset += len(file.readline()) - 1
+    lines: list[bytes] = []
+    for line in chain(file, [b""]):
+        blank = not (line if offset else line.removeprefix(_BOM)).strip()
+        if blank and lines:
+            yield from _sentence(layout, offset, lines)
+            lines = []
+        if 0 <= stop <= offset and (blank or not ours):
+            return
+        if blank:
+            ours = True
+        elif ours:
+            lines.append(line)
+        offset += len(line)
 
 
 def _sentence(layout: Layout, end: int, lines: list[bytes]) -> Iterator[Sentence]:

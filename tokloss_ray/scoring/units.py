@@ -20,13 +20,8 @@ _SAMPLE_ROWS = 200
 
 def text_records(file: InputFile) -> Iterator[tuple[Any, ...]]:
     """The records of a text file, JSON lines or sentences: of each the offset, then the bytes, then what there is."""
-    unit = whole_file(file)
+    unit = ReadUnit(0, file.source, file.listed.path, file.listed.version, file.format, 0, -1, None, 0)
     return sentences(unit) if file.format == "conll" else json_lines(unit)
-
-
-def whole_file(file: InputFile) -> ReadUnit:
-    """A text file as one unit."""
-    return ReadUnit(0, file.source, file.listed.path, file.listed.version, file.format, 0, -1, None, 0)
 
 
 def sample_json(file: InputFile) -> list[dict]:
