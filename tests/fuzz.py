@@ -26,12 +26,14 @@ from tokenizers import Tokenizer
 
 from tokloss_ray import ScoreConfig, schema
 from tokloss_ray.scoring import finish, output
-from tokloss_ray.scoring.commit import commit_shard, read_records
+from tokloss_ray.scoring.commit import commit_shard
 from tokloss_ray.scoring.cutting import encode_unit
 from tokloss_ray.scoring.decode import decode_shard
+from tokloss_ray.scoring.lease import Lease
 from tokloss_ray.scoring.plan import make_plan, preflight
 from tokloss_ray.scoring.ragged import list_array, list_lengths, offsets_of, one_array
 from tokloss_ray.scoring.read import read_unit
+from tokloss_ray.scoring.records import read_records
 from tokloss_ray.scoring.verify import verify
 
 TAGS = ["O", "B-PER", "I-PER", "B-LOC"]
@@ -178,16 +180,17 @@ def check_batch(model: Path, folder: Path, rng: random.Random, rows: int) -> Cou
         max_error_rate=1.0, **settings,
     )  # fmt: skip
     plan = make_plan(preflight(config), False, False)
-    output.start_run(plan, {})
     tokenizer = Tokenizer.from_str(plan.job.tokenizer_json)
     scores = np.random.default_rng(rng.randrange(2**32))
-    for unit in plan.units:
-        for shard in encode_unit(plan.job, tokenizer, unit.number, unit.source, read_unit(plan.job, unit)):
-            scored = stand_in(shard.sequences, scores, len(TAGS))
-            about = shard.about | {"padded_tokens": 0, "batch_tokens": 1}
-            about["seconds"]["score"] = 0.0
-            commit_shard(plan.job, about, decode_shard(plan.job, unit.source, scored, shard.errors))
-    totals = finish.complete(config, plan, plan.units, read_records(config.output))
+    with Lease(config.output, plan.job.fingerprint):
+        output.start_run(plan, {})
+        for unit in plan.units:
+            for shard in encode_unit(plan.job, tokenizer, unit.number, unit.source, read_unit(plan.job, unit)):
+                scored = stand_in(shard.sequences, scores, len(TAGS))
+                about = shard.about | {"padded_tokens": 0, "batch_tokens": 1}
+                about["seconds"]["score"] = 0.0
+                commit_shard(plan.job, about, decode_shard(plan.job, unit.source, scored, shard.errors))
+        totals = finish.complete(config, plan, plan.units, read_records(config.output))
     assert totals.rows == totals.scored_rows + totals.error_rows == expected, (totals.rows, expected)
     assert set(totals.errors) <= set(schema.REASONS)
     problems = verify(config.output).problems

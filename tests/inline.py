@@ -15,16 +15,18 @@ import pyarrow.parquet as pq
 from tokenizers import Tokenizer
 
 from tokloss_ray import ScoreConfig
-from tokloss_ray.scoring import finish, output
-from tokloss_ray.scoring.commit import commit_shard, read_records
+from tokloss_ray.scoring import finish, output, resume
+from tokloss_ray.scoring.commit import commit_shard
 from tokloss_ray.scoring.cutting import encode_unit
 from tokloss_ray.scoring.decode import decode_shard
 from tokloss_ray.scoring.job import Job
+from tokloss_ray.scoring.lease import Lease
 from tokloss_ray.scoring.plan import Plan, make_plan, preflight
 from tokloss_ray.scoring.read import read_unit
+from tokloss_ray.scoring.records import read_records, scan_records
 from tokloss_ray.scoring.scorer import Scorer
-from tokloss_ray.scoring.shard import from_row, to_row
-from tokloss_ray.scoring.summary import Totals
+from tokloss_ray.scoring.shard import Shard, from_row, to_row
+from tokloss_ray.scoring.summary import Totals, total
 
 Row = dict[str, Any]
 
@@ -39,28 +41,53 @@ class Inline(NamedTuple):
     errors: list[Row]
 
 
-def score_inline(config: ScoreConfig, wrap_model: Callable[[Any], Any] | None = None) -> Inline:
-    """Score a corpus into a new output folder; raises what `score` raises.
+def score_inline(
+    config: ScoreConfig,
+    wrap_model: Callable[[Any], Any] | None = None,
+    tokenizer: Tokenizer | None = None,
+    committed: Callable[[Row], None] = lambda record: None,
+) -> Inline:
+    """Score a corpus, going on where an earlier attempt stopped; raises what `score` raises.
 
-    wrap_model: makes of the loaded model the one that is called, to let it fail on purpose.
+    wrap_model: makes of the loaded model the one that is called, to let it fail on purpose. tokenizer: stands in for
+    the job's own. committed: called after each commit; what it raises ends the attempt.
     """
-    assert output.read_run(config.output) is None, "resuming is the business of `score`"
-    plan = make_plan(preflight(config), gpu=False, bfloat16=False)
-    output.start_run(plan, {})
-    job = plan.job
-    scorer = _scorer(job, wrap_model)
-    tokenizer = Tokenizer.from_str(job.tokenizer_json)
-    for unit in plan.units:
-        for cut in encode_unit(job, tokenizer, unit.number, unit.source, read_unit(job, unit)):
-            shard = from_row(to_row(cut))
-            sequences, figures = scorer.score(shard.sequences)
-            shard.about["seconds"]["score"] = figures.pop("seconds")
-            shard = from_row(to_row(shard._replace(about=shard.about | figures, sequences=sequences)))
-            decoded = decode_shard(job, shard.about["source"], shard.sequences, shard.errors)
-            commit_shard(job, shard.about, decoded)
+    run = None if config.overwrite else output.read_run(config.output)
+    output.check_folder(config.output)
+    found = resume.Committed() if run is None else resume.find_committed(config.output, run)
+    finished = found.complete and not found.damaged and output.is_finished(config.output)
+    plan = make_plan(preflight(config), False, False, None if run is None else run["identity"])
+    if run is not None:
+        output.check_same_run(run, plan, config.output, finished)
+    job, units = plan.job, plan.units
+    if not finished:
+        with Lease(config.output, job.fingerprint):
+            units = plan.units if run is None else output.read_plan(plan, run)
+            resume.take_back(config.output, found)
+            if run is None:
+                output.clear(config.output)
+                output.start_run(plan, {})
+            scorer = _scorer(job, wrap_model)
+            tokenizer = tokenizer or Tokenizer.from_str(job.tokenizer_json)
+            done = resume.rows_by_unit(found.records.values())
+            for unit in resume.unfinished(units, found.records):
+                chunks = read_unit(job, unit)
+                for cut in encode_unit(job, tokenizer, unit.number, unit.source, chunks, done.get(unit.number)):
+                    committed(_score_one(job, scorer, cut))
+            totals = finish.complete(config, plan, units, scan_records(config.output, job.fingerprint).records)
+    else:
+        totals = total(found.records.values())
     records = read_records(config.output)
-    totals = finish.complete(config, plan, plan.units, records)
     return Inline(totals, plan, list(records.values()), read_rows(config.output), read_rows(config.output, "errors"))
+
+
+def _score_one(job: Job, scorer: Scorer, cut: Shard) -> Row:
+    shard = from_row(to_row(cut))
+    sequences, figures = scorer.score(shard.sequences)
+    shard.about["seconds"]["score"] = figures.pop("seconds")
+    shard = from_row(to_row(shard._replace(about=shard.about | figures, sequences=sequences)))
+    decoded = decode_shard(job, shard.about["source"], shard.sequences, shard.errors)
+    return commit_shard(job, shard.about, decoded)
 
 
 def _scorer(job: Job, wrap_model: Callable[[Any], Any] | None) -> Scorer:

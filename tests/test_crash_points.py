@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,43 +22,27 @@ from tokloss_ray.scoring.verify import verify
 
 TAGS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC"]
 
-# The commit code without Ray: shards one after another, those that have a record left out, as `score` does it.
 WITHOUT_RAY = """
 import sys
 import torch
-from tokenizers import Tokenizer
+
+sys.path.insert(0, sys.argv[1])
+from inline import score_inline
 from tokloss_ray import ScoreConfig
-from tokloss_ray.scoring import finish, output
-from tokloss_ray.scoring.commit import commit_shard, read_records
-from tokloss_ray.scoring.decode import decode_shard
-from tokloss_ray.scoring.cutting import encode_unit
-from tokloss_ray.scoring.plan import make_plan, preflight
-from tokloss_ray.scoring.read import read_unit
-from tokloss_ray.scoring.scorer import Scorer
 
 torch.set_num_threads(1)
-model, source, out = sys.argv[1:]
-config = ScoreConfig(model=model, input=source, output=out, shard_tokens=500, partition_by=["lang"], max_error_rate=0.1)
-run = output.read_run(out)
-output.check_folder(out)
-plan = make_plan(preflight(config), False, False, None if run is None else run["identity"])
-if run is None:
-    output.clear(out)
-    output.start_run(plan, {})
-else:
-    output.check_same_run(run, plan, out)
-if not output.is_finished(out):
-    units = output.read_plan(plan)
-    scorer, tokenizer = Scorer(plan.job, 1), Tokenizer.from_str(plan.job.tokenizer_json)
-    records = read_records(out)
-    for unit in units:
-        done = frozenset(r["index"] for r in records.values() if r["unit"] == unit.number)
-        for shard in encode_unit(plan.job, tokenizer, unit.number, unit.source, read_unit(plan.job, unit), done):
-            sequences, figures = scorer.score(shard.sequences)
-            shard.about["seconds"]["score"] = figures.pop("seconds")
-            decoded = decode_shard(plan.job, unit.source, sequences, shard.errors)
-            commit_shard(plan.job, shard.about | figures, decoded)
-    finish.complete(config, plan, units, read_records(out))
+model, source, out, overwrite = sys.argv[2:]
+score_inline(
+    ScoreConfig(
+        model=model,
+        input=source,
+        output=out,
+        shard_tokens=500,
+        partition_by=["lang"],
+        max_error_rate=0.1,
+        overwrite=overwrite == "overwrite",
+    )
+)
 """
 
 
@@ -78,20 +63,24 @@ def rows_of(output: Path) -> list[dict]:
     return table.sort_values(["source_row", "window"], ignore_index=True).drop(columns="lang").to_dict("records")
 
 
-def run(corpus: Path, output: Path, fault: str = "", folder: Path | None = None) -> int:
+def run(corpus: Path, output: Path, fault: str = "", folder: Path | None = None, overwrite: bool = False) -> int:
     env = {k: v for k, v in os.environ.items() if not k.startswith("TOKLOSS_")}
     env |= {"TOKLOSS_FAULTS": fault, "TOKLOSS_FAULTS_ONCE": str(folder)} if fault else {}
-    command = [sys.executable, "-c", WITHOUT_RAY, str(corpus / "model"), str(corpus / "in.parquet"), str(output)]
+    command = [sys.executable, "-c", WITHOUT_RAY, str(Path(__file__).parent)]
+    command += [str(corpus / "model"), str(corpus / "in.parquet"), str(output), "overwrite" if overwrite else ""]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode in (0, -signal.SIGKILL), done.stderr
     return done.returncode
 
 
+def undisturbed_output(corpus: Path) -> Path:
+    return corpus / "undisturbed"
+
+
 @pytest.fixture(scope="module")
-def undisturbed(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
-    output = tmp_path_factory.mktemp("undisturbed") / "out"
-    assert run(corpus, output) == 0
-    return rows_of(output)
+def undisturbed(corpus: Path) -> list[dict]:
+    assert run(corpus, undisturbed_output(corpus)) == 0
+    return rows_of(undisturbed_output(corpus))
 
 
 # Where a point is passed more than once, also at a later visit: the shard in the middle.
@@ -124,6 +113,18 @@ def test_dies_and_runs_again(point: str, corpus: Path, undisturbed: list[dict], 
             assert one[name] == other[name]
         for name in ("input_ids", "labels", "predicted_label"):
             assert list(one[name]) == list(other[name])
+
+
+@pytest.mark.parametrize("removed", ["_commits", "_plan.parquet"])
+def test_overwrite_dies_and_runs_again(removed: str, corpus: Path, undisturbed: list[dict], tmp_path: Path) -> None:
+    """Half of the old output is gone: the same command without --overwrite goes on with what is there."""
+    output = tmp_path / "out"
+    shutil.copytree(undisturbed_output(corpus), output)
+    assert run(corpus, output, f"clear@{removed}=kill", tmp_path, overwrite=True) == -signal.SIGKILL
+    assert not (output / "_SUCCESS").exists()
+    assert run(corpus, output) == 0
+    assert verify(str(output)).problems == []
+    assert [row["source_row"] for row in rows_of(output)] == [row["source_row"] for row in undisturbed]
 
 
 def job(corpus: Path, output: Path, fault: str = "") -> tuple[int, str]:

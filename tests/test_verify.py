@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from typer.testing import CliRunner
 from tokloss_ray import ScoreConfig, cli
 from tokloss_ray.demo import DATA
 from tokloss_ray.errors import JobFailed, Refused
+from tokloss_ray.scoring.sealed import sealed, unsealed
 from tokloss_ray.scoring.verify import verify
 
 TAGS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC"]
@@ -63,17 +65,18 @@ def a_file(output: Path, folder: str = "scores") -> Path:
 
 
 def rewrite(output: Path, change: Callable[[pa.Table], pa.Table], folder: str = "scores") -> str:
-    """Change a file, and let its record say the right size, as only the content is to be wrong."""
+    """Change a file, and let its record say what it is now, as only the content is to be wrong."""
     path = a_file(output, folder)
     pq.write_table(change(pq.read_table(path, partitioning=None)), path, compression="zstd")
     relative = str(path.relative_to(output))
     for record in (output / "_commits").iterdir():
-        content = json.loads(record.read_text())
+        content = unsealed(record.read_bytes())
         for file in [*content["files"], content["errors_file"] or {}]:
             if file.get("path") == relative:
                 file["bytes"] = path.stat().st_size
+                file["sha256"] = sha256(path.read_bytes()).hexdigest()
                 file["rows"] = pq.read_metadata(path).num_rows
-                record.write_text(json.dumps(content))
+                record.write_bytes(sealed(content))
     return relative
 
 
@@ -119,10 +122,11 @@ def test_wrong_errors(output: Path) -> None:
 
 FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "lost": (lambda out: a_file(out).unlink(), "is missing"),
-    "cut-off": (lambda out: a_file(out).write_bytes(a_file(out).read_bytes()[:-9]), "cannot be read"),
+    "cut-off": (lambda out: a_file(out).write_bytes(a_file(out).read_bytes()[:-9]), " bytes, not "),
     "orphan": (lambda out: shutil.copy(a_file(out), out / "scores" / "new.parquet"), "new.parquet belongs to no shard"),
     "record": (lambda out: (out / "_commits" / "000000-001.json").unlink(), "shard 000000-001 is missing"),
-    "totals": (lambda out: (out / "_SUCCESS").write_text("{}"), "_SUCCESS says None"),
+    "plain": (lambda out: (out / "_SUCCESS").write_text("{}"), "_SUCCESS is damaged: it has no checksum"),
+    "totals": (lambda out: (out / "_SUCCESS").write_bytes(sealed({"rows": 7})), "_SUCCESS says 7"),
 }  # fmt: skip
 
 

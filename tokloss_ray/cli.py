@@ -194,7 +194,12 @@ def verify(output: Annotated[str, typer.Argument(help="Output folder of a finish
         found = verify_output(output)
     print_verified(Console(), found)
     if found.problems:
-        raise JobFailed(f"{len(found.problems):,} problems in {output}: score it again with --overwrite")
+        remedy = (
+            "some of them cannot be repaired: score it again with --overwrite"
+            if found.beyond_repair
+            else "the same tokloss score command scores the damaged shards again"
+        )
+        raise JobFailed(f"{len(found.problems):,} problems in {output}; {remedy}")
 
 
 app.command()(mining_commands.mine)

@@ -28,7 +28,7 @@ POINTS = (
     "success.after",
 )
 """In the order a run passes them; `file.half` and `file.temporary` are inside each write on a local disk. The model
-actor passes `actor.begin` and `actor.ready` beside them."""
+actor passes `actor.begin` and `actor.ready` beside them, `--overwrite` passes `clear` after each thing it removes."""
 
 _faults = os.environ.get("TOKLOSS_FAULTS", "")
 

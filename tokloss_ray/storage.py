@@ -8,7 +8,6 @@ when the code that fills them raises, closing them publishes what there is.
 from __future__ import annotations
 
 import io
-import json
 import os
 import posixpath
 import re
@@ -178,11 +177,11 @@ def read_whole(fs: fsspec.AbstractFileSystem, path: str) -> bytes:
     return attempt(fs, path, "read", lambda: fs.cat_file(path))
 
 
-def read_json_files(fs: fsspec.AbstractFileSystem, folder: str) -> list[Any]:
-    """What the .json files of a folder hold, by their names; nothing if there is no such folder."""
-    paths = [posixpath.join(folder, name) for name in file_names(fs, folder, ".json")]
+def read_files(fs: fsspec.AbstractFileSystem, folder: str, suffix: str) -> list[tuple[str, bytes]]:
+    """Path and content of the files of a folder with this suffix, by name; nothing if there is no such folder."""
+    paths = [posixpath.join(folder, name) for name in file_names(fs, folder, suffix)]
     with ThreadPoolExecutor(16) as pool:
-        return [json.loads(data) for data in pool.map(lambda path: read_whole(fs, path), paths)]
+        return list(zip(paths, pool.map(lambda path: read_whole(fs, path), paths), strict=True))
 
 
 def open_file(fs: fsspec.AbstractFileSystem, path: str, size: int | None = None, unpack: bool = False) -> BinaryIO:

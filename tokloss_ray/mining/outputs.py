@@ -10,8 +10,8 @@ from urllib.parse import unquote
 
 from tokloss_ray.errors import Refused
 from tokloss_ray.schema import NULL_PARTITION
-from tokloss_ray.scoring.commit import read_records
 from tokloss_ray.scoring.output import read_finished
+from tokloss_ray.scoring.records import read_records
 
 OUTPUT = "output"
 """Name of the slice by output, where several are mined as one."""

@@ -16,8 +16,8 @@ from tokloss_ray.mining.label_scores import PRIOR_ADJUSTED
 from tokloss_ray.mining.mine import METADATA, Progress, mine, mining_folder
 from tokloss_ray.mining.run import Tables
 from tokloss_ray.schema import ERRORS_SCHEMA
-from tokloss_ray.scoring.commit import read_records
 from tokloss_ray.scoring.output import read_finished
+from tokloss_ray.scoring.records import read_records
 from tokloss_ray.scoring.summary import Totals, total
 from tokloss_ray.storage import open_location, read_whole
 

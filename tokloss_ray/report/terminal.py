@@ -23,6 +23,7 @@ from tokloss_ray.scoring.summary import RunSummary, Totals
 from tokloss_ray.scoring.verify import Verified
 
 LINE_SECONDS = 5.0
+_REDO_SHOWN = 5
 
 
 class ProgressView(Watcher):
@@ -60,13 +61,17 @@ class ProgressView(Watcher):
         if self.bar is not None:
             self.bar.stop()
 
-    def planned(self, plan: Plan, resumed: Totals) -> None:
+    def planned(self, plan: Plan, resumed: Totals, redo: dict[str, str]) -> None:
         """Show the warnings and what earlier attempts left."""
         self.plan = plan
         self.shards, self.tokens = resumed.shards, resumed.tokens
         self.resumed_tokens = resumed.tokens
         for warning in plan.warnings:
             self.console.print(f"[yellow]warning:[/] {_safe(warning)}", highlight=False)
+        for name, reason in list(redo.items())[:_REDO_SHOWN]:
+            self.console.print(_safe(f"scoring shard {name.removesuffix('.json')} again: {reason}"), highlight=False)
+        if len(redo) > _REDO_SHOWN:
+            self.console.print(f"... and {len(redo) - _REDO_SHOWN:,} more", highlight=False)
         if resumed.shards:
             self.console.print(f"going on after {resumed.shards:,} shards that are done", highlight=False)
         self._refresh()

@@ -6,8 +6,8 @@ figures too, so that totals and progress are sums over records, whoever wrote th
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
+from hashlib import sha256
 from typing import Any
 from urllib.parse import quote
 
@@ -22,12 +22,13 @@ from tokloss_ray.faults import fault_point
 from tokloss_ray.schema import NULL_PARTITION
 from tokloss_ray.scoring.decode import Decoded
 from tokloss_ray.scoring.job import Job
+from tokloss_ray.scoring.lease import check_owner
+from tokloss_ray.scoring.records import COMMITS
+from tokloss_ray.scoring.sealed import sealed
 from tokloss_ray.scoring.shard import shard_name
-from tokloss_ray.storage import open_location, read_json_files, read_whole, write_whole
+from tokloss_ray.storage import open_location, write_whole
 from tokloss_ray.storage_errors import take_retries
 
-COMMITS = "_commits"
-RUN = "_run.json"
 MAX_PARTITIONS = 1000
 
 
@@ -35,7 +36,8 @@ def commit_shard(job: Job, about: dict[str, Any], decoded: Decoded) -> dict[str,
     """Write a shard's files, then its commit record; returns the record.
 
     Raises:
-        JobFailed: the partition columns take too many values, or rows got lost on the way.
+        JobFailed: the partition columns take too many values, rows got lost on the way, or the folder is another
+            run's by now.
     """
     if about["rows"] != decoded.figures["rows"]:
         raise JobFailed(f"{about['rows']:,} rows were encoded, {decoded.figures['rows']:,} came out of scoring")
@@ -43,7 +45,7 @@ def commit_shard(job: Job, about: dict[str, Any], decoded: Decoded) -> dict[str,
     name = shard_name(about["unit"], about["index"])
     files = []
     fault_point("commit.before", name)
-    _still_ours(fs, root, job)
+    check_owner(job.output, job.fingerprint)
     for folder, part in _partitions(job, decoded.scores):
         files.append(_write(fs, root, f"{folder}/{name}-{job.fingerprint}.parquet", part))
         fault_point("commit.data", name)
@@ -60,33 +62,20 @@ def commit_shard(job: Job, about: dict[str, Any], decoded: Decoded) -> dict[str,
         "errors_file": errors_file,
         "storage_retries": about.get("storage_retries", 0) + take_retries(),
     }
-    _still_ours(fs, root, job)
-    write_whole(fs, f"{root}/{COMMITS}/{name}.json", json.dumps(record, ensure_ascii=False).encode())
+    check_owner(job.output, job.fingerprint)
+    write_whole(fs, f"{root}/{COMMITS}/{name}.json", sealed(record))
     fault_point("commit.record", name)
     return record
-
-
-def _still_ours(fs: fsspec.AbstractFileSystem, root: str, job: Job) -> None:
-    """A worker that was thought dead must not write into the output of the run that has taken its place.
-
-    Raises:
-        JobFailed: the folder belongs to another run by now.
-    """
-    try:
-        owner = json.loads(read_whole(fs, f"{root}/{RUN}"))["fingerprint"]
-    except FileNotFoundError:
-        owner = ""
-    if not owner.startswith(job.fingerprint):
-        raise JobFailed(f"another run has taken {job.output} over while this one was at work: name another folder")
 
 
 def _write(fs: fsspec.AbstractFileSystem, root: str, path: str, table: pa.Table) -> dict[str, Any]:
     # In memory first: an object store must get the file in one call, never as a stream that may break off.
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    data = sink.getvalue()
-    write_whole(fs, f"{root}/{path}", memoryview(data))
-    return {"path": path, "rows": table.num_rows, "bytes": len(data)}
+    # Checksums of pages let readers notice damage in what they read; that of the file covers every byte.
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    data = memoryview(sink.getvalue())
+    write_whole(fs, f"{root}/{path}", data)
+    return {"path": path, "rows": table.num_rows, "bytes": len(data), "sha256": sha256(data).hexdigest()}
 
 
 def _partitions(job: Job, scores: pa.Table) -> Iterator[tuple[str, pa.Table]]:
@@ -120,13 +109,3 @@ def partition_value(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return quote(str(value), safe="")
-
-
-def read_records(output: str, fingerprint: str | None = None) -> dict[str, dict]:
-    """The commit records of an output by the name of their shard, in the order of the names.
-
-    With a fingerprint, records of other runs are left out: a worker that was thought dead may have written one late.
-    """
-    fs, root = open_location(output)
-    records = read_json_files(fs, f"{root}/{COMMITS}")
-    return {r["shard"]: r for r in records if fingerprint in (None, r["fingerprint"])}

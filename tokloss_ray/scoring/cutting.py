@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +17,8 @@ from tokloss_ray.scoring.encode import encode_rows
 from tokloss_ray.scoring.job import Job
 from tokloss_ray.scoring.ragged import list_lengths, one_array
 from tokloss_ray.scoring.read import Chunk
-from tokloss_ray.scoring.shard import Shard
+from tokloss_ray.scoring.records import Rows
+from tokloss_ray.scoring.shard import Shard, shard_name
 
 _WORDS_AT_ONCE = 1 << 16
 MAX_ERROR_ROWS = 1 << 14
@@ -26,25 +28,62 @@ FIRST_HALVINGS = 3
 
 
 def encode_unit(
-    job: Job, tokenizer: Tokenizer, unit: int, source: str, chunks: Iterable[Chunk], skip: frozenset[int] = frozenset()
+    job: Job,
+    tokenizer: Tokenizer,
+    unit: int,
+    source: str,
+    chunks: Iterable[Chunk],
+    committed: Mapping[int, Rows] | None = None,
 ) -> Iterator[Shard]:
     """Encode the rows of a unit and cut them into shards.
 
-    Shards whose index is in `skip` are committed already: they are counted, not yielded. The last shard of a unit is
-    marked; a unit without rows has one empty shard.
+    Shards whose index is in `committed` are done: they are cut again to find where the next one begins, but not
+    yielded. The last shard of a unit is marked; a unit without rows has one empty shard.
+
+    Raises:
+        JobFailed: a committed shard would hold other rows today, or rows got lost on the way.
     """
-    written = 0
+    committed = committed or {}
+    written, index = 0, -1
     start = time.perf_counter()
     for index, (sequences, errors, read) in enumerate(_cut(job, tokenizer, unit, source, chunks)):
         rows = int(np.count_nonzero(one_array(sequences.column(schema.WINDOW)).to_numpy() == 0)) + errors.num_rows
+        held = {"last": read is not None, "rows": rows, **_rows_of(written, rows, sequences, errors)}
         written += rows
         if read is not None and read != written:
             raise JobFailed(f"{source}: {read:,} rows of unit {unit} were read, {written:,} came out of encoding")
-        if index not in skip:
-            about = {"unit": unit, "index": index, "last": read is not None, "source": source, "rows": rows}
+        if index in committed:
+            _check_same(committed[index], Rows.of(held), shard_name(unit, index))
+        else:
+            about = {"unit": unit, "index": index, "source": source, **held}
             about["seconds"] = {"encode": round(time.perf_counter() - start, 4)}
             yield Shard(about, sequences, errors)
         start = time.perf_counter()
+    if beyond := [known for known in committed if known > index]:
+        raise _moved(shard_name(unit, min(beyond)), "it would not exist")
+
+
+def _rows_of(start: int, rows: int, sequences: pa.Table, errors: pa.Table) -> dict[str, Any]:
+    """Which rows a shard holds: its place among the rows of the unit, and the lowest and highest source_row."""
+    numbers = [one_array(table.column(schema.SOURCE_ROW)).to_numpy() for table in (sequences, errors)]
+    together = np.concatenate(numbers)
+    first, last = (int(together.min()), int(together.max())) if rows else (None, None)
+    return {"start": start, "stop": start + rows, "first_row": first, "last_row": last}
+
+
+def _check_same(before: Rows, now: Rows, name: str) -> None:
+    if before != now:
+        held, would = (
+            f"rows {rows.start:,} to {rows.stop:,}, up to row {rows.last_row} of the file" for rows in (before, now)
+        )
+        raise _moved(name, f"it was committed with {held}, and would hold {would} now")
+
+
+def _moved(name: str, difference: str) -> JobFailed:
+    return JobFailed(
+        f"shard {name} would not be the same again: {difference}. The tokenizer or the reader answers differently "
+        f"from before, so the parts would not fit together: go back to the versions in _run.json, or use --overwrite"
+    )
 
 
 def shard_budget(job: Job, unit: int, index: int) -> int:

@@ -14,16 +14,18 @@ from tokloss_ray.config import ScoreConfig
 from tokloss_ray.errors import JobFailed, PassFailed, Refused, before_work
 from tokloss_ray.imports import no_collection
 from tokloss_ray.scoring import output
-from tokloss_ray.scoring.commit import read_records
 from tokloss_ray.scoring.estimate import Estimate, estimate
 from tokloss_ray.scoring.finish import break_early, complete
 from tokloss_ray.scoring.hardware import Actors, cluster_hardware, gpu_has_bfloat16, local_gpu, plan_actors, uses_gpus
 from tokloss_ray.scoring.job import ReadUnit
 from tokloss_ray.scoring.journal import count_deaths
+from tokloss_ray.scoring.lease import Lease
 from tokloss_ray.scoring.nodes import NodeWatch, check_nodes
 from tokloss_ray.scoring.plan import Given, Plan, Preflight, look, make_plan, preflight
+from tokloss_ray.scoring.records import Record, scan_records
+from tokloss_ray.scoring.resume import Committed, find_committed, rows_by_unit, take_back, unfinished
 from tokloss_ray.scoring.session import joins_cluster, raise_if_stopped, ray_session
-from tokloss_ray.scoring.summary import RunSummary, Totals, missing_shards, total
+from tokloss_ray.scoring.summary import RunSummary, Totals, total
 from tokloss_ray.storage_errors import HASTY, set_tries, take_retries
 
 IDLE_PASSES = 2
@@ -34,8 +36,9 @@ committed nothing."""
 class Watcher:
     """What a run tells whoever watches it; every method does nothing unless it is overridden."""
 
-    def planned(self, plan: Plan, resumed: Totals) -> None:
-        """The plan is made; `resumed` is what earlier attempts have committed."""
+    def planned(self, plan: Plan, resumed: Totals, redo: dict[str, str]) -> None:
+        """The plan is made; `resumed` is what earlier attempts have committed, `redo` what of it has to be scored again
+        and why (see `resume.Committed`)."""
 
     def committed(self, record: dict[str, Any]) -> None:
         """A shard was committed."""
@@ -64,25 +67,27 @@ def score(config: ScoreConfig, watcher: Watcher | None = None) -> RunSummary:
         output.check_folder(config.output)
         given = look(config)
         checked = begin(lambda: _preflight(config, given))
-        joins, finished = joins_cluster(config), run is not None and output.is_finished(config.output)
+        found = Committed() if run is None else find_committed(config.output, run)
+        joins = joins_cluster(config)
+        finished = found.complete and not found.damaged and output.is_finished(config.output)
         if not finished:
             watcher.stage("joining the cluster" if joins else "starting Ray")
             stack.enter_context(ray_session(config))
-        plan = _plan(config, checked.result(), run, joins and not finished)
+        plan = _plan(config, checked.result(), run, joins and not finished, finished)
         warnings = tuple(plan.warnings)
         if finished:
-            totals = total(read_records(config.output, plan.job.fingerprint).values())
+            totals = total(found.records.values())
             return RunSummary(config.output, totals, 0, time.monotonic() - began, None, None, True, warnings)
-        units = plan.units if run is None else output.read_plan(plan)
-        records = {} if run is None else read_records(config.output, plan.job.fingerprint)
-        watcher.planned(plan, total(records.values()))
-        todo = _unfinished(units, records)
+        lease = stack.enter_context(Lease(config.output, plan.job.fingerprint))
+        units, records = (plan.units if run is None else output.read_plan(plan, run)), found.records
+        watcher.planned(plan, total(records.values()), found.redo)
+        todo = unfinished(units, records)
         actors = plan_actors(config, cluster_hardware(may_grow=joins)) if todo else None
+        if run is None and not config.overwrite and output.read_run(config.output) is not None:
+            raise Refused(f"another run has just begun in {config.output}: name another folder, or wait for its end")
+        lease.confirm()
+        take_back(config.output, found)
         if run is None:
-            if not config.overwrite and output.read_run(config.output) is not None:
-                raise Refused(
-                    f"another run has just begun in {config.output}: name another folder, or wait for its end"
-                )
             output.clear(config.output)
             output.start_run(plan, config.model_dump(mode="json", exclude_defaults=True))
         if todo and joins:
@@ -97,12 +102,13 @@ def score(config: ScoreConfig, watcher: Watcher | None = None) -> RunSummary:
         running = stack.pop_all()
     before, clock = len(records), _Clock(began)
     set_tries(config.storage_tries)
-    idle, careful, deaths = 0, False, 0
+    idle, again, deaths = 0, False, 0
     with running:
         while todo and idle < IDLE_PASSES:
             failure, known = None, (len(records), deaths)
             try:
-                for record in _results(plan, todo, records, actors or _actors_again(config, joins), config, careful):
+                actors = actors or _actors_again(config, joins)
+                for record in _results(plan, todo, records, actors, config, again, lease):
                     records[record["shard"]] = record
                     clock.committed(record)
                     watcher.committed(record)
@@ -111,10 +117,10 @@ def score(config: ScoreConfig, watcher: Watcher | None = None) -> RunSummary:
                 failure = error
             gc.collect()  # actors of this pass live, and hold their CPUs, until the last reference to them is gone
             # What is on disk counts, not what Ray said.
-            records, actors = read_records(config.output, plan.job.fingerprint), None
-            todo = _unfinished(units, records)
+            records, actors = scan_records(config.output, plan.job.fingerprint).records, None
+            todo = unfinished(units, records)
             # Shards that were lost may have killed their workers: the next pass looks for the rows that do.
-            careful, deaths = True, count_deaths(config.output) if todo else 0
+            again, deaths = True, count_deaths(config.output) if todo else 0
             idle = idle + 1 if (len(records), deaths) == known else 0
             if todo and failure is not None and idle == IDLE_PASSES:
                 raise failure
@@ -150,20 +156,15 @@ def begin(work: Callable[[], T]) -> Future[T]:
     return future
 
 
-def _plan(config: ScoreConfig, found: Preflight, run: dict[str, Any] | None, cluster: bool) -> Plan:
+def _plan(config: ScoreConfig, found: Preflight, run: dict[str, Any] | None, cluster: bool, finished: bool) -> Plan:
     recorded = None if run is None else run["identity"]
     gpu = uses_gpus(config, cluster_hardware()) if cluster else local_gpu() and config.gpus_per_actor != 0
     asks = gpu and config.dtype == "auto" and not (recorded or {}).get("dtype")
     bfloat16 = asks and gpu_has_bfloat16(not cluster, config.stall_timeout)
     plan = make_plan(found, gpu, bfloat16, recorded)
     if run is not None:
-        output.check_same_run(run, plan, config.output)
+        output.check_same_run(run, plan, config.output, finished)
     return plan
-
-
-def _unfinished(units: list[ReadUnit], records: dict[str, dict[str, Any]]) -> list[ReadUnit]:
-    missing = {number for number, _ in missing_shards((unit.number for unit in units), records.values())}
-    return [unit for unit in units if unit.number in missing]
 
 
 def _actors_again(config: ScoreConfig, joins: bool) -> Actors:
@@ -186,29 +187,29 @@ def _actors_again(config: ScoreConfig, joins: bool) -> Actors:
 def _results(
     plan: Plan,
     units: list[ReadUnit],
-    records: dict[str, dict[str, Any]],
+    records: dict[str, Record],
     actors: Actors,
     config: ScoreConfig,
-    careful: bool,
-) -> Iterator[dict[str, Any]]:
+    again: bool,
+    lease: Lease,
+) -> Iterator[Record]:
     """Commit records as they come.
 
     Raises:
         PassFailed: Ray gave the pass up, or lost a node and hangs.
-        JobFailed: a stage failed; the traceback of the worker is in `detail`.
+        JobFailed: a stage failed (the traceback of the worker is in `detail`), or another run has taken the folder.
     """
     from tokloss_ray.scoring.pipeline import run
 
-    committed: dict[int, list[int]] = {}
-    for record in records.values():
-        committed.setdefault(record["unit"], []).append(record["index"])
     nodes = NodeWatch()
 
     def check() -> None:
         raise_if_stopped()
+        lease.check()
         nodes.check()
 
-    for result in run(plan.job, units, committed, actors, config.stall_timeout, careful, check):
+    committed = rows_by_unit(records.values())
+    for result in run(plan.job, units, committed, actors, config.stall_timeout, again, check):
         if result.failure is not None or result.record is None:
             raise JobFailed(result.failure or "a stage answered nothing", result.detail)
         nodes.committed()
@@ -252,5 +253,6 @@ def check(config: ScoreConfig) -> tuple[Plan, Estimate]:
     with before_work():
         run = None if config.overwrite else output.read_run(config.output)
         output.check_folder(config.output)
-        plan = _plan(config, preflight(config), run, cluster=False)
+        finished = run is not None and output.is_finished(config.output)
+        plan = _plan(config, preflight(config), run, cluster=False, finished=finished)
     return plan, estimate(plan, gpu=local_gpu() and config.gpus_per_actor != 0)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
 
 from tokloss_ray.config import ScoreConfig
 from tokloss_ray.errors import JobFailed, TooManyBadRows
 from tokloss_ray.scoring import output
 from tokloss_ray.scoring.job import ReadUnit
 from tokloss_ray.scoring.plan import Plan, fingerprint
+from tokloss_ray.scoring.records import Record, file_problems, range_problems
 from tokloss_ray.scoring.summary import Totals, missing_shards, total
-from tokloss_ray.scoring.verify import file_problems, repeated_ids
+from tokloss_ray.scoring.verify import repeated_ids
 
 BREAKER_ROWS = 1000
 NOT_IN_SUCCESS = ("padded_tokens", "batch_tokens", "storage_retries")
@@ -20,7 +20,7 @@ MOST_IDS = 20_000_000
 """Rows up to which a run counts repeated ids before it ends, which holds eight bytes for each; `verify` always does."""
 
 
-def break_early(records: dict[str, dict[str, Any]], config: ScoreConfig) -> None:
+def break_early(records: dict[str, Record], config: ScoreConfig) -> None:
     """Stop a run whose rows are mostly bad from the start: that is a wrong column, not bad rows."""
     if config.max_error_rate >= 0.5 or len(records) > 1000:
         return
@@ -34,13 +34,24 @@ def break_early(records: dict[str, dict[str, Any]], config: ScoreConfig) -> None
         )
 
 
-def complete(config: ScoreConfig, plan: Plan, units: list[ReadUnit], records: dict[str, dict[str, Any]]) -> Totals:
-    """Check that everything is there and adds up, then write `_SUCCESS`."""
+def complete(config: ScoreConfig, plan: Plan, units: list[ReadUnit], records: dict[str, Record]) -> Totals:
+    """Check that everything is there and adds up, then write `_SUCCESS`.
+
+    Raises:
+        JobFailed: something is missing, or the parts do not fit together.
+        TooManyBadRows: more rows are in errors/ than the settings allow.
+    """
     missing = [name for _, name in missing_shards((unit.number for unit in units), records.values())]
     if missing:
         shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         raise JobFailed(
             f"{len(missing)} shards are missing, and another pass did not help: {shown}; run the same command again"
+        )
+    wrong = next(range_problems({unit.number: unit.rows for unit in units}, records.values()), None)
+    if wrong is not None:
+        raise JobFailed(
+            f"shard {wrong[0]} does not fit the others: {wrong[1]}. The units were not cut at the same places by all "
+            f"attempts: start afresh with --overwrite"
         )
     totals = total(records.values())
     if totals.rows != totals.scored_rows + totals.error_rows or (plan.rows is not None and totals.rows != plan.rows):
@@ -55,7 +66,8 @@ def complete(config: ScoreConfig, plan: Plan, units: list[ReadUnit], records: di
     output.forget_attempts(config.output)
     output.remove_strangers(config.output, plan.job.fingerprint)
     if problems := file_problems(config.output, records.values()):
-        raise JobFailed(f"{problems[0]}" + (f", and {len(problems) - 1} more problems" if len(problems) > 1 else ""))
+        more = f", and {len(problems) - 1} more problems" if len(problems) > 1 else ""
+        raise JobFailed(f"{problems[0][1]}{more}: run the same command again, it repairs what it can")
     if config.id_column and totals.rows <= MOST_IDS:
         totals.repeated_ids = repeated_ids(config.output, records.values())
     if totals.error_rate > config.max_error_rate:

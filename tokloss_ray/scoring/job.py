@@ -61,7 +61,8 @@ class Columns:
 
 @dataclass(frozen=True)
 class Job:
-    """Everything the stages need. `tags` are the model's by id, `data_tags` those the data's integers stand for."""
+    """Everything the stages need. `tags` are the model's by id, `data_tags` those the data's integers stand for;
+    `tokenizers_version` is that of the driver."""
 
     output: str
     fingerprint: str
@@ -71,6 +72,7 @@ class Job:
     tags: tuple[str, ...]
     data_tags: tuple[str, ...] | None
     tokenizer_json: str = field(repr=False)
+    tokenizers_version: str
     token_strings: pa.Array = field(repr=False)
     embedding_rows: int
     pad_token_id: int

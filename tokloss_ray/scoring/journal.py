@@ -1,20 +1,23 @@
 """Finding the row that kills: what a shard was doing when its worker died.
 
-Memory that runs out on the host ends a process with SIGKILL; nothing can be caught. A shard that got lost is therefore
-scored carefully in the next pass: before each micro-batch its rows are noted in a file. If the file is there with a
-note when the shard is tried again, the worker died over these rows, and they are split in halves from then on. A row
-that was noted alone at two deaths (one may be the loss of a node) is not tried again.
+Memory that runs out on the host ends a process with SIGKILL; nothing can be caught. So after a pass that lost shards,
+a shard is noted in a file while it is scored. If the note is there when the shard is tried again, a worker died over
+it, and it is scored carefully: before each micro-batch its rows are noted too, and those that were noted at a death are
+split in halves from then on. A row that was noted alone at two deaths (one may be the loss of a node) is not tried
+again. Shards over which nobody died are scored at full speed.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
 from tokloss_ray.scoring.batching import plan_batches
-from tokloss_ray.storage import open_location, read_json_files, read_whole, write_whole
+from tokloss_ray.storage import open_location, read_files, read_whole, remove, write_whole
 
 ATTEMPTS = "_attempts"
 DEATHS_ALONE = 2
@@ -26,6 +29,7 @@ class Journal:
 
     Attributes:
         uri: the file.
+        begun: the shard is being scored, at full speed.
         note: rows (numbers of sequences in the shard) that are being scored; empty between shards.
         groups: rows over which a worker has died, still to be told apart.
         alone: row -> how often a worker died when the row was scored alone.
@@ -33,6 +37,7 @@ class Journal:
     """
 
     uri: str
+    begun: bool = False
     note: list[int] = field(default_factory=list)
     groups: list[list[int]] = field(default_factory=list)
     alone: dict[int, int] = field(default_factory=dict)
@@ -43,9 +48,24 @@ class Journal:
         """Rows that are not tried again."""
         return sorted(row for row, deaths in self.alone.items() if deaths >= DEATHS_ALONE)
 
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """While it lasts, the shard is noted; an exception leaves no note, as nobody has died."""
+        self.begun = True
+        self._save()
+        try:
+            yield
+        finally:
+            self.begun = False
+            fs, path = open_location(self.uri)
+            remove(fs, path)
+
     def write(self, rows: list[int]) -> None:
         """Note the rows that are scored next; none when all is done."""
         self.note = rows
+        self._save()
+
+    def _save(self) -> None:
         fs, path = open_location(self.uri)
         write_whole(fs, path, json.dumps(asdict(self)).encode())
 
@@ -72,6 +92,8 @@ def open_journal(output: str, name: str) -> Journal:
         return Journal(uri)
     content["alone"] = {int(row): deaths for row, deaths in content["alone"].items()}
     journal = Journal(**content)
+    if journal.begun:
+        journal.deaths, journal.begun = journal.deaths + 1, False
     if journal.note:
         died_over = set(journal.note)
         journal.deaths += 1
@@ -85,7 +107,7 @@ def open_journal(output: str, name: str) -> Journal:
 
 
 def count_deaths(output: str) -> int:
-    """Workers that died in careful passes, over all shards: while it grows, another pass gets further."""
+    """Workers that died after the first pass, over all shards: while it grows, another pass gets further."""
     fs, root = open_location(output)
-    journals = read_json_files(fs, f"{root}/{ATTEMPTS}")
-    return sum(content["deaths"] + bool(content["note"]) for content in journals)
+    journals = [json.loads(data) for _, data in read_files(fs, f"{root}/{ATTEMPTS}", ".json")]
+    return sum(content["deaths"] + content["begun"] + bool(content["note"]) for content in journals)

@@ -6,22 +6,29 @@ import json
 import platform
 import posixpath
 import re
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, replace
+from hashlib import sha256
 from importlib.metadata import version
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tokloss_ray.errors import Refused
+from tokloss_ray.errors import Refused, StorageFailed
 from tokloss_ray.faults import fault_point
-from tokloss_ray.scoring.commit import COMMITS, RUN
 from tokloss_ray.scoring.job import ReadUnit
 from tokloss_ray.scoring.journal import ATTEMPTS
+from tokloss_ray.scoring.lease import LEASE
 from tokloss_ray.scoring.plan import Plan, fingerprint
+from tokloss_ray.scoring.records import COMMITS
+from tokloss_ray.scoring.sealed import DamagedError, sealed, unsealed
 from tokloss_ray.storage import children, exists, files_below, kind_of, open_location, read_whole, remove, write_whole
 
-PLAN, SUCCESS, REPORT = "_plan.parquet", "_SUCCESS", "report.html"
+RUN, PLAN, SUCCESS, REPORT = "_run.json", "_plan.parquet", "_SUCCESS", "report.html"
+DAMAGED = "_damaged.json"
+"""The shards that `verify` found damaged, for the next attempt to score again."""
 _DATA_FILE = re.compile(r"\d{6,}-\d{3,}-([0-9a-f]{6})\.parquet")
 _RUN_KEYS = {"fingerprint", "identity", "plan", "settings", "tags", "versions"}
 FOLDERS = (COMMITS, ATTEMPTS, "scores", "errors", "mining")
@@ -47,14 +54,22 @@ def read_run(output: str) -> dict[str, Any] | None:
     """
     fs, root = open_location(output)
     try:
-        run = json.loads(read_whole(fs, f"{root}/{RUN}"))
+        data = read_whole(fs, f"{root}/{RUN}")
+        run = unsealed(data)
+        unsealed(data, strict=has_checksums(run))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except ValueError:
-        raise Refused(f"{output}/{RUN} is not valid JSON: the folder is damaged; name another one") from None
-    if not isinstance(run, dict) or not run.keys() >= _RUN_KEYS:
+    except DamagedError as error:
+        raise Refused(f"{output}/{RUN} is damaged ({error}): restore it, or remove the folder") from None
+    if not run.keys() >= _RUN_KEYS:
         raise Refused(f"{output}/{RUN} was not written by tokloss: name another folder")
     return run
+
+
+def has_checksums(run: dict[str, Any]) -> bool:
+    """Whether the run's files have them: those of earlier versions do not."""
+    identity = run.get("identity")
+    return isinstance(identity, dict) and identity.get("format", 0) > 2
 
 
 def run_file(output: str) -> str:
@@ -76,7 +91,7 @@ def check_folder(output: str) -> None:
         return
     # A run that died before it had written _run.json leaves at most its plan behind.
     names = (posixpath.basename(entry["name"]) for entry in children(fs, root))
-    foreign = next((name for name in names if name != PLAN and not name.endswith(".tmp")), None)
+    foreign = next((name for name in names if name not in (PLAN, LEASE) and not name.endswith(".tmp")), None)
     if foreign is not None:
         raise Refused(f"--output {output} is not empty and not an output of tokloss ({foreign}): name another folder")
 
@@ -102,14 +117,20 @@ def read_finished(output: str, partial: bool, verb: str) -> tuple[dict[str, Any]
     return run, finished
 
 
-def check_same_run(run: dict[str, Any], plan: Plan, output: str) -> None:
-    """Refuse to mix two runs in one folder.
+def check_same_run(run: dict[str, Any], plan: Plan, output: str, finished: bool) -> None:
+    """Refuse to mix two runs in one folder, or two versions of what cuts words into tokens in one run.
 
     Raises:
-        Refused: with the identity settings that differ.
+        Refused: with the identity settings or the version that differ.
     """
     theirs, ours = run["identity"], plan.job.identity
     if run["fingerprint"] == fingerprint(ours):
+        before, now = run["versions"].get("tokenizers"), version("tokenizers")
+        if not finished and before != now:
+            raise Refused(
+                f"--output {output} was begun with tokenizers {before}, and {now} is installed here, which may make "
+                f"other tokens: install tokenizers=={before}, or start afresh with --overwrite"
+            )
         return
     differing = [key for key in ours if theirs.get(key) != ours[key]] + [key for key in theirs if key not in ours]
     named = ", ".join(_difference(key, theirs.get(key), ours.get(key)) for key in differing)
@@ -132,11 +153,8 @@ def _difference(key: str, theirs: Any, ours: Any) -> str:
 def start_run(plan: Plan, settings: dict[str, Any]) -> None:
     """Write the plan, then `_run.json`, which makes the folder this run's."""
     fs, root = open_location(plan.job.output)
-    rows = [{k: v for k, v in asdict(unit).items() if k not in ("path", "version")} for unit in plan.units]
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rows, _PLAN_SCHEMA), sink)
     fault_point("plan.before")
-    write_whole(fs, f"{root}/{PLAN}", memoryview(sink.getvalue()))
+    plan_sha256 = _write_plan(plan)
     fault_point("plan.written")
     identity = plan.job.identity
     run = {
@@ -150,6 +168,7 @@ def start_run(plan: Plan, settings: dict[str, Any]) -> None:
             "estimated_rows": plan.estimated_rows,
             "estimated_tokens": plan.estimated_tokens,
             "estimated_shards": plan.estimated_shards,
+            "sha256": plan_sha256,
         },
         "versions": {
             "python": platform.python_version(),
@@ -158,23 +177,58 @@ def start_run(plan: Plan, settings: dict[str, Any]) -> None:
             },
         },
     }
-    write_whole(fs, f"{root}/{RUN}", json.dumps(run, indent=1, ensure_ascii=False).encode())
+    write_whole(fs, f"{root}/{RUN}", sealed(run, indent=1))
     fault_point("run.written")
 
 
-def read_plan(plan: Plan) -> list[ReadUnit]:
-    """The recorded units of a run that goes on, with today's paths of their files."""
+def _write_plan(plan: Plan) -> str:
+    """Write the units, all but what may change between attempts; returns the file's SHA-256."""
     fs, root = open_location(plan.job.output)
-    table = pq.read_table(pa.BufferReader(read_whole(fs, f"{root}/{PLAN}")))
+    rows = [{k: v for k, v in asdict(unit).items() if k not in ("path", "version")} for unit in plan.units]
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(rows, _PLAN_SCHEMA), sink)
+    data = memoryview(sink.getvalue())
+    write_whole(fs, f"{root}/{PLAN}", data)
+    return sha256(data).hexdigest()
+
+
+def recorded_units(output: str, run: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """The rows of the plan, or None if its file is not there or is not what was written."""
+    fs, root = open_location(output)
+    try:
+        data = read_whole(fs, f"{root}/{PLAN}")
+    except FileNotFoundError:
+        return None
+    if sha256(data).hexdigest() != run["plan"].get("sha256", sha256(data).hexdigest()):  # earlier versions wrote none
+        return None
+    return pq.read_table(pa.BufferReader(data)).to_pylist()
+
+
+def read_plan(plan: Plan, run: dict[str, Any]) -> list[ReadUnit]:
+    """The recorded units of a run that goes on, with today's paths of their files.
+
+    A plan that is lost or damaged is made again: it depends on nothing but what the fingerprint covers.
+
+    Raises:
+        Refused: the plan made today is another one.
+    """
+    rows = recorded_units(plan.job.output, run)
+    if rows is None:
+        if _write_plan(plan) != run["plan"].get("sha256"):
+            raise Refused(
+                f"{plan.job.output}/{PLAN} is lost or damaged, and cannot be made again: start afresh with --overwrite"
+            )
+        return plan.units
     files = {unit.source: unit for unit in plan.units}
-    return [replace(files[row["source"]], **row) for row in table.to_pylist()]
+    return [replace(files[row["source"]], **row) for row in rows]
 
 
 def clear(output: str) -> None:
     """Remove what a run has written; `_run.json` last, so that a crash in between leaves the folder ours."""
     fs, root = open_location(output)
-    for name in (SUCCESS, *FOLDERS, REPORT, PLAN, RUN):
+    for name in (SUCCESS, DAMAGED, *FOLDERS, REPORT, PLAN, RUN):
         remove(fs, f"{root}/{name}")
+        fault_point("clear", name)
 
 
 def forget_attempts(output: str) -> None:
@@ -197,5 +251,43 @@ def finish(output: str, totals: dict[str, Any]) -> None:
     """Write `_SUCCESS`, with the totals, as the last file of a run."""
     fs, root = open_location(output)
     fault_point("success.before")
-    write_whole(fs, f"{root}/{SUCCESS}", json.dumps(totals, indent=1, ensure_ascii=False).encode())
+    write_whole(fs, f"{root}/{SUCCESS}", sealed(totals, indent=1))
     fault_point("success.after")
+
+
+def read_success(output: str, run: dict[str, Any]) -> dict[str, Any]:
+    """The totals in `_SUCCESS` of a run.
+
+    Raises:
+        DamagedError: it is not what was written.
+    """
+    fs, root = open_location(output)
+    return unsealed(read_whole(fs, f"{root}/{SUCCESS}"), strict=has_checksums(run))
+
+
+def note_damage(output: str, shards: Iterable[str]) -> None:
+    """Leave word for the next attempt: these shards are damaged. An output that cannot be written keeps none."""
+    fs, root = open_location(output)
+    with suppress(StorageFailed):
+        write_whole(fs, f"{root}/{DAMAGED}", sealed({"shards": sorted(shards)}))
+
+
+def read_damage(output: str) -> set[str] | None:
+    """The shards that `note_damage` named, None if there is no such note (or none that can be read)."""
+    fs, root = open_location(output)
+    try:
+        return set(unsealed(read_whole(fs, f"{root}/{DAMAGED}"))["shards"])
+    except (FileNotFoundError, NotADirectoryError, DamagedError, KeyError):
+        return None
+
+
+def undo(output: str, record_files: Iterable[str]) -> None:
+    """Take back `_SUCCESS` and some commit records (`000017-003.json`), so that their shards are scored again.
+
+    `_SUCCESS` goes first and the note of damage last: whatever of it is interrupted, the next attempt does the rest.
+    """
+    fs, root = open_location(output)
+    remove(fs, f"{root}/{SUCCESS}")
+    for name in record_files:
+        remove(fs, f"{root}/{COMMITS}/{name}")
+    remove(fs, f"{root}/{DAMAGED}")

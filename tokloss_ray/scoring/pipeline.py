@@ -8,7 +8,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, ClassVar, NamedTuple
@@ -22,6 +22,7 @@ from ray.util.annotations import RayDeprecationWarning
 from tokloss_ray.errors import JobFailed, PassFailed
 from tokloss_ray.scoring.hardware import Actors
 from tokloss_ray.scoring.job import Job, ReadUnit
+from tokloss_ray.scoring.records import Rows
 from tokloss_ray.scoring.stages import ScoreActor, decode_and_commit, read_and_encode
 
 ENCODE_CPUS, COMMIT_CPUS = 0.5, 0.25
@@ -31,6 +32,9 @@ MAX_BLOCKS = 2_000
 SHARDS_AHEAD, BYTES_PER_TOKEN = 12, 64
 """Shards for each actor in all queues together (three are given to it ahead), and a token's bytes once it is scored."""
 MIN_WAITING_BYTES = 1 << 28
+
+Committed = Mapping[int, Mapping[int, Rows]]
+"""The rows that committed shards hold, by unit and by the shard's number in it."""
 
 
 class Result(NamedTuple):
@@ -42,7 +46,7 @@ class Result(NamedTuple):
 
 
 def build(
-    job: ray.ObjectRef, units: list[ReadUnit], committed: dict[int, list[int]], actors: Actors, careful: bool = False
+    job: ray.ObjectRef, units: list[ReadUnit], committed: Committed, actors: Actors, again: bool = False
 ) -> ray.data.Dataset:
     """plan -> read + encode (CPU task) -> score (actor) -> decode + commit (CPU task)."""
     retries = {"max_restarts": 8, "max_task_retries": 2}
@@ -58,7 +62,7 @@ def build(
         )
         .map_batches(
             ScoreActor,
-            fn_constructor_args=(job, actors.threads, actors.num_gpus > 0, careful),
+            fn_constructor_args=(job, actors.threads, actors.num_gpus > 0, again),
             compute=ray.data.ActorPoolStrategy(
                 min_size=actors.low, max_size=actors.high, max_tasks_in_flight_per_actor=3
             ),
@@ -82,15 +86,15 @@ def build(
 def run(
     job: Job,
     units: list[ReadUnit],
-    committed: dict[int, list[int]],
+    committed: Committed,
     actors: Actors,
     stall_timeout: float,
-    careful: bool = False,
+    again: bool = False,
     check: Callable[[], None] = lambda: None,
 ) -> Iterator[Result]:
     """Run the graph over the units, without the shards that are committed; results come as shards finish.
 
-    `careful`: look for rows that end the processes that score them (see `journal.py`).
+    `again`: after a pass that lost shards, look for rows that end the processes that score them (see `journal.py`).
 
     `check` is called twice a second and may raise to stop the run. Ray's code runs in a thread of its own: an exception
     that a signal raises in the middle of it can get lost there.
@@ -102,7 +106,7 @@ def run(
     with _data_context(_waiting_bytes(job, actors)), warnings.catch_warnings():
         # The retry arguments go away in Ray 2.64, which the dependencies exclude.
         warnings.simplefilter("ignore", RayDeprecationWarning)
-        dataset = build(ray.put(job), units, committed, actors, careful)
+        dataset = build(ray.put(job), units, committed, actors, again)
     _Running.executors.clear()
     results: queue.SimpleQueue[pa.Table | Exception | None] = queue.SimpleQueue()
     left = threading.Event()
@@ -181,9 +185,13 @@ def _given_up(error: Exception) -> PassFailed:
     return PassFailed(f"Ray gave the job up: {sentence}", detail)
 
 
-def _source(units: list[ReadUnit], committed: dict[int, list[int]]) -> list[pa.Table]:
+def _source(units: list[ReadUnit], committed: Committed) -> list[pa.Table]:
     """The units as a table in blocks: one unit a block, more only where the plan is very long."""
-    rows = [{**asdict(unit), "committed": committed.get(unit.number, [])} for unit in units]
+
+    def known(unit: ReadUnit) -> list[dict[str, Any]]:
+        return [{"index": index, **rows._asdict()} for index, rows in committed.get(unit.number, {}).items()]
+
+    rows = [{**asdict(unit), "committed": known(unit)} for unit in units]
     table = pa.Table.from_pylist(rows, _UNIT_SCHEMA)
     size = max(1, min(16, len(units) // MAX_BLOCKS))
     return [table.slice(start, size) for start in range(0, len(units), size)]
@@ -200,7 +208,20 @@ _UNIT_SCHEMA = pa.schema(
         ("stop", pa.int64()),
         ("rows", pa.int64()),
         ("size", pa.int64()),
-        ("committed", pa.list_(pa.int64())),
+        (
+            "committed",
+            pa.list_(
+                pa.struct(
+                    [
+                        ("index", pa.int64()),
+                        ("start", pa.int64()),
+                        ("stop", pa.int64()),
+                        ("last_row", pa.int64()),
+                        ("last", pa.bool_()),
+                    ]
+                )
+            ),
+        ),
     ]
 )
 

@@ -6,6 +6,7 @@ import json
 import posixpath
 from dataclasses import dataclass, field
 from hashlib import sha256
+from importlib.metadata import version
 from typing import Any
 
 import pyarrow as pa
@@ -29,7 +30,7 @@ from tokloss_ray.storage import is_local, kind_of, open_location
 CPU_SHARD_TOKENS, GPU_SHARD_TOKENS = 1 << 16, 1 << 20
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 1 << 10, 1 << 15
 MIN_BATCHES = 32
-FORMAT = 2
+FORMAT = 3
 """Part of every fingerprint: raise it when the cuts of units and shards, or the files' content, change."""
 DEFAULT_OVERLAP = 64
 SAMPLE_ROWS = 500
@@ -145,6 +146,7 @@ def make_plan(found: Preflight, gpu: bool, bfloat16: bool, recorded: dict[str, A
         tags=model.tags,
         data_tags=found.data_tags,
         tokenizer_json=model.tokenizer_json,
+        tokenizers_version=version("tokenizers"),
         token_strings=_padded(model.token_strings, model.embedding_rows),
         embedding_rows=model.embedding_rows,
         pad_token_id=model.pad_token_id,

@@ -16,7 +16,8 @@ class Shard(NamedTuple):
     """A run of consecutive sequences of one read unit, and the rows before them that could not become any.
 
     Attributes:
-        about: unit, index, last (of its unit), source, rows (scored or not), and figures that stages add.
+        about: unit, index, last (of its unit), source, rows (scored or not), which rows of the unit these are (start,
+            stop, first_row, last_row), and figures that stages add.
         sequences: one row per sequence.
         errors: rows of errors/.
     """

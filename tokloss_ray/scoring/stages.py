@@ -8,12 +8,14 @@ import os
 import time
 import traceback
 from collections.abc import Iterator
+from importlib.metadata import version
+from typing import Any
 
 import pyarrow as pa
 import ray
 from tokenizers import Tokenizer
 
-from tokloss_ray.errors import TokLossError
+from tokloss_ray.errors import JobFailed, TokLossError
 from tokloss_ray.faults import fault_point
 from tokloss_ray.imports import no_collection
 from tokloss_ray.scoring.commit import commit_shard
@@ -22,7 +24,8 @@ from tokloss_ray.scoring.decode import decode_shard
 from tokloss_ray.scoring.job import Job, ReadUnit
 from tokloss_ray.scoring.journal import open_journal
 from tokloss_ray.scoring.read import read_unit
-from tokloss_ray.scoring.shard import from_row, shard_name, to_row
+from tokloss_ray.scoring.records import Rows
+from tokloss_ray.scoring.shard import Shard, from_row, shard_name, to_row
 from tokloss_ray.storage_errors import set_tries, take_retries
 
 FAILURE = "failure"
@@ -31,11 +34,12 @@ FAILURE = "failure"
 def read_and_encode(batch: pa.Table, job_ref: ray.ObjectRef) -> Iterator[pa.Table]:
     """The shards of some units, each a table of one row."""
     for row in batch.to_pylist():
-        skip = frozenset(row.pop("committed"))
+        committed = {known.pop("index"): Rows(**known) for known in row.pop("committed")}
         unit = ReadUnit(**row)
         try:
             job = _job(job_ref)
-            for shard in encode_unit(job, _tokenizer(job_ref), unit.number, unit.source, read_unit(job, unit), skip):
+            chunks = read_unit(job, unit)
+            for shard in encode_unit(job, _tokenizer(job_ref), unit.number, unit.source, chunks, committed):
                 shard.about["storage_retries"] = take_retries()
                 yield to_row(shard)
         except Exception as error:
@@ -43,11 +47,15 @@ def read_and_encode(batch: pa.Table, job_ref: ray.ObjectRef) -> Iterator[pa.Tabl
 
 
 class ScoreActor:
-    """Holds the model. If it cannot be loaded, every shard is answered with the reason."""
+    """Holds the model. If it cannot be loaded, every shard is answered with the reason.
 
-    def __init__(self, job_ref: ray.ObjectRef, threads: int | None, gpu: bool, careful: bool = False) -> None:
+    again: this is not the first pass. Each shard is noted while it is scored; one over which a worker has died is
+    scored carefully (`journal.py`), all others as ever.
+    """
+
+    def __init__(self, job_ref: ray.ObjectRef, threads: int | None, gpu: bool, again: bool = False) -> None:
         fault_point("actor.begin")
-        self.careful = careful
+        self.again = again
         self.broken: pa.Table | None = None
         with no_collection():
             from tokloss_ray.scoring.scorer import Scorer
@@ -65,15 +73,21 @@ class ScoreActor:
             return self.broken
         try:
             shard = from_row(batch)
-            journal = None
-            if self.careful:
-                journal = open_journal(self.scorer.job.output, shard_name(shard.about["unit"], shard.about["index"]))
-            sequences, figures = self.scorer.score(shard.sequences, journal)
+            sequences, figures = self._score(shard)
             shard.about["seconds"]["score"] = figures.pop("seconds")
             shard.about["storage_retries"] += take_retries()
             return to_row(shard._replace(about=shard.about | figures, sequences=sequences))
         except Exception as error:
             return _failure(error)
+
+    def _score(self, shard: Shard) -> tuple[pa.Table, dict[str, Any]]:
+        if not self.again:
+            return self.scorer.score(shard.sequences)
+        journal = open_journal(self.scorer.job.output, shard_name(shard.about["unit"], shard.about["index"]))
+        if journal.deaths:
+            return self.scorer.score(shard.sequences, journal)
+        with journal.noted():
+            return self.scorer.score(shard.sequences)
 
 
 def decode_and_commit(batch: pa.Table, job_ref: ray.ObjectRef) -> pa.Table:
@@ -113,4 +127,10 @@ def _job(ref: ray.ObjectRef) -> Job:
 def _tokenizer(ref: ray.ObjectRef) -> Tokenizer:
     # One thread: there are as many encode tasks as there are cores to spare.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    return Tokenizer.from_str(_job(ref).tokenizer_json)
+    job, here = _job(ref), version("tokenizers")
+    if here != job.tokenizers_version:
+        raise JobFailed(
+            f"a node has tokenizers {here}, the driver {job.tokenizers_version}, which may make other tokens: "
+            f"install the same version everywhere"
+        )
+    return Tokenizer.from_str(job.tokenizer_json)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tokloss_ray.errors import Refused
 from tokloss_ray.scoring import output as output_folder
-from tokloss_ray.scoring.commit import read_records
+from tokloss_ray.scoring.records import scan_records
 from tokloss_ray.scoring.summary import Totals, missing_shards, total
 
 
@@ -32,7 +32,7 @@ def read_status(output: str) -> Status:
     run = output_folder.read_run(output)
     if run is None:
         raise Refused(f"{output} is not an output of tokloss: it has no {output_folder.RUN}")
-    records = read_records(output).values()
+    records = scan_records(output, run["fingerprint"][:6]).records.values()
     missing = missing_shards(range(run["plan"]["units"]), records)
     totals = total(records)
     busy = sum(record["seconds"]["score"] for record in records)

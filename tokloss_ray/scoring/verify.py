@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -17,10 +17,11 @@ from tokloss_ray import schema
 from tokloss_ray.errors import Refused
 from tokloss_ray.schema import IGN
 from tokloss_ray.scoring import output as output_folder
-from tokloss_ray.scoring.commit import read_records
 from tokloss_ray.scoring.ragged import list_lengths, offsets_of, one_array, sum_per_row
+from tokloss_ray.scoring.records import COMMITS, Record, by_unit, file_problems, files_of, range_problems, scan_records
+from tokloss_ray.scoring.sealed import DamagedError
 from tokloss_ray.scoring.summary import Totals, missing_shards, total
-from tokloss_ray.storage import files_below, open_location, open_random, read_whole
+from tokloss_ray.storage import open_location, open_random, read_whole
 
 MOST_PROBLEMS = 1000
 _SAME_LENGTH = (
@@ -32,92 +33,124 @@ _SAME_LENGTH = (
     schema.SECOND_LABEL,
     schema.SECOND_PROB,
 )
-_READ = [
-    schema.EXAMPLE_ID,
-    schema.SOURCE,
-    schema.SOURCE_ROW,
-    schema.WINDOW,
-    schema.INPUT_IDS,
-    schema.WORD_IDS,
-    schema.NUM_TOKENS,
-    schema.NUM_LABELS,
-    schema.TOTAL_LOSS,
-    *_SAME_LENGTH,
-]
 
 
 @dataclass
 class Verified:
-    """What was found. `problems` is empty if every promise holds; `repeated_ids` are rows whose id came before."""
+    """What was found.
+
+    Attributes:
+        files: data files that the records name.
+        repeated_ids: rows whose id came before.
+        problems: promises that do not hold; empty if all is well.
+        redo: shards whose record or files are damaged: the same `score` command scores them again, and writes
+            `_SUCCESS` again.
+        beyond_repair: problems that scoring these shards again does not solve.
+    """
 
     totals: Totals
     files: int = 0
     repeated_ids: int = 0
     problems: list[str] = field(default_factory=list)
+    redo: set[str] = field(default_factory=set)
+    beyond_repair: int = 0
+
+    def add(self, problem: str, redo: str | None = None, repaired: bool = False) -> None:
+        """Note a problem. redo: the shard to score again. repaired: the next attempt puts it right by itself."""
+        if redo is not None:
+            self.redo.add(redo)
+        elif not repaired:
+            self.beyond_repair += 1
+        if len(self.problems) < MOST_PROBLEMS:
+            self.problems.append(problem)
 
 
 def verify(output: str) -> Verified:
     """Check a finished output.
 
-    Every record's files are there, with the sizes and row counts it says, and no others; rows in = rows scored + rows
-    in errors; every (source, source_row, window) is there once, within the unit it belongs to; lists are of equal
+    Every byte of records and data files is what was written; every record's files are there, and no others; the shards
+    of a unit hold its rows from the first to the last; rows in = rows scored + rows in errors; every (source,
+    source_row, window) is there once, within the unit it belongs to; every column can be read, lists are of equal
     length, losses finite and 0 where there is no label, sums right.
 
+    Damaged shards are noted in the output (`_damaged.json`), for the next `score` to do them again; nothing else is
+    written.
+
     Raises:
-        Refused: it is not an output of this program, or not finished.
+        Refused: it is not an output of this program, is not finished, or its `_run.json` is damaged.
     """
     run = output_folder.read_run(output)
     if run is None:
         raise Refused(f"{output} is not an output of tokloss: it has no {output_folder.RUN}")
     if not output_folder.is_finished(output):
         raise Refused(f"{output} is not finished: tokloss status says what is missing")
-    records = read_records(output)
+    scan = scan_records(output, run["fingerprint"][:6])
+    records = scan.records
     found = Verified(total(records.values()))
-    fs, root = open_location(output)
-    units = pq.read_table(pa.BufferReader(read_whole(fs, f"{root}/{output_folder.PLAN}"))).to_pylist()
-    found.problems += [f"shard {name} is missing" for _, name in missing_shards(range(len(units)), records.values())]
-    found.problems += file_problems(output, records.values())
-    found.problems += _sums(found.totals, run, _success(output))
-    by_unit: dict[int, list[dict]] = {}
-    for record in records.values():
-        by_unit.setdefault(record["unit"], []).append(record)
-        found.files += len(record["files"]) + (record["errors_file"] is not None)
+    again = _check_folder(output, run, found)
+    for name, problem in scan.damaged.items():
+        found.add(f"{COMMITS}/{name} is damaged: {problem}", redo=name.removesuffix(".json"))
+    for name in scan.unsealed if output_folder.has_checksums(run) else ():
+        found.add(f"{COMMITS}/{name} is damaged: it has no checksum", redo=name.removesuffix(".json"))
+    for name in scan.strangers:
+        found.add(f"{COMMITS}/{name} belongs to another run")
+    units = output_folder.recorded_units(output, run)
+    if units is None:
+        found.add(f"{output_folder.PLAN} is damaged or missing", repaired=True)
+        units = [{"number": number} for number in range(run["plan"]["units"])]
+    missing = [name for _, name in missing_shards(range(len(units)), records.values())]
+    for name in missing:
+        if f"{name}.json" not in scan.damaged:
+            found.add(f"shard {name} is missing", repaired=True)
+    for shard, problem in range_problems({u["number"]: u.get("rows") for u in units}, records.values()):
+        found.add(f"shard {shard}: {problem}")
+    for file_of, problem in file_problems(output, records.values()):
+        found.add(f"shard {file_of}: {problem}" if file_of else problem, redo=file_of)
+    if not again and not missing:
+        for problem in _sums(found.totals, run, output_folder.read_success(output, run)):
+            found.add(problem)
+    found.files = sum(len(files_of(record)) for record in records.values())
+    of_unit = by_unit(records.values())
     ids: list[np.ndarray] = []
     with ThreadPoolExecutor(8) as pool:
-        for problems, hashes in pool.map(
-            lambda unit: _check_unit(output, unit, by_unit.get(unit["number"], [])), units
-        ):
-            found.problems += problems[: max(0, MOST_PROBLEMS - len(found.problems))]
+        checks = pool.map(lambda unit: _check_unit(output, unit, of_unit.get(unit["number"], [])), units)
+        for damaged, problems, hashes in checks:
+            for shard, problem in damaged:
+                if shard not in found.redo:  # one whose file has another size is told already
+                    found.add(f"shard {shard}: {problem}", redo=shard)
+            for problem in problems:
+                found.add(problem)
             ids.append(hashes)
     found.repeated_ids = _repeated(ids)
+    if found.problems and not found.beyond_repair:
+        output_folder.note_damage(output, found.redo & records.keys())
     return found
 
 
-def file_problems(output: str, records: Iterable[dict[str, Any]]) -> list[str]:
-    """What a listing shows: files that records name and that are not there or of another size, and files of nobody."""
-    fs, root = open_location(output)
-    there = {
-        file.path.removeprefix(f"{root}/"): file.size
-        for folder in ("scores", "errors")
-        for file in files_below(fs, f"{root}/{folder}")
-        if not file.path.rsplit("/", 1)[1].startswith(".")
-    }
-    problems = []
-    for record in records:
-        for file in [*record["files"], *([record["errors_file"]] if record["errors_file"] else [])]:
-            size = there.pop(file["path"], None)
-            if size is None:
-                problems.append(f"shard {record['shard']}: {file['path']} is missing")
-            elif size != file["bytes"]:
-                problems.append(f"shard {record['shard']}: {file['path']} has {size:,} bytes, not {file['bytes']:,}")
-    return problems + [f"{path} belongs to no shard" for path in sorted(there)]
+def _check_folder(output: str, run: dict[str, Any], found: Verified) -> bool:
+    """Look at `_SUCCESS` and `_run.json`; whether `_SUCCESS` is to be written again."""
+    if output_folder.fingerprint(run["identity"]) != run["fingerprint"]:
+        found.add(f"{output_folder.RUN} has another fingerprint than its settings")
+    try:
+        output_folder.read_success(output, run)
+    except DamagedError as error:
+        found.add(f"{output_folder.SUCCESS} is damaged: {error}", repaired=True)
+        return True
+    return False
 
 
-def repeated_ids(output: str, records: Iterable[dict[str, Any]]) -> int:
+def repeated_ids(output: str, records: Iterable[Record]) -> int:
     """How many scored rows have an id that another row has too."""
     paths = [file["path"] for record in records for file in record["files"]]
     with ThreadPoolExecutor(8) as pool:
-        return _repeated(pool.map(lambda path: _ids(_read(output, path, [schema.EXAMPLE_ID, schema.WINDOW])), paths))
+        return _repeated(pool.map(lambda path: _read_ids(output, path), paths))
+
+
+def _read_ids(output: str, path: str) -> np.ndarray:
+    fs, root = open_location(output)
+    with open_random(fs, f"{root}/{path}") as file:
+        columns = [schema.EXAMPLE_ID, schema.WINDOW]
+        return _ids(pq.ParquetFile(file, pre_buffer=True).read(columns=columns, use_threads=False))
 
 
 def _repeated(hashes: Iterable[np.ndarray]) -> int:
@@ -133,13 +166,7 @@ def _ids(table: pa.Table) -> np.ndarray:
     return pd.util.hash_array(first.to_numpy(), categorize=False)
 
 
-def _success(output: str) -> bytes:
-    fs, root = open_location(output)
-    return read_whole(fs, f"{root}/{output_folder.SUCCESS}")
-
-
-def _sums(totals: Totals, run: dict[str, Any], success: bytes) -> Iterator[str]:
-    written = json.loads(success)
+def _sums(totals: Totals, run: dict[str, Any], written: dict[str, Any]) -> Iterator[str]:
     for name in ("rows", "scored_rows", "error_rows", "sequences", "tokens", "labels"):
         if written.get(name) != getattr(totals, name):
             yield f"{name}: the records add up to {getattr(totals, name):,}, _SUCCESS says {written.get(name)}"
@@ -149,38 +176,71 @@ def _sums(totals: Totals, run: dict[str, Any], success: bytes) -> Iterator[str]:
         yield f"{totals.rows:,} rows in the records, {run['plan']['rows']:,} in the plan"
 
 
-def _check_unit(output: str, unit: dict[str, Any], records: list[dict[str, Any]]) -> tuple[list[str], np.ndarray]:
-    """Problems of one unit's files, and the hashes of its ids."""
+_Damaged = list[tuple[str, str]]
+
+
+def _check_unit(output: str, unit: dict[str, Any], records: list[Record]) -> tuple[_Damaged, list[str], np.ndarray]:
+    """Damaged files of one unit by their shard, what is wrong with whole ones, and the hashes of the unit's ids."""
+    damaged: _Damaged = []
     problems: list[str] = []
     keys, refused, ids = [], [], [np.zeros(0, dtype=np.uint64)]
-    for record in sorted(records, key=lambda r: r["index"]):
-        sequences = 0
-        for file in record["files"]:
+    for record in records:
+        shard, rows = record["shard"], {"sequences": 0, "scored_rows": 0, "error_rows": 0}
+        numbers = [np.zeros(0, dtype=np.int64)]
+        for file in files_of(record):
             try:
-                table = _read(output, file["path"], _READ)
-            except (pa.ArrowException, FileNotFoundError) as error:
-                problems.append(f"{file['path']} cannot be read: {str(error).splitlines()[0]}")
+                table = _read_whole_file(output, file)
+            except (DamagedError, pa.ArrowException, OSError, UnicodeDecodeError) as error:
+                damaged.append((shard, f"{file['path']} is damaged: {str(error).splitlines()[0]}"))
                 continue
-            sequences += table.num_rows
             if table.num_rows != file["rows"]:
                 problems.append(f"{file['path']} has {table.num_rows:,} rows, its record says {file['rows']:,}")
-            problems += [f"{file['path']}: {problem}" for problem in _check_table(table, unit)]
-            keys.append(_key(table, schema.WINDOW))
-            ids.append(_ids(table))
-        if sequences != record["sequences"]:
-            problems.append(
-                f"shard {record['shard']}: {sequences:,} sequences, its record says {record['sequences']:,}"
-            )
-        if record["errors_file"]:
-            errors = _read(output, record["errors_file"]["path"], [schema.SOURCE, schema.SOURCE_ROW, "reason"])
-            refused.append(one_array(errors.column(schema.SOURCE_ROW)).to_numpy())
-            if errors.num_rows != record["error_rows"]:
-                problems.append(
-                    f"{record['errors_file']['path']} has {errors.num_rows:,} rows, not {record['error_rows']:,}"
-                )
-            if not set(errors.column("reason").to_pylist()) <= set(schema.REASONS):
-                problems.append(f"{record['errors_file']['path']} has a reason that is none")
-    return problems + list(_once(unit, keys, refused)), np.concatenate(ids)
+            if file is record["errors_file"]:
+                refused.append(one_array(table.column(schema.SOURCE_ROW)).to_numpy())
+                rows["error_rows"] += table.num_rows
+                if not set(table.column("reason").to_pylist()) <= set(schema.REASONS):
+                    problems.append(f"{file['path']} has a reason that is none")
+            else:
+                rows["sequences"] += table.num_rows
+                rows["scored_rows"] += pc.sum(pc.equal(table.column(schema.WINDOW), 0)).as_py() or 0
+                problems += [f"{file['path']}: {problem}" for problem in _check_table(table, unit)]
+                keys.append(_key(table, schema.WINDOW))
+                ids.append(_ids(table))
+            numbers.append(one_array(table.column(schema.SOURCE_ROW)).to_numpy())
+        if not any(name == shard for name, _ in damaged):
+            problems += [f"shard {shard}: {problem}" for problem in _against_record(record, rows, numbers)]
+    if not damaged and "source" in unit:
+        problems += _once(unit, keys, refused)
+    return damaged, problems, np.concatenate(ids)
+
+
+def _against_record(record: Record, rows: dict[str, int], numbers: list[np.ndarray]) -> Iterator[str]:
+    """Whether the files of a shard hold the rows that its record says; numbers: their source_rows."""
+    for name, count in rows.items():
+        if count != record[name]:
+            yield f"{count:,} {name.replace('_', ' ')}, its record says {record[name]:,}"
+    together = np.concatenate(numbers)
+    if "first_row" in record and len(together):
+        held = int(together.min()), int(together.max())
+        if held != (record["first_row"], record["last_row"]):
+            said = f"{record['first_row']} to {record['last_row']}"
+            yield f"it holds rows {held[0]} to {held[1]} of the file, its record says {said}"
+
+
+def _read_whole_file(output: str, file: dict[str, Any]) -> pa.Table:
+    """All columns of a data file.
+
+    Raises:
+        DamagedError: its bytes are not those that were written.
+        pa.ArrowException: it cannot be decoded.
+    """
+    fs, root = open_location(output)
+    data = read_whole(fs, f"{root}/{file['path']}")
+    if sha256(data).hexdigest() != file.get("sha256", sha256(data).hexdigest()):  # earlier versions wrote none
+        raise DamagedError("its checksum does not match")
+    table = pq.read_table(pa.BufferReader(data), use_threads=False, partitioning=None)
+    table.validate(full=True)
+    return table
 
 
 def _key(table: pa.Table, *more: str) -> np.ndarray:
@@ -232,8 +292,9 @@ def _check_table(table: pa.Table, unit: dict[str, Any]) -> Iterator[str]:
         yield "a loss is not finite"
     if losses[~labelled].any():
         yield "a position without a label has a loss"
-    if set(pc.unique(table.column(schema.SOURCE)).to_pylist()) - {unit["source"]}:
-        yield f"it has rows of another file than {unit['source']}"
+    source = unit.get("source")  # unknown where the plan is damaged
+    if source is not None and set(pc.unique(table.column(schema.SOURCE)).to_pylist()) - {source}:
+        yield f"it has rows of another file than {source}"
     sums = {
         schema.NUM_TOKENS: lengths,
         schema.NUM_LABELS: sum_per_row(labelled, offsets),
@@ -242,9 +303,3 @@ def _check_table(table: pa.Table, unit: dict[str, Any]) -> Iterator[str]:
     for name, values in sums.items():
         if not np.allclose(table.column(name).to_numpy(), values, rtol=1e-5, atol=1e-5):
             yield f"{name} is wrong"
-
-
-def _read(output: str, path: str, columns: list[str]) -> pa.Table:
-    fs, root = open_location(output)
-    with open_random(fs, f"{root}/{path}") as file:
-        return pq.ParquetFile(file, pre_buffer=True).read(columns=columns, use_threads=False)
