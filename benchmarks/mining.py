@@ -28,12 +28,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from tokloss_ray.scoring.sealed import sealed, unsealed
+
 PANDAS_TOKENS = 1_000_000
 
 
 def copy_output(source: Path, target: Path, tokens: int) -> int:
     """A finished output with the rows of `source` again and again, each time with other ids; returns its tokens."""
-    records = [json.loads(path.read_text()) for path in sorted((source / "_commits").iterdir())]
+    records = [unsealed(path.read_bytes()) for path in sorted((source / "_commits").iterdir())]
     tables = [[(file, pq.read_table(source / file["path"], partitioning=None)) for file in r["files"]] for r in records]
     for name in ("_run.json", "_SUCCESS"):
         target.mkdir(parents=True, exist_ok=True)
@@ -50,10 +52,10 @@ def copy_output(source: Path, target: Path, tokens: int) -> int:
                 table = table.set_column(table.schema.get_field_index("source"), "source", where)
                 path = f"{os.path.dirname(file['path'])}/{shard}-{record['fingerprint']}.parquet"
                 (target / path).parent.mkdir(parents=True, exist_ok=True)
-                pq.write_table(table, target / path, compression="zstd")
+                pq.write_table(table, target / path, compression="zstd", write_page_checksum=True)
                 written.append({"path": path, "rows": table.num_rows, "bytes": (target / path).stat().st_size})
             about = {**record, "shard": shard, "unit": copy, "files": written}
-            (target / f"_commits/{shard}.json").write_text(json.dumps(about))
+            (target / f"_commits/{shard}.json").write_bytes(sealed(about))
             made += record["tokens"]
             if made >= tokens:
                 break

@@ -45,6 +45,7 @@ from tokloss_ray.scoring.cutting import encode_unit
 from tokloss_ray.scoring.decode import decode_shard
 from tokloss_ray.scoring.hardware import Actors
 from tokloss_ray.scoring.job import ReadUnit
+from tokloss_ray.scoring.lease import LEASE, Lease
 from tokloss_ray.scoring.plan import Plan, make_plan, preflight
 from tokloss_ray.scoring.ragged import list_lengths, one_array
 from tokloss_ray.scoring.read import read_unit
@@ -60,6 +61,8 @@ WARM_UP = 10
 def begin(config: ScoreConfig) -> Plan:
     """The plan, with the output folder as a run would leave it to the stages."""
     plan = make_plan(preflight(config), gpu=False, bfloat16=False)
+    Path(config.output, LEASE).unlink(missing_ok=True)
+    Lease(config.output, plan.job.fingerprint).claim()  # commits ask for it
     output.clear(config.output)
     output.start_run(plan, {})
     return plan

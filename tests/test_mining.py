@@ -23,6 +23,7 @@ from tokloss_ray.errors import JobFailed, Refused
 from tokloss_ray.mining.load import file_batches, read_tokens, read_words
 from tokloss_ray.mining.outputs import open_outputs
 from tokloss_ray.mining.words import concat_words, first_tokens
+from tokloss_ray.scoring.sealed import sealed, unsealed
 
 TAGS = mining_outputs.TAGS
 TOPIC = ["a", "b c", None, ""]
@@ -286,9 +287,9 @@ def test_several_outputs_are_one(output: Path, tmp_path: Path, tables: dict[str,
     import shutil
 
     shutil.copytree(output, again)
-    run = json.loads((again / "_run.json").read_text())
+    run = unsealed((again / "_run.json").read_bytes())
     run["tags"] = run["tags"][::-1]  # another order of the same tags
-    (again / "_run.json").write_text(json.dumps(run))
+    (again / "_run.json").write_bytes(sealed(run))
     both = tokloss_ray.mine([str(output), str(again)], write=False)
     for column in ("count", "sum", "errors"):
         once, twice = (t["tags"].sort_by("tag").column(column).to_numpy() for t in (tables, both))

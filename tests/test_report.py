@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -23,6 +22,7 @@ from tokloss_ray.errors import Refused
 from tokloss_ray.mining.mine import mine
 from tokloss_ray.report.page import render
 from tokloss_ray.report.page_tables import read_report_data
+from tokloss_ray.scoring.sealed import sealed, unsealed
 
 TAGS = mining_outputs.TAGS
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -142,9 +142,9 @@ def test_same_output_same_bytes_with_and_without_tables(output: Path, page: str,
         assert read_report_data(str(copy)).tables["tags"].equals(found.tables["tags"])
     mine(str(copy))
     record = next((copy / "_commits").iterdir())
-    content = json.loads(record.read_text())
+    content = unsealed(record.read_bytes())
     content["loss_by_tag"]["O"][0] += 1
-    record.write_text(json.dumps(content))
+    record.write_bytes(sealed(content))
     assert read_report_data(str(copy)).tables["tags"].schema.metadata is None, "stale tables were used"
 
 
