@@ -158,11 +158,12 @@ def test_progress_lines(
 
     monkeypatch.setattr(terminal, "LINE_SECONDS", 0.05)
     with ProgressView(Console(stderr=True, force_terminal=False)) as view:
-        view.planned(finished.plan, Totals())
+        view.planned(finished.plan, Totals(), {"000000-001.json": "its record is damaged"})
         for record in finished.records:
             view.committed(record)
             time.sleep(0.1)
     lines = capsys.readouterr().err.splitlines()
+    assert "scoring shard 000000-001 again: its record is damaged" in lines
     assert any(f"{len(finished.records)} of about" in line and "tokens/s" in line for line in lines)
 
 
