@@ -1,6 +1,6 @@
 """Kill at random, restart, compare: a cluster of two worker nodes, object storage, and a job that must lose nothing.
 
-    python tests/chaos.py --kills 50 --seed 1
+    python tests/chaos.py --kills 50 --seed 1 [--server ceph]
 
 Victims are model actors, CPU workers, raylets with all that is on their node, and the driver. A driver that died is
 started again with the same command, a node that died is replaced. When the job is done, its output is verified and
@@ -18,7 +18,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pandas as pd
 import psutil
@@ -28,7 +30,7 @@ import pyarrow.parquet as pq
 import s3fs
 from cluster import MARK, REPOSITORY, Cluster, Node, cluster
 from inline import score_inline
-from s3_servers import S3Server, moto_server
+from s3_servers import S3Server, ceph_server, moto_server
 
 from tokloss_ray import ScoreConfig
 from tokloss_ray.demo import DATA, MODEL
@@ -121,13 +123,20 @@ def rows_of(path: str, fs: s3fs.S3FileSystem | None = None) -> pd.DataFrame:
     return table.to_pandas().sort_values(["example_id", "window"], ignore_index=True)
 
 
-def chaos(kills: int, seed: int, rows: int) -> str:
+@contextmanager
+def s3_server(name: str, folder: str) -> Iterator[S3Server]:
+    """moto, which is a process of Python's, or a Ceph gateway."""
+    with moto_server() if name == "moto" else ceph_server(Path(folder)) as server:
+        yield server
+
+
+def chaos(kills: int, seed: int, rows: int, server_name: str = "moto") -> str:
     """Rounds until there were enough kills; returns the figures as a sentence."""
     rng = random.Random(seed)
     total: Counter[str] = Counter()
     attempts = rounds = compared = 0
     start = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder, moto_server() as server:
+    with tempfile.TemporaryDirectory() as folder, s3_server(server_name, f"{folder}/server") as server:
         fs = _client(server)
         fs.mkdir("chaos")
         table = pq.read_table(DATA)
@@ -165,7 +174,7 @@ def chaos(kills: int, seed: int, rows: int) -> str:
     by_kind = ", ".join(f"{count} {kind}" for kind, count in sorted(total.items()))
     return (
         f"{total.total()} kills ({by_kind}) in {rounds} rounds and {attempts} attempts, {compared:,} rows compared: "
-        f"none lost, none doubled; seed {seed}, {time.monotonic() - start:.0f} s"
+        f"none lost, none doubled; {server_name}, seed {seed}, {time.monotonic() - start:.0f} s"
     )
 
 
@@ -180,8 +189,9 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--rows", type=int, default=8000, help="of the corpus, 10,000 at most")
+    parser.add_argument("--server", choices=("moto", "ceph"), default="moto", help="S3 server that is written to")
     args = parser.parse_args()
-    print(chaos(args.kills, args.seed, args.rows))
+    print(chaos(args.kills, args.seed, args.rows, args.server))
 
 
 if __name__ == "__main__":
