@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import s3fs
+from s3_servers import moto_server
 
 from tokloss_ray.errors import JobFailed, Refused
 from tokloss_ray.scoring import lease as lease_module
 from tokloss_ray.scoring.lease import LEASE, Lease, check_owner
+from tokloss_ray.storage import open_location
 
 HOLD = """
 import sys, time
@@ -134,3 +137,27 @@ def test_a_lease_that_cannot_be_read_holds_nobody_up(
     (tmp_path / LEASE).write_text(text)
     with Lease(str(tmp_path), "abc123") as lease:
         lease.confirm()
+
+
+def test_on_object_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No exclusive create and no rename there: the same protocol with whole objects."""
+    with moto_server() as server:
+        for name, value in server.env.items():
+            monkeypatch.setenv(name, value)
+        s3fs.S3FileSystem.clear_instance_cache()
+        fs, _ = open_location("s3://lease")
+        fs.mkdir("lease")
+        process = subprocess.Popen([sys.executable, "-c", HOLD, "s3://lease/out"], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        try:
+            with pytest.raises(Refused, match="another run is at work in s3://lease/out"):
+                Lease("s3://lease/out", "abc123").claim()
+        finally:
+            process.kill()
+            process.wait()
+        with Lease("s3://lease/out", "abc123") as lease:
+            lease.confirm()
+            check_owner("s3://lease/out", "abc123")
+        assert fs.find("lease") == []
+        fs.clear_instance_cache()
