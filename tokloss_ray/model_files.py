@@ -73,6 +73,7 @@ def resolve_model(config: ScoreConfig, folder: ModelFolder) -> ModelInfo:
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
+    warnings = _switch_sampling_off(backend)
     vocabulary = backend.get_vocab(with_added_tokens=True)
     largest = max(vocabulary.values())
     if embedding_rows and largest >= embedding_rows:
@@ -94,7 +95,7 @@ def resolve_model(config: ScoreConfig, folder: ModelFolder) -> ModelInfo:
         token_strings=pa.array(strings, pa.string()),
         content=content_of(folder, path, folder.names("config.json", *_weights(config))),
         tokenizer_content=hashlib.sha256(tokenizer_json.encode()).hexdigest(),
-        warnings=_glued_words(tokenizer_json),
+        warnings=(*warnings, *_glued_words(tokenizer_json)),
     )
 
 
@@ -186,6 +187,27 @@ def _pad_id(settings: Any, tokenizer: Any) -> int:
         if pad_id is not None:
             return int(pad_id)
     return 0
+
+
+def _switch_sampling_off(backend: Any) -> tuple[str, ...]:
+    """Training options that cut a word into other pieces each time: BPE's `dropout`, Unigram's `alpha`. Say so.
+
+    Raises:
+        Refused: one cannot be switched off.
+    """
+    told = []
+    for option in ("dropout", "alpha"):
+        value = getattr(backend.model, option, None)
+        if value is None or (option == "dropout" and not value):
+            continue
+        setattr(backend.model, option, None)
+        if getattr(backend.model, option) is not None:
+            raise Refused(f"the tokenizer's {option} of {value:g} makes other tokens each time: save it without")
+        told.append(
+            f"the tokenizer has {option} {value:g}, which is for training and makes other tokens each time: "
+            f"it is switched off here"
+        )
+    return tuple(told)
 
 
 def _glued_words(tokenizer_json: str) -> tuple[str, ...]:
