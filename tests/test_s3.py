@@ -391,6 +391,28 @@ def test_model_that_changed_since_the_plan(bucket: str, model: Path) -> None:
         fetch_model(folder)
 
 
+def test_model_that_changes_while_it_is_copied(bucket: str, proxy: Proxy, model: Path) -> None:
+    """A copy that may hold parts of both is not kept."""
+    upload(model, f"{bucket}/model")
+    folder = find_model(f"{bucket}/model", None, "model")
+    fs, path = open_location(f"{bucket}/model/model.safetensors")
+    weights = bytearray((model / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+
+    def replace_it(request: Request) -> None:
+        if request.is_read and "model.safetensors" in request.path:
+            proxy.harm = None
+            write_whole(fs, path, weights)
+
+    proxy.harm = replace_it
+    with pytest.raises(JobFailed, match="has changed since the run began"):
+        fetch_model(folder)
+    with pytest.raises(JobFailed, match="has changed since the run began"):
+        fetch_model(folder)
+    copied = Path(fetch_model(find_model(f"{bucket}/model", None, "model")))
+    assert (copied / "model.safetensors").read_bytes() == weights
+
+
 @pytest.mark.parametrize(
     "address",
     ["s3://AKIA:verysecret@bucket/x", "https://host/x.parquet?X-Amz-Signature=verysecret", "s3://b/x?token=verysecret"],

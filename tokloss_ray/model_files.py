@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,15 @@ import pyarrow as pa
 
 from tokloss_ray.config import ScoreConfig
 from tokloss_ray.errors import Refused
-from tokloss_ray.model_store import PICKLED_WEIGHTS, WEIGHTS, ModelFolder, content_of, fetch_model, find_model
+from tokloss_ray.model_store import (
+    PICKLED_WEIGHTS,
+    WEIGHTS,
+    ModelFolder,
+    check_finished,
+    content_of,
+    fetch_model,
+    find_model,
+)
 from tokloss_ray.schema import IGN
 
 # Position ids of these start after the padding id, so that many positions are out of reach
@@ -25,6 +33,9 @@ _POSITIONS_AFTER_PAD = {
 _NO_LENGTH = 100_000
 """Tokenizers without a limit report an astronomic `model_max_length`; beyond this it says nothing."""
 _DEFAULT_LENGTH = 512
+_SETTINGS = ("config.json", "adapter_config.json", "*.index.json")
+"""What results depend on beside the weights: the settings, an adapter's, and which file holds which weight."""
+_CODE = ("*.py",)
 _VOCABULARIES = ("tokenizer.json", "vocab*", "*.model", "*.vocab", "*.tiktoken")
 
 
@@ -40,8 +51,8 @@ class ModelInfo:
         pad_token_id: id that fills padded positions.
         tokenizer_json: the tokenizer, as the `tokenizers` library serialises it.
         token_strings: Arrow string array, token string by id.
-        content: SHA-256 that changes with the configuration and weights.
-        tokenizer_content: SHA-256 over the tokenizer.
+        content: SHA-256 that changes with the configuration, the weights and code of the model's own that is run.
+        tokenizer_content: SHA-256 over the tokenizer, and code of its own that is run.
     """
 
     folder: ModelFolder
@@ -66,9 +77,12 @@ def resolve_model(config: ScoreConfig, folder: ModelFolder) -> ModelInfo:
     settings = _model_settings(folder, path, config)
     tags = _tags(settings, config.model)
     embedding_rows = int(getattr(settings, "vocab_size", 0) or 0)
-    tokenizer_path = path
+    tokenizer_path, tokenizer_code = path, ""
     if config.tokenizer:
-        tokenizer_path = fetch_model(find_model(config.tokenizer, None, "tokenizer"), small_only=True)
+        own = replace(find_model(config.tokenizer, None, "tokenizer"), counted=_CODE)
+        tokenizer_path = fetch_model(own, small_only=True)
+        if config.trust_remote_code and own.names(*_CODE):
+            tokenizer_code = content_of(own, tokenizer_path)
     tokenizer = _tokenizer(tokenizer_path, config)
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
@@ -85,6 +99,9 @@ def resolve_model(config: ScoreConfig, folder: ModelFolder) -> ModelInfo:
     for token, token_id in vocabulary.items():
         strings[token_id] = token
     tokenizer_json = backend.to_str()
+    folder = replace(folder, counted=_counted(config))
+    folder = replace(folder, content=content_of(folder, path))
+    check_finished(folder)
     return ModelInfo(
         folder=folder,
         tags=tags,
@@ -93,14 +110,16 @@ def resolve_model(config: ScoreConfig, folder: ModelFolder) -> ModelInfo:
         pad_token_id=_pad_id(settings, tokenizer),
         tokenizer_json=tokenizer_json,
         token_strings=pa.array(strings, pa.string()),
-        content=content_of(folder, path, folder.names("config.json", *_weights(config))),
-        tokenizer_content=hashlib.sha256(tokenizer_json.encode()).hexdigest(),
+        content=folder.content,
+        tokenizer_content=hashlib.sha256((tokenizer_json + tokenizer_code).encode()).hexdigest(),
         warnings=(*warnings, *_glued_words(tokenizer_json)),
     )
 
 
-def _weights(config: ScoreConfig) -> tuple[str, ...]:
-    return (*WEIGHTS, *PICKLED_WEIGHTS) if config.allow_pickle else WEIGHTS
+def _counted(config: ScoreConfig) -> tuple[str, ...]:
+    """The files of a model that results depend on; code that does not run is none of them."""
+    pickled = PICKLED_WEIGHTS if config.allow_pickle else ()
+    return (*_SETTINGS, *WEIGHTS, *pickled, *(_CODE if config.trust_remote_code else ()))
 
 
 def _model_settings(folder: ModelFolder, path: str, config: ScoreConfig) -> Any:

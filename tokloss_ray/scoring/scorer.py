@@ -15,7 +15,7 @@ import torch
 from tokloss_ray import schema
 from tokloss_ray.errors import JobFailed
 from tokloss_ray.faults import armed, fault_point
-from tokloss_ray.model_store import fetch_model
+from tokloss_ray.model_store import check_unchanged, fetch_model
 from tokloss_ray.scoring.batching import MicroBatch, pad, plan_batches
 from tokloss_ray.scoring.engine import pack
 from tokloss_ray.scoring.job import Job
@@ -230,6 +230,9 @@ def load_model(job: Job) -> torch.nn.Module:
     except Exception as error:  # transformers, safetensors and torch raise what they like here
         cause = (str(error).strip() or type(error).__name__).split("\n")[0]
         raise JobFailed(f"the model in {job.model.name} does not load: {cause}") from error
+    for tensor in [*model.parameters(), *model.buffers()]:
+        tensor.data = tensor.data.clone()  # they were windows on the file, which somebody may write to
+    check_unchanged(job.model)
     missing = sorted(report["missing_keys"])
     if missing:
         raise JobFailed(
