@@ -9,6 +9,7 @@ from tokloss_ray.config import ScoreConfig
 from tokloss_ray.errors import Refused
 from tokloss_ray.model_files import ModelInfo
 from tokloss_ray.schema import IGN
+from tokloss_ray.scoring.commit import MAX_FOLDER_NAME, partition_folder
 from tokloss_ray.scoring.inputs import Inspected, declared_tags
 from tokloss_ray.scoring.job import LABELS_COLUMNS, WORDS_COLUMNS, Columns
 from tokloss_ray.scoring.read import is_text
@@ -21,6 +22,7 @@ def find_columns(config: ScoreConfig, inspected: list[Inspected]) -> Columns:
     Raises:
         Refused: a column is missing or holds what it must not, with the columns there are.
     """
+    _short_folders(config)
     kinds = [(item, kind) for item in inspected if (kind := _kinds(item)) is not None]
     if not kinds:
         for item in inspected:
@@ -52,6 +54,18 @@ def find_columns(config: ScoreConfig, inspected: list[Inspected]) -> Columns:
         _right_types(item, kind, words, labels, config)
     carried = tuple(_carried(name, kinds) for name in carried_names)
     return Columns(words, labels, mask, config.id_column, carried, _text_tags(kinds[0][0], labels))
+
+
+def _short_folders(config: ScoreConfig) -> None:
+    """Refuse partition columns whose name, or whose constant, no folder can have."""
+    for name in config.partition_by:
+        constant = config.add_column.get(name)
+        size = len(partition_folder(name, constant))
+        if size > MAX_FOLDER_NAME:
+            what = f"--partition-by {name}" if constant is None else f"--add-column {name}={constant}"
+            raise Refused(
+                f"{what} makes a folder's name of {size} bytes, of which {MAX_FOLDER_NAME} may be: shorten it"
+            )
 
 
 def _carried(name: str, kinds: list[tuple[Inspected, dict[str, pa.DataType]]]) -> pa.Field:

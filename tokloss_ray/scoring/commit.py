@@ -30,6 +30,8 @@ from tokloss_ray.storage import open_location, write_whole
 from tokloss_ray.storage_errors import take_retries
 
 MAX_PARTITIONS = 1000
+MAX_FOLDER_NAME = 255
+"""Bytes that file systems allow; kept on object storage too, so that results do not depend on where they are."""
 
 
 def commit_shard(job: Job, about: dict[str, Any], decoded: Decoded) -> dict[str, Any]:
@@ -86,7 +88,7 @@ def _partitions(job: Job, scores: pa.Table) -> Iterator[tuple[str, pa.Table]]:
     folders = ["scores"]
     for column in job.partition_by:
         values = pc.dictionary_encode(scores.column(column).combine_chunks(), null_encoding="encode")
-        names = [f"{quote(column, safe='')}={partition_value(v)}" for v in values.dictionary.to_pylist()]
+        names = [partition_folder(column, v) for v in values.dictionary.to_pylist()]
         code = code * len(names) + values.indices.to_numpy()
         present, code = np.unique(code, return_inverse=True)
         folders = [f"{folders[c // len(names)]}/{names[c % len(names)]}" for c in present]
@@ -100,6 +102,11 @@ def _partitions(job: Job, scores: pa.Table) -> Iterator[tuple[str, pa.Table]]:
     unique, of_code = np.unique(np.array(folders, dtype=object).astype(str), return_inverse=True)
     for i, folder in enumerate(unique.tolist()):
         yield folder, data if len(unique) == 1 else data.filter(pa.array(of_code[code] == i))
+
+
+def partition_folder(column: str, value: object) -> str:
+    """The name of a partition's folder."""
+    return f"{quote(column, safe='')}={partition_value(value)}"
 
 
 def partition_value(value: object) -> str:

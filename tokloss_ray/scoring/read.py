@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from tokloss_ray import schema
 from tokloss_ray.errors import JobFailed
 from tokloss_ray.schema import IGN, IGNORE_INDEX
+from tokloss_ray.scoring.commit import MAX_FOLDER_NAME, partition_folder
 from tokloss_ray.scoring.conll import read_conll
 from tokloss_ray.scoring.job import Job, ReadUnit
 from tokloss_ray.scoring.jsonl import CHUNK_ROWS, UNREADABLE, RawChunk, json_table, read_jsonl
@@ -165,7 +166,6 @@ def validate(job: Job, source: str, raw: RawChunk) -> Chunk:
     if columns.mask:
         masks = _masks(table.column(columns.mask), np.diff(offsets))
         mark(list_lengths(masks) != np.diff(offsets), "length_mismatch")
-    good = reasons == ""
     ids = _example_ids(job, source, table, raw.source_rows)
     made = {
         schema.EXAMPLE_ID: ids,
@@ -177,6 +177,9 @@ def validate(job: Job, source: str, raw: RawChunk) -> Chunk:
         made[schema.ATTENTION_MASK] = masks
     for field in columns.carried:
         made[field.name] = one_array(table.column(field.name)).cast(field.type)
+        if field.name in job.partition_by:
+            mark(_too_long_for_a_folder(field.name, made[field.name]), "malformed")
+    good = reasons == ""
     errors = [
         _error_row(job, source, table, raw.source_rows, ids, i, reasons[i]) for i in np.flatnonzero(~good).tolist()
     ]
@@ -185,6 +188,13 @@ def validate(job: Job, source: str, raw: RawChunk) -> Chunk:
     ]
     errors.sort(key=lambda e: e["source_row"])
     return Chunk(pa.table(made).filter(pa.array(good)), pa.Table.from_pylist(errors, schema.ERRORS_SCHEMA))
+
+
+def _too_long_for_a_folder(column: str, values: pa.Array) -> np.ndarray:
+    """Which values of a partition column make a name of more bytes than a folder may have."""
+    encoded = pc.dictionary_encode(values, null_encoding="encode")
+    long = [len(partition_folder(column, value)) > MAX_FOLDER_NAME for value in encoded.dictionary.to_pylist()]
+    return np.array(long, dtype=bool)[encoded.indices.to_numpy(zero_copy_only=False)]
 
 
 def as_list(column: pa.ChunkedArray, item: pa.DataType) -> pa.ListArray:
@@ -271,6 +281,12 @@ def _detail(job: Job, row: dict, reason: str) -> str:
     if reason == "length_mismatch":
         mask = f", {len(row[columns.mask])} {columns.mask}" if columns.mask and row[columns.mask] is not None else ""
         return f"{len(items)} {first}, {len(tags)} {columns.labels}{mask}"
+    if reason == "malformed":
+        sizes = {name: len(partition_folder(name, row[name])) for name in job.partition_by if name in row}
+        name = max(sizes, key=lambda n: sizes[n])
+        return (
+            f"{name} makes a folder's name of {sizes[name]} bytes (--partition-by), of which {MAX_FOLDER_NAME} may be"
+        )
     names = job.data_tags or job.tags
     if reason == "unknown_tag":
         return f"{sorted({t for t in tags if t is not None and t != IGN} - set(names))} not in {list(names)}"
