@@ -540,6 +540,33 @@ def test_folder(run: Callable[..., Inline], tree: Path) -> None:
     assert names_and_sources(result) == [(name, name) for name in wanted]
 
 
+def test_files_of_a_folder_that_are_no_input_are_named(run: Callable[..., Inline], tree: Path) -> None:
+    """Not those that nobody expects to be read, and not those that are named themselves."""
+    assert not run(tree, tags=TAGS).plan.warnings
+    for name in ("notes.txt", "sub/f.csv", "sub/deep/g.TSV.gz", "z.bin", "zz.bin"):
+        (tree / name).write_text("Anna O\n")
+    (warning,) = run(tree, tags=TAGS).plan.warnings
+    assert warning == (
+        f"5 files in {tree} are no input, going by the name, and left out: notes.txt, sub/deep/g.TSV.gz, sub/f.csv "
+        "and 2 more; files of CoNLL columns called .txt or .tsv are read where --input names them"
+    )
+    named = run([str(tree / "sub"), str(tree / "notes.txt")], limit=3, tags=TAGS)
+    (warning,) = named.plan.warnings
+    assert warning.startswith(f"2 files in {tree / 'sub'} are no input")
+    assert not run([str(tree / "*.parquet"), str(tree / "a.jsonl")], tags=TAGS).plan.warnings
+
+
+def test_files_beside_a_saved_dataset_are_named(run: Callable[..., Inline], tmp_path: Path) -> None:
+    both = datasets.DatasetDict({"train": saved(1), "test": saved(2)})
+    both.save_to_disk(tmp_path / "both")
+    (tmp_path / "both" / "README.md").write_text("no input")
+    (tmp_path / "both" / "train" / "cache-123.arrow").write_bytes(b"")
+    (tmp_path / "both" / "test" / "more.jsonl").write_text("")
+    assert not run(tmp_path / "both", split="train").plan.warnings
+    (warning,) = run(tmp_path / "both", split="test").plan.warnings
+    assert warning == f"1 file in {tmp_path / 'both'} is no input, going by the name, and left out: test/more.jsonl"
+
+
 @pytest.mark.parametrize(
     ("pattern", "wanted"),
     [

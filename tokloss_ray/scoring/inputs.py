@@ -6,6 +6,7 @@ import json
 import posixpath
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 
 import fsspec
 import pyarrow as pa
@@ -34,6 +35,12 @@ _CONLL = (".conll", ".conllu", ".conllup", ".iob", ".iob2", ".bio")
 _NAMED_CONLL = (".tsv", ".txt")  # such a file may be anything, so a folder's are left alone
 PACKED = (".gz", ".bz2", ".xz")
 _GLOB = "*?["
+_COMPANIONS = (
+    "readme*", "license*", "licence*", "*.md", "*.py", "*.lock", "dataset_dict.json", "dataset_info.json",
+    "dataset_infos.json", "state.json", "cache-*.arrow", "data-*-of-*.arrow",
+)  # fmt: skip
+"""What lies beside data and is none, in lower case: nobody expects these to be read."""
+_MOST_NAMES = 3
 
 
 @dataclass(frozen=True)
@@ -57,8 +64,10 @@ class Inspected:
     groups: tuple[tuple[int, int], ...]
 
 
-def list_inputs(config: ScoreConfig) -> list[InputFile]:
+def list_inputs(config: ScoreConfig, warnings: list[str] | None = None) -> list[InputFile]:
     """All input files, in the order of the arguments, each argument's files by name.
+
+    `warnings` gets a sentence for each folder of which files are left out that one might take for input.
 
     Raises:
         Refused: nothing there, a format that is not known, or a --split that does not fit.
@@ -67,11 +76,16 @@ def list_inputs(config: ScoreConfig) -> list[InputFile]:
         raise Refused(f"--input mixes kinds of storage ({', '.join(config.input)}): give them to jobs of their own")
     roots: list[str] = []
     files: list[tuple[Listed, str]] = []
+    beside: list[tuple[str, str, list[Listed]]] = []
     for uri in config.input:
         fs, path = open_location(uri)
-        root, found = _one_input(fs, path, uri, config)
+        root, found, others = _one_input(fs, path, uri, config)
         roots.append(root)
+        beside.append((uri, root, others))
         files += found
+    if warnings is not None:
+        read = {one.path for one, _ in files}
+        warnings += [said for uri, root, others in beside if (said := _left_out(uri, root, others, read))]
     common = roots[0] if len(roots) == 1 else posixpath.commonpath(roots)
     result: dict[str, InputFile] = {}
     for one, form in files:
@@ -82,8 +96,8 @@ def list_inputs(config: ScoreConfig) -> list[InputFile]:
 
 def _one_input(
     fs: fsspec.AbstractFileSystem, path: str, uri: str, config: ScoreConfig
-) -> tuple[str, list[tuple[Listed, str]]]:
-    """Root and files (with their format) of one --input argument."""
+) -> tuple[str, list[tuple[Listed, str]], list[Listed]]:
+    """Root and files (with their format) of one --input argument, and of a folder the files that are visible in it."""
     pattern = any(c in path for c in _GLOB)
     kind = None if pattern and not is_local(fs) else kind_of(fs, path)
     if pattern and kind is None:
@@ -93,24 +107,42 @@ def _one_input(
             kind_of(fs, root)  # says so if there is not even a bucket
             raise Refused(f"no input: nothing matches {uri}")
         _no_split(config)
-        return root, [(file, _format(file.path)) for file in matches]
+        return root, [(file, _format(file.path)) for file in matches], []
     if kind is None:
         raise Refused(f"no input: {uri} does not exist")
     if kind != "directory":
         _no_split(config)
-        return posixpath.dirname(path), [(listed(fs, path), _format(path))]
+        return posixpath.dirname(path), [(listed(fs, path), _format(path))], []
     files = files_below(fs, path)
     saved = _saved_dataset(fs, path, uri, config.split, {file.path: file for file in files})
-    if saved is not None:
-        return path, [(file, "arrow") for file in saved]
-    _no_split(config)
     shown = [file for file in files if not _hidden(posixpath.relpath(file.path, path))]
+    if saved is not None:
+        folders = {path, *(posixpath.dirname(file.path) for file in saved)}  # others hold other splits
+        beside = [file for file in shown if posixpath.dirname(file.path) in folders]
+        return path, [(file, "arrow") for file in saved], beside
+    _no_split(config)
     known = [(file, form) for file in shown if (form := _format_or_none(file.path, in_folder=True))]
     if not known:
         raise Refused(
             f"no input: {uri} holds no Parquet (.parquet), JSON lines (.jsonl) or CoNLL ({', '.join(_CONLL)}) files"
         )
-    return path, known
+    return path, known, shown
+
+
+def _left_out(uri: str, root: str, there: list[Listed], read: set[str]) -> str | None:
+    """Which files of a folder are not read, in a sentence; None where it is clear that they are no input."""
+    left = [file.path for file in there if file.path not in read]
+    left = [path for path in left if not any(fnmatch(posixpath.basename(path).lower(), c) for c in _COMPANIONS)]
+    if not left:
+        return None
+    names = [posixpath.relpath(path, root) for path in left]
+    more = f" and {len(names) - _MOST_NAMES:,} more" if len(names) > _MOST_NAMES else ""
+    listing = f"{', '.join(names[:_MOST_NAMES])}{more}"
+    hint = ""
+    if any(_format_or_none(path, in_folder=False) == "conll" for path in left):
+        hint = "; files of CoNLL columns called .txt or .tsv are read where --input names them"
+    count = f"{len(names):,} files in {uri} are" if len(names) > 1 else f"1 file in {uri} is"
+    return f"{count} no input, going by the name, and left out: {listing}{hint}"
 
 
 def _no_split(config: ScoreConfig) -> None:

@@ -45,6 +45,7 @@ class Given:
     inspected: list[Inspected]
     columns: Columns
     model: ModelFolder
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -84,9 +85,11 @@ def look(config: ScoreConfig) -> Given:
     Raises:
         Refused: with the first thing that does not fit.
     """
-    inspected = inspect_files(list_inputs(config))
+    warnings: list[str] = []
+    inspected = inspect_files(list_inputs(config, warnings))
     _outside_of_input(config, inspected)
-    return Given(inspected, find_columns(config, inspected), find_model(config.model, config.revision, "model"))
+    model = find_model(config.model, config.revision, "model")
+    return Given(inspected, find_columns(config, inspected), model, tuple(warnings))
 
 
 def preflight(config: ScoreConfig, given: Given | None = None) -> Preflight:
@@ -97,7 +100,7 @@ def preflight(config: ScoreConfig, given: Given | None = None) -> Preflight:
     """
     given = given or look(config)
     model = resolve_model(config, given.model)
-    warnings = list(model.warnings) if given.columns.words else []
+    warnings = [*given.warnings, *(model.warnings if given.columns.words else ())]
     data_tags = find_tags(config, given.inspected, given.columns, model, warnings)
     overlap = _overlap(config, model)
     return Preflight(config, given.inspected, model, given.columns, data_tags, overlap, warnings)
