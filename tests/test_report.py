@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from tokloss_ray import ScoreConfig, cli
 from tokloss_ray.errors import Refused
+from tokloss_ray.exporting.export import export
 from tokloss_ray.mining.mine import mine
 from tokloss_ray.report.page import render
 from tokloss_ray.report.page_tables import read_report_data
@@ -392,3 +393,33 @@ def test_slices_and_conditions(output: Path, tmp_path: Path) -> None:
         assert cells[:2] == [f"{len(of_genre):,}", f"{of_genre['error'].sum():,}"]
         assert cells[3] == f"{of_genre['loss'].mean():.3f}"
     assert "Only rows where genre!=none" in page
+
+
+def test_ids_that_the_tokenizer_has_no_string_for(tmp_path: Path) -> None:
+    """A vocabulary is often smaller than the embedding, and pre-encoded input may use what is beyond it."""
+    from transformers import AutoModelForTokenClassification
+
+    model = models.build("bert", tmp_path / "model", [["Anna", "in", "Rom"]], TAGS)
+    larger = AutoModelForTokenClassification.from_pretrained(model)
+    beyond = larger.config.vocab_size
+    larger.resize_token_embeddings(beyond + 8, mean_resizing=False)
+    larger.save_pretrained(model)
+    ids = [[2, beyond, beyond + 1, 5, beyond + 2 + i % 5, 3] for i in range(10)]
+    rows = [{"input_ids": row, "labels": [-100, 1, 2, 0, i % 2, -100]} for i, row in enumerate(ids)]
+    source = inline.write_jsonl(tmp_path / "rows.jsonl", rows)
+    out = str(tmp_path / "out")
+    scored = inline.score_inline(ScoreConfig(model=str(model), input=(str(source),), output=out)).rows
+    assert all([i for i, token in enumerate(row["input_tokens"]) if token is None] == [1, 2, 4] for row in scored)
+    for words in (["mine", out], ["report", out], ["show", out], ["show", out, "--issues"], ["diff", out, out]):
+        result = CliRunner().invoke(cli.app, words)
+        assert result.exit_code == 0, (words, result.output, result.exception)
+    with pytest.raises(Refused, match="scored from token ids"):
+        export(out, str(tmp_path / "x.csv"), "csv")
+    tables = mine(out, write=False)
+    counts = {row["word"]: row["count"] for row in tables["words"].to_pylist()}
+    assert counts == {None: 30, scored[0]["input_tokens"][3]: 10}
+    assert tables["inconsistent"].num_rows == 0  # the known word has one label; the others are not one word
+    spans = tables["entity_errors"].to_pylist() + tables["entity_issues"].to_pylist()
+    assert {len(row["text"].split(" ")) == len(row["label_tags"]) for row in spans} == {True}
+    page = Path(out, "report.html").read_text()
+    assert re.search(r'<span class="t[^"]* m"[^>]*><span class="w">\?</span>', page)

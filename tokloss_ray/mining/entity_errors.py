@@ -29,12 +29,11 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from tokloss_ray.mining.entities import both_spans, in_both, sum_counts
 from tokloss_ray.mining.groups import COUNT, Order, sorted_by, top_rows
 from tokloss_ray.mining.tag_schemes import DEFAULT, Spans, read_tag_set
-from tokloss_ray.mining.words import Words
+from tokloss_ray.mining.words import Words, words_as_text
 from tokloss_ray.scoring.ragged import list_array, offsets_of, positions
 
 ERRORS = ("missed", "spurious", "wrong_type", "wrong_boundary", "wrong_both")
@@ -139,7 +138,7 @@ def entity_errors_partial(
     start, stop = (table.column(name).to_numpy() for name in ("start", "stop"))
     at = positions(start, stop - start)
     offsets, tags = offsets_of(stop - start), pa.array(words.tags, pa.string())
-    text = pc.binary_join(list_array(words.word.take(pa.array(at)).cast(pa.string()), offsets), " ")
+    text = words_as_text(words.word.take(pa.array(at)), offsets)
     lists = {
         "text": text,
         "label_tags": list_array(tags.take(pa.array(words.label[at])), offsets),

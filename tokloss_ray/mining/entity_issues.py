@@ -23,13 +23,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from tokloss_ray.mining.entities import both_spans, in_both
 from tokloss_ray.mining.groups import Order, top_rows
 from tokloss_ray.mining.label_scores import PRIOR_ADJUSTED, check_rank, label_scores, regions
 from tokloss_ray.mining.tag_schemes import DEFAULT, Spans, TagSet, read_tag_set, write_spans
-from tokloss_ray.mining.words import Words
+from tokloss_ray.mining.words import Words, words_as_text
 from tokloss_ray.scoring.ragged import list_array, offsets_of, positions
 
 KINDS = ("add", "remove", "retype", "move", "change")
@@ -111,7 +110,7 @@ def _with_words(words: Words, tag_set: TagSet | None, predicted: Spans, table: p
     tags = pa.array(words.tags, pa.string())
     suggested = write_spans(predicted, len(words), tag_set)[at] if tag_set else np.zeros(0, dtype=np.int32)
     lists = {
-        "text": pc.binary_join(list_array(words.word.take(pa.array(at)).cast(pa.string()), offsets), " "),
+        "text": words_as_text(words.word.take(pa.array(at)), offsets),
         "label_tags": list_array(tags.take(pa.array(words.label[at])), offsets),
         "suggested_tags": list_array(tags.take(pa.array(suggested)), offsets),
     }

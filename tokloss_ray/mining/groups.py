@@ -62,8 +62,10 @@ def group_rows(columns: Sequence[pa.Array], length: int) -> tuple[np.ndarray, np
     groups = 1 if length else 0
     for column in columns:
         encoded = pc.dictionary_encode(one_array(column), null_encoding="encode")
-        size = len(encoded.dictionary)
-        distinct, codes = compact(codes * size + encoded.indices.to_numpy(), groups * size)
+        size = len(encoded.dictionary) + 1
+        # What was a dictionary before stays as it is, and null is none of its values.
+        of_column = pc.fill_null(encoded.indices, size - 1).to_numpy(zero_copy_only=False)
+        distinct, codes = compact(codes * size + of_column, groups * size)
         groups = len(distinct)
     first = np.zeros(groups, dtype=np.int64)
     first[codes[::-1]] = np.arange(length)[::-1]

@@ -111,6 +111,7 @@ def inconsistent_merge(
     tags: the model's.
     """
     pairs = words_combine(parts, by)
+    pairs = pairs.filter(pc.is_valid(pairs.column(WORD)))  # null is any id without a string, and no word of its own
     pairs = combine_tallies([pairs.drop_columns([PREDICTED])], [*by, WORD, LABEL])
     group, first = group_rows([pairs.column(name) for name in (*by, WORD)], pairs.num_rows)
     labels = pc.dictionary_encode(one_array(pairs.column(LABEL)))

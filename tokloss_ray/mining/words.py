@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from tokloss_ray.scoring.ragged import offsets_of
+from tokloss_ray.scoring.ragged import list_array, offsets_of
 
 if TYPE_CHECKING:
     from tokloss_ray.mining.tag_schemes import Spans
+
+NO_STRING = "?"
+"""Stands in a text for a token id that the tokenizer has no string for (in pre-encoded input it is a word too)."""
 
 
 @dataclass(frozen=True)
@@ -124,3 +128,9 @@ def concat_words(parts: Sequence[Words]) -> Words:
         by={name: pa.concat_arrays([part.by[name] for part in parts]) for name in parts[0].by},
         **columns,
     )
+
+
+def words_as_text(words: pa.DictionaryArray, offsets: np.ndarray) -> pa.Array:
+    """Runs of words as one string each, joined by spaces. words: [N]; offsets: [R + 1], where the runs begin."""
+    known = pc.fill_null(words.cast(pa.string()), NO_STRING)
+    return pc.binary_join(list_array(known, offsets), " ")

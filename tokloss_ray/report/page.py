@@ -14,6 +14,7 @@ from markupsafe import Markup
 from tokloss_ray import __version__
 from tokloss_ray.errors import Refused
 from tokloss_ray.mining.confusion import entity_types
+from tokloss_ray.mining.words import NO_STRING
 from tokloss_ray.report import charts, page_grids, page_heat
 from tokloss_ray.report.page_details import details, subject
 from tokloss_ray.report.page_grids import NONE, count, number, percent
@@ -201,7 +202,8 @@ def _issues(data: ReportData, types: dict[str, str]) -> list[Issue]:
             kind, text, start = row["kind"], row["text"], row["start"]
             labels, suggested = row["label_tags"], row["suggested_tags"]
         else:
-            kind, text, start = "word", row["word"] or "", row["word_index"]
+            kind, start = "word", row["word_index"]
+            text = NO_STRING if row["word"] is None else row["word"]
             labels, suggested = [row["label"]], [row["suggested_label"] or row["predicted"]]
         if entities:
             now, then = _types_of(labels, types), _suggestion(kind, text, suggested, types)

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from tokloss_ray.mining.words import NO_STRING
+
 WORDS_SHOWN = 80
 _LEVELS = (0.7, 2.0, 4.0, 6.0)  # losses from which a word is shaded more strongly; 0.7 is a probability of a half
 _LONGEST = 120  # characters of a word
@@ -60,7 +62,7 @@ def sentence(
 
     suggested: the tags that are suggested for these words.
     """
-    words = [word if word is not None else "" for word in row["words"]]
+    words = [word if word is not None else NO_STRING for word in row["words"]]
     losses = np.asarray(row["losses"], dtype=np.float64)
     length = len(suggested) if suggested else 0
     at = _find(words, text, start, length) if start is not None and length else None
