@@ -27,6 +27,17 @@ MAX_STREAMS = 8
 """Python runs one stream at a time between their products; more than this would wait for each other there."""
 
 
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc", "_STATUS_ALLOC_FAILED")
+"""How CUDA, torch's allocator on Linux and macOS, the same on Windows, C++ and NVIDIA's libraries say it."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on the device or on the CPU, for which torch has a plain RuntimeError."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY)
+
+
 class _Work:
     """One shard while it is scored: its ragged arrays, the micro-batches that are left, and what came of the others."""
 
@@ -159,10 +170,8 @@ class Scorer:
             logits_BLC = self.model(input_ids=ids_BL, attention_mask=mask_BL).logits
             # By position: indexing by a mask would wait for the device to count it.
             return score_tokens(logits_BLC.flatten(0, 1).index_select(0, at), labels, self.job.keep_probs)
-        except (torch.OutOfMemoryError, MemoryError):
-            pass
-        except RuntimeError as error:
-            if "not enough memory" not in str(error) and "out of memory" not in str(error):
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
                 raise
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
