@@ -38,6 +38,8 @@ from tokloss_ray.exporting.export import export
 from tokloss_ray.exporting.label_studio import read_tasks, tasks_json, text_of
 from tokloss_ray.exporting.sentences import Correction, Sentence, read_sentences
 from tokloss_ray.exporting.spans import Span, retag, scheme_of, spans_of, tags_of
+from tokloss_ray.mining.mined import metadata_of
+from tokloss_ray.mining.outputs import open_outputs
 
 TAGS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC"]
 FORMATS = ("label-studio", "conll", "csv")
@@ -321,8 +323,9 @@ def test_selections(folder: Path, tmp_path: Path) -> None:
         export(out, str(tmp_path / "ids.csv"), "csv")
     (folder / "out" / "mining").mkdir(exist_ok=True)
     keys = [(s.source, s.source_row) for s in read_sentences(out) if s.example_id in worst[:2]]
-    table = pa.table({"source": [k[0] for k in keys * 2], "source_row": [k[1] for k in keys * 2]})
-    pq.write_table(table, folder / "out" / "mining" / "label_issues.parquet")
+    columns = {"output": [out] * 4, "source": [k[0] for k in keys * 2], "source_row": [k[1] for k in keys * 2]}
+    made = metadata_of(open_outputs(out), {"by": [], "where": [], "limit": 10})
+    pq.write_table(pa.table(columns).replace_schema_metadata(made), folder / "out" / "mining" / "label_issues.parquet")
     assert export(out, str(tmp_path / "issues.csv"), "csv", issues=3) == 2
 
 

@@ -16,6 +16,7 @@ from tokloss_ray import ScoreConfig
 from tokloss_ray.cli import app
 from tokloss_ray.demo import DATA
 from tokloss_ray.errors import Refused
+from tokloss_ray.mining.mined import metadata_of
 from tokloss_ray.report.sequences import find_sequences, open_scores, sequences_of_issues
 
 TAGS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC"]
@@ -78,6 +79,7 @@ def test_by_issue(output: Path) -> None:
     chosen = [rows[30], rows[5], rows[30], rows[70]]
     issues = pa.table(
         {
+            "output": [str(output)] * 4,
             **{name: [row[name] for row in chosen] for name in ("example_id", "source", "source_row", "window")},
             "token_index": [2, 1, 3, 1],
             "suggested_label": ["B-LOC", "O", "I-LOC", "B-PER"],
@@ -89,7 +91,8 @@ def test_by_issue(output: Path) -> None:
     with pytest.raises(Refused, match="tokloss mine"):
         invoke("show", str(output), "--issues")
     (output / "mining").mkdir()
-    pq.write_table(issues, output / "mining" / "label_issues.parquet")
+    made = metadata_of(open_scores(str(output)), {"by": [], "where": [], "limit": 10})
+    pq.write_table(issues.replace_schema_metadata(made), output / "mining" / "label_issues.parquet")
     text = invoke("show", str(output), "--issues", "--worst", "2")
     assert "suggested" in text
     assert "I-LOC" in text

@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from tokloss_ray import schema
 from tokloss_ray.errors import Refused
 from tokloss_ray.mining.load import read_rows
+from tokloss_ray.mining.mined import read_mined
 from tokloss_ray.mining.outputs import by_column, files_where, open_outputs, parse_where
 from tokloss_ray.schema import IGN
-from tokloss_ray.storage import exists, open_location, open_random
 
 KEY = [schema.SOURCE, schema.SOURCE_ROW]
 _READ = [
@@ -181,26 +180,18 @@ def keys_of_id(output: str, example_ids: Iterable[str]) -> pa.Table:
 
 
 def issue_keys(output: str, count: int) -> pa.Table:
-    """Keys of the rows of the `count` most suspicious labels, worst first.
+    """Keys of the rows of the `count` most suspicious labels of this output, worst first.
 
     Raises:
-        Refused: there is no table of label issues.
+        Refused: there is no table of label issues, it is not about the output as it is now, or it ends before.
     """
-    return unique_keys(read_issues(output).slice(0, count))
-
-
-def read_issues(output: str) -> pa.Table:
-    """The table of label issues that `tokloss mine` wrote.
-
-    Raises:
-        Refused: there is none.
-    """
-    fs, root = open_location(output)
-    path = f"{root}/mining/label_issues.parquet"
-    if not exists(fs, path):
-        raise Refused(f"{output} has no table of label issues: make it with tokloss mine {output}")
-    with open_random(fs, path) as opened:
-        return pq.ParquetFile(opened).read()
+    issues = read_mined(output, "label_issues")
+    if issues.cut and issues.rows.num_rows < count:
+        raise Refused(
+            f"the table of label issues holds {issues.rows.num_rows:,} of {output}, fewer than --issues {count}: "
+            f"mine {output} alone, or with a higher --limit"
+        )
+    return unique_keys(issues.rows.slice(0, count))
 
 
 def unique_keys(table: pa.Table) -> pa.Table:

@@ -17,7 +17,7 @@ Tables (slice columns first in each); spans are read in default mode:
 `entity_errors`, rows by highest loss: `error`, `text` (the words of both spans, joined by spaces), `label_tags`,
 `predicted_tags` (list<string>, of these words), `label_type`, `label_start`, `label_stop`, `predicted_type`,
 `predicted_start`, `predicted_stop` (indices of words in their row, stop exclusive; null where there is no such span),
-`loss` (sum over these words, float64), `max_loss` float32, `example_id`, `source`, `source_row`.
+`loss` (sum over these words, float64), `max_loss` float32, `output`, `example_id`, `source`, `source_row`.
 
 `entity_error_counts`: `error`, `label_type`, `predicted_type`, `count` int64, `loss` (sum) float64; by highest count.
 """
@@ -33,13 +33,13 @@ import pyarrow as pa
 from tokloss_ray.mining.entities import both_spans, in_both, sum_counts
 from tokloss_ray.mining.groups import COUNT, Order, sorted_by, top_rows
 from tokloss_ray.mining.tag_schemes import DEFAULT, Spans, read_tag_set
-from tokloss_ray.mining.words import Words, words_as_text
+from tokloss_ray.mining.words import KEY, Words, key_columns, words_as_text
 from tokloss_ray.scoring.ragged import list_array, offsets_of, positions
 
 ERRORS = ("missed", "spurious", "wrong_type", "wrong_boundary", "wrong_both")
 MISSED, SPURIOUS, WRONG_TYPE, WRONG_BOUNDARY, WRONG_BOTH = range(5)
 ERROR, LOSS, LABEL_TYPE, PREDICTED_TYPE = "error", "loss", "label_type", "predicted_type"
-_TIES = ("example_id", "source", "source_row", "label_start", "predicted_start")
+_TIES = (*KEY, "label_start", "predicted_start")
 _ORDER: Order = [(LOSS, "descending"), *((name, "ascending") for name in _TIES)]
 
 
@@ -145,7 +145,7 @@ def entity_errors_partial(
         "predicted_tags": list_array(tags.take(pa.array(words.predicted[at])), offsets),
     }
     names = [*words.by, ERROR, *lists, *(f"{side}_{end}" for side in ("label", "predicted") for end in _ENDS)]
-    names += [LOSS, "max_loss", "example_id", "source", "source_row"]
+    names += [LOSS, "max_loss", *KEY]
     return pa.table({name: lists[name] if name in lists else table.column(name) for name in names})
 
 
@@ -176,9 +176,7 @@ def wrong_rows(words: Words, scheme: str | None = None, bridge_gaps: bool = Fals
         | {
             LOSS: pa.array(np.add.reduceat(loss.astype(np.float64), ends)[::2] if len(ends) else np.zeros(0)),
             "max_loss": pa.array(np.maximum.reduceat(loss, ends)[::2] if len(ends) else np.zeros(0, np.float32)),
-            "example_id": words.example_id.take(pa.array(sequence)),
-            "source": words.source.take(pa.array(sequence)),
-            "source_row": pa.array(words.source_row[sequence], pa.int64()),
+            **key_columns(words, sequence),
             "start": pa.array(wrong.start, pa.int64()),
             "stop": pa.array(wrong.stop, pa.int64()),
         }

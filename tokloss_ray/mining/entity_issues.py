@@ -6,7 +6,7 @@ scheme, whatever the predicted tags were; so the suggested tags are always well-
 
 `entity_issues` (slice columns first), the most suspicious first, the first `limit` of each slice: `kind`, `text`,
 `start`, `stop` (indices of words in the row, stop exclusive), `label_tags`, `suggested_tags` (list<string>, of these
-words), `score` (of its worst word), `loss` (sum), `example_id`, `source`, `source_row`.
+words), `score` (of its worst word), `loss` (sum), `output`, `example_id`, `source`, `source_row`.
 
 | kind | |
 | --- | --- |
@@ -28,11 +28,11 @@ from tokloss_ray.mining.entities import both_spans, in_both
 from tokloss_ray.mining.groups import Order, top_rows
 from tokloss_ray.mining.label_scores import PRIOR_ADJUSTED, check_rank, label_scores, regions
 from tokloss_ray.mining.tag_schemes import DEFAULT, Spans, TagSet, read_tag_set, write_spans
-from tokloss_ray.mining.words import Words, words_as_text
+from tokloss_ray.mining.words import KEY, Words, key_columns, words_as_text
 from tokloss_ray.scoring.ragged import list_array, offsets_of, positions
 
 KINDS = ("add", "remove", "retype", "move", "change")
-_TIES = ("example_id", "source", "source_row", "start")
+_TIES = (*KEY, "start")
 _ORDER: Order = [("score", "descending"), *((name, "ascending") for name in _TIES)]
 
 
@@ -69,9 +69,7 @@ def entity_issues_partial(
             "stop": pa.array(words.word_index[stop - 1] + 1, pa.int32()),
             "score": pa.array(worst),
             "loss": pa.array(np.add.reduceat(loss, ends)[::2] if len(ends) else np.zeros(0)),
-            "example_id": words.example_id.take(pa.array(sequence)),
-            "source": words.source.take(pa.array(sequence)),
-            "source_row": pa.array(words.source_row[sequence], pa.int64()),
+            **key_columns(words, sequence),
             "first": pa.array(start, pa.int64()),
             "last": pa.array(stop, pa.int64()),
         }
@@ -115,7 +113,7 @@ def _with_words(words: Words, tag_set: TagSet | None, predicted: Spans, table: p
         "suggested_tags": list_array(tags.take(pa.array(suggested)), offsets),
     }
     names = (*words.by, "kind", "text", "start", "stop", "label_tags", "suggested_tags", "score", "loss")
-    names += ("example_id", "source", "source_row")
+    names += KEY
     return pa.table({name: lists[name] if name in lists else table.column(name) for name in names})
 
 

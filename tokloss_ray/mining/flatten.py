@@ -30,10 +30,10 @@ COLUMNS = (
 """What `flatten` needs; and `probs`, where it is there."""
 
 
-def flatten(table: pa.Table, tags: tuple[str, ...], by: dict[str, pa.Array], file: str) -> Words:
+def flatten(table: pa.Table, tags: tuple[str, ...], by: dict[str, pa.Array], output: str, file: str) -> Words:
     """The labelled tokens of some rows of scores/: strings as dictionaries, the windows of a row one after another.
 
-    by: slice columns, a string for each row of the table. file: for error messages.
+    by: slice columns, a string for each row of the table. output: whose rows they are. file: for error messages.
 
     Raises:
         JobFailed: the file has a tag that is not among `tags`.
@@ -63,6 +63,7 @@ def flatten(table: pa.Table, tags: tuple[str, ...], by: dict[str, pa.Array], fil
     words = Words(
         tags=tags,
         offsets=offsets_of(np.bincount(sequence, minlength=len(base))),
+        output=pa.repeat(pa.scalar(output), len(base)),
         example_id=flat[schema.EXAMPLE_ID].take(pa.array(base)),
         source=flat[schema.SOURCE].take(pa.array(base)).cast(pa.string()),
         source_row=flat[schema.SOURCE_ROW].to_numpy()[base],

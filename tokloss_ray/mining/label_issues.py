@@ -2,13 +2,13 @@
 
 Tables (slice columns first in each), the most suspicious row first, the first `limit` of each slice:
 
-`label_issues`: `example_id`, `source`, `source_row`, `window`, `token_index` (in the window), `word_index` (in the
-row), `token`, `word`, `label`, `predicted`, `suggested_label` (the best tag other than the label), `score` float64,
-`loss` float32. Each labelled word has a score (`label_scores`); with a confident rank only the issues of that rule are
-rows.
+`label_issues`: `output`, `example_id`, `source`, `source_row`, `window`, `token_index` (in the window), `word_index`
+(in the row), `token`, `word`, `label`, `predicted`, `suggested_label` (the best tag other than the label), `score`
+float64, `loss` float32. Each labelled word has a score (`label_scores`); with a confident rank only the issues of that
+rule are rows.
 
-`sentence_issues`: `example_id`, `source`, `source_row`, `score` (of its worst word), `word_index`, `word`, `label`,
-`suggested_label` (of that word), `suspicious` (words whose label is not the prediction), `num_labels`.
+`sentence_issues`: `output`, `example_id`, `source`, `source_row`, `score` (of its worst word), `word_index`, `word`,
+`label`, `suggested_label` (of that word), `suspicious` (words whose label is not the prediction), `num_labels`.
 
 Confident ranks are a matter of all words together. Their partials therefore hold the label and the probabilities of
 every word, 4 bytes per word and tag, and memory grows with the corpus (280 MB for 10 million words of 7 tags). With
@@ -32,13 +32,13 @@ from tokloss_ray.mining.label_scores import (
     check_rank,
     label_scores,
 )
-from tokloss_ray.mining.words import Words
+from tokloss_ray.mining.words import KEY, Words, key_columns
 from tokloss_ray.scoring.ragged import one_array
 
 SCORE = "score"
 _RULES = {CONFIDENT_JOINT: confident.NOISE_RATE, CONFIDENT_LEARNING: confident.OFF_DIAGONAL}
 _CODE, _PROBS = "label_code", "probs"
-_TIES = ("example_id", "source", "source_row", "word_index")
+_TIES = (*KEY, "word_index")
 _ORDER: Order = [(SCORE, "descending"), *((name, "ascending") for name in _TIES)]
 
 
@@ -115,7 +115,6 @@ def _rows(words: Words, at: np.ndarray | pa.Array, score: np.ndarray, suggested:
     """The words at some positions as rows of `label_issues`; all null where the position is."""
     at = at if isinstance(at, pa.Array) else pa.array(at)
     tags, sequence = pa.array(words.tags, pa.string()), pa.array(words.sequence).take(at)
-    of_sequence = {"example_id": words.example_id, "source": words.source, "source_row": pa.array(words.source_row)}
     of_word = {
         "window": pa.array(words.window),
         "token_index": pa.array(words.token_index),
@@ -131,9 +130,10 @@ def _rows(words: Words, at: np.ndarray | pa.Array, score: np.ndarray, suggested:
     # Slices are known of every word.
     where = pa.array(words.sequence) if at.null_count else sequence
     columns = {name: values.take(where) for name, values in words.by.items()}
-    columns |= {name: values.take(sequence) for name, values in of_sequence.items()}
+    columns = key_columns(words, sequence) | columns
     columns |= {name: _plain(values.take(at)) for name, values in of_word.items()}
-    return pa.table(columns | {name: tags.take(columns[name]) for name in ("label", "predicted", "suggested_label")})
+    columns |= {name: tags.take(columns[name]) for name in ("label", "predicted", "suggested_label")}
+    return pa.table({name: columns[name] for name in (*words.by, *columns)})
 
 
 def _plain(values: pa.Array) -> pa.Array:
@@ -178,7 +178,7 @@ def sentence_issues_partial(
         "suspicious": pa.array((differ[words.offsets[some + 1]] - differ[starts])[kept], pa.int32()),
         "num_labels": pa.array(counts[some][kept], pa.int32()),
     }
-    names = (*words.by, "example_id", "source", "source_row", SCORE, "word_index", "word", "label", "suggested_label")
+    names = (*words.by, *KEY, SCORE, "word_index", "word", "label", "suggested_label")
     return top_rows(pa.table({name: table.column(name) for name in names} | about), list(words.by), _ORDER, limit)
 
 

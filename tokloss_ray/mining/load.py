@@ -8,10 +8,9 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from tokloss_ray import schema
-from tokloss_ray.errors import JobFailed, Refused
+from tokloss_ray.errors import Refused
 from tokloss_ray.mining.flatten import COLUMNS, STRINGS, flatten
 from tokloss_ray.mining.outputs import (
     Condition,
@@ -23,14 +22,17 @@ from tokloss_ray.mining.outputs import (
     open_outputs,
     parse_where,
 )
+from tokloss_ray.mining.score_files import (
+    BATCH_TOKENS,
+    WHOLE_FILE,
+    batch_rows,
+    checked,
+    open_score_file,
+    reading,
+)
 from tokloss_ray.mining.words import Words, concat_words, first_tokens
 from tokloss_ray.scoring.ragged import one_array
-from tokloss_ray.storage import is_local, open_location, open_random, read_whole
 
-BATCH_TOKENS = 1 << 19
-"""Tokens that are turned into tables at once: many, so that Python's share is small; bounded, so that memory is."""
-
-_WHOLE_FILE = 64 << 20  # an object up to this size is fetched in one request; of a larger one, the columns needed
 _DICTIONARIES = [schema.SOURCE, *(f"{name}.list.element" for name in STRINGS)]
 
 
@@ -67,7 +69,8 @@ def read_tokens(
     for file in files:
         for table in _read_file(file, by, conditions, probs, tokens):
             slices = {name: _slice_values(table, name, file) for name in by}
-            part = flatten(table, tags, slices, f"{file.output}/{file.path}")
+            with reading(file.output, file.path):  # no checksum covers the footer, which says what the values are
+                part = flatten(table, tags, slices, file.output, f"{file.output}/{file.path}")
             count = int(pc.sum(table.column(schema.NUM_TOKENS)).as_py() or 0)
             if parts and size + count > tokens:
                 yield concat_words(parts)
@@ -109,7 +112,8 @@ def load(
     if not files:
         raise Refused(f"{scores.outputs[0]} has no {'such rows' if scores.files else 'scored rows'}")
     if columns is not None:
-        there = pq.read_schema(_source(files[0])).names
+        with open_score_file(files[0], narrow=True) as parquet:
+            there = parquet.schema_arrow.names
         check_columns("column", columns, [*there, *scores.columns])
 
     def table_of(file: ScoreFile) -> pa.Table:
@@ -125,23 +129,12 @@ def load(
     return table if as_ == "arrow" else table.to_pandas()
 
 
-def _source(file: ScoreFile) -> Any:
-    """What pyarrow reads a file from."""
-    fs, root = open_location(file.output)
-    path = f"{root}/{file.path}"
-    if is_local(fs):
-        return path
-    if file.size <= _WHOLE_FILE:
-        return pa.BufferReader(read_whole(fs, path))
-    return open_random(fs, path, file.size)
-
-
 def read_rows(file: ScoreFile, columns: Sequence[str] | None, conditions: dict[str, list[Condition]]) -> pa.Table:
     """The rows of a file that meet the conditions, with the columns asked for (None: all), partition columns too."""
     needed = None if columns is None else dict.fromkeys([*columns, *conditions])
-    with pq.ParquetFile(_source(file)) as parquet:
+    with open_score_file(file) as parquet:
         inside = parquet.schema_arrow.names
-        table = parquet.read(None if needed is None else [name for name in needed if name in inside])
+        table = checked(parquet.read(None if needed is None else [name for name in needed if name in inside]), file)
     for name, value in file.constants.items():
         if name not in inside and (name in needed if needed is not None else name in file.path):
             table = table.append_column(name, pa.repeat(pa.scalar(value, pa.string()), table.num_rows))
@@ -156,29 +149,25 @@ def _read_file(
     extra = [name for name in dict.fromkeys([*by, *conditions]) if name not in file.constants]
     columns = [*COLUMNS, schema.NUM_TOKENS, *extra, *([schema.PROBS] if probs else [])]
     here = {name: tests for name, tests in conditions.items() if name not in file.constants}
-    step = max(1, int(tokens * file.rows / max(file.tokens, 1)))
-    try:
-        with pq.ParquetFile(
-            _source(file), read_dictionary=_DICTIONARIES, memory_map=True, pre_buffer=file.size > _WHOLE_FILE
-        ) as parquet:
-            kept: list[pa.Table] = []
-            if file.rows <= step * 2:
-                whole = parquet.read(columns, use_threads=False)
-                kept.append(_filtered(whole, here))
-            else:
-                for batch in parquet.iter_batches(step, columns=columns, use_threads=False):
-                    table = _filtered(pa.Table.from_batches([batch]), here)
-                    if (cut := _last_row(table)) == 0:  # nothing, or all of one row: it may go on
-                        kept.append(table)
-                        continue
-                    yield pa.concat_tables([*kept, table.slice(0, cut)])
-                    kept = [table.slice(cut)]
-            yield pa.concat_tables(kept)
-    except (pa.ArrowInvalid, KeyError, FileNotFoundError, OSError) as error:
-        reason = str(error).split("\n")[0]
-        raise JobFailed(
-            f"cannot read {file.output}/{file.path}: {reason}; tokloss verify says what else is wrong"
-        ) from error
+    step = batch_rows(file, tokens)
+    with open_score_file(
+        file, read_dictionary=_DICTIONARIES, memory_map=True, pre_buffer=file.size > WHOLE_FILE
+    ) as parquet:
+        if lacking := [name for name in columns if name not in parquet.schema_arrow.names]:
+            raise ValueError(f"it has no column {lacking[0]}")
+        kept: list[pa.Table] = []
+        if file.rows <= step * 2:
+            whole = checked(parquet.read(columns, use_threads=False), file)
+            kept.append(_filtered(whole, here))
+        else:
+            for batch in parquet.iter_batches(step, columns=columns, use_threads=False):
+                table = _filtered(checked(pa.Table.from_batches([batch]), file), here)
+                if (cut := _last_row(table)) == 0:  # nothing, or all of one row: it may go on
+                    kept.append(table)
+                    continue
+                yield pa.concat_tables([*kept, table.slice(0, cut)])
+                kept = [table.slice(cut)]
+        yield pa.concat_tables(kept)
 
 
 def _last_row(table: pa.Table) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -10,14 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from tokloss_ray.errors import Refused, before_work
 from tokloss_ray.mining.label_scores import BY_LOSS, MARGIN, PRIOR_ADJUSTED, check_rank
 from tokloss_ray.mining.load import file_batches
-from tokloss_ray.mining.outputs import ScoreFile, check_columns, files_where, open_outputs, parse_where
+from tokloss_ray.mining.mined import metadata_of, mining_folder
+from tokloss_ray.mining.outputs import OUTPUT, ScoreFile, Scores, check_columns, files_where, open_outputs, parse_where
 from tokloss_ray.mining.run import Partials, Pass, Tables, combine_in_order, final_tables, mine_batch
 from tokloss_ray.mining.tag_schemes import read_tag_set
 from tokloss_ray.mining.threads import map_in_threads
 from tokloss_ray.mining.write import write_tables
-
-METADATA = b"tokloss"
-"""Key of the Parquet metadata under which a table says, as JSON, how it was made."""
 
 Progress = Callable[[int, int], None]
 
@@ -57,7 +54,7 @@ def mine(
         JobFailed: a file cannot be read, or a table not be written.
     """
     with before_work():
-        job, files = _plan(outputs, by, where, min_count, limit, scheme, rank, partial)
+        scores, job, files = _plan(outputs, by, where, min_count, limit, scheme, rank, partial)
     batches = file_batches(files)
     done = 0
 
@@ -80,19 +77,12 @@ def mine(
         raise Refused(f"--where {' '.join(where)} leaves no labelled token" if where else "no token carries a label")
     tables = final_tables(whole, job)
     if write:
-        first = outputs if isinstance(outputs, str) else outputs[0]
-        about = {
-            "outputs": [outputs] if isinstance(outputs, str) else list(outputs),
+        options = {
             "by": list(by), "where": list(where), "min_count": min_count, "limit": limit, "scheme": scheme,
             "rank": rank, "partial": partial,
         }  # fmt: skip
-        write_tables(to or mining_folder(first), tables, {METADATA: json.dumps(about, ensure_ascii=False).encode()})
+        write_tables(to or mining_folder(scores.outputs[0]), tables, metadata_of(scores, options))
     return tables
-
-
-def mining_folder(output: str) -> str:
-    """Where the tables of an output are."""
-    return f"{output.rstrip('/')}/mining"
 
 
 def _plan(
@@ -104,7 +94,7 @@ def _plan(
     scheme: str | None,
     rank: str,
     partial: bool,
-) -> tuple[Pass, tuple[ScoreFile, ...]]:
+) -> tuple[Scores, Pass, tuple[ScoreFile, ...]]:
     for name, value in (("--limit", limit), ("--min-count", min_count)):
         if value < 1:
             raise Refused(f"{name} {value}: at least 1")
@@ -112,7 +102,8 @@ def _plan(
     check_columns("--by", by, scores.columns)
     read_tag_set(scores.tags, scheme)  # refuses a scheme that is not theirs
     check_rank(rank, scores.has_probs)
-    if taken := [name for name in by if name in _TABLE_COLUMNS]:
+    own = scores.has_output_column
+    if taken := [name for name in by if name in _TABLE_COLUMNS and (name != OUTPUT or own)]:
         raise Refused(f"--by {taken[0]}: the tables have a column of that name; score with another name for it")
     if len(set(by)) < len(by):
         raise Refused("--by names a column twice")
@@ -132,7 +123,7 @@ def _plan(
         rank=rank,
         probs=scores.has_probs and rank not in (PRIOR_ADJUSTED, BY_LOSS, MARGIN),
     )
-    return job, files
+    return scores, job, files
 
 
 # fmt: off
@@ -140,7 +131,7 @@ _TABLE_COLUMNS = frozenset([
     "bits", "bucket", "correct", "count", "entropy", "error", "error_rate", "errors", "example_id", "f1",
     "high", "kind", "label", "label_start", "label_stop", "label_tags", "label_type", "labelled", "labels",
     "level", "loss", "losses", "low", "m2", "majority", "max", "max_loss", "mean", "mean_loss", "minority",
-    "minority_share", "mode", "num_labels", "precision", "predicted", "predicted_start", "predicted_stop",
+    "minority_share", "mode", "num_labels", "output", "precision", "predicted", "predicted_start", "predicted_stop",
     "predicted_tags", "predicted_type", "property", "rank_max", "rank_mean", "rank_total", "recall", "score",
     "sequences", "share", "side", "source", "source_row", "start", "std", "stop", "suggested_label",
     "suggested_tags", "sum", "support", "suspicious", "tag", "text", "token", "token_index", "tokens",

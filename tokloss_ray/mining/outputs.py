@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -40,7 +41,8 @@ class ScoreFile:
         rows: sequences.
         tokens: all tokens in it; of a shard of several files, its share by rows.
         constants: columns with one value in the whole file: the partition columns, null where the folder says so, and
-            the output.
+            the output, unless the rows have a column of that name.
+        checksum: of its content, by the record; "" where the record has none, and neither have the file's pages.
     """
 
     output: str
@@ -49,6 +51,21 @@ class ScoreFile:
     rows: int
     tokens: int
     constants: dict[str, str | None]
+    checksum: str = ""
+
+
+class Run(NamedTuple):
+    """What tells whether an output still holds what it held: the run's fingerprint, and figures of its records."""
+
+    output: str
+    fingerprint: str
+    shards: int
+    labels: int
+    loss: float
+
+    def equals(self, other: Run) -> bool:
+        """Whether both are of the same rows and losses, under whatever name. Losses may differ in their last digits."""
+        return self[1:4] == other[1:4] and math.isclose(self.loss, other.loss, rel_tol=1e-5, abs_tol=1e-5)
 
 
 @dataclass(frozen=True)
@@ -57,19 +74,23 @@ class Scores:
 
     Attributes:
         outputs: as they were given.
+        runs: of each output, what it holds.
         tags: the model's tags by code; of several outputs, in the order of the first.
         files: of committed shards, in the order of outputs, shards and partitions.
         columns: that one can slice and filter by: partition columns, kept and added ones.
         labels: labelled tokens by tag.
+        has_output_column: the rows of an output have a column of their own that is called `output`.
         has_probs: all outputs have the probabilities of all tags.
         finished: all outputs are.
     """
 
     outputs: tuple[str, ...]
+    runs: tuple[Run, ...]
     tags: tuple[str, ...]
     files: tuple[ScoreFile, ...]
     columns: tuple[str, ...]
     labels: dict[str, int]
+    has_output_column: bool
     has_probs: bool
     finished: bool
 
@@ -100,10 +121,12 @@ def open_outputs(outputs: str | Sequence[str], partial: bool = False) -> Scores:
     shared = [name for name in first.columns if all(name in scores.columns for scores in opened)]
     return Scores(
         outputs=given,
+        runs=tuple(run for scores in opened for run in scores.runs),
         tags=first.tags,
         files=tuple(file for scores in opened for file in scores.files),
         columns=tuple(shared),
         labels={tag: labels[tag] for tag in first.tags},
+        has_output_column=any(scores.has_output_column for scores in opened),
         has_probs=all(scores.has_probs for scores in opened),
         finished=all(scores.finished for scores in opened),
     )
@@ -113,25 +136,60 @@ def _open_one(output: str, partial: bool) -> Scores:
     run, finished = read_finished(output, partial, "take")
     identity = run["identity"]
     columns = dict.fromkeys([*identity["partition_by"], *identity["keep"], *identity["add_column"]])
-    columns.setdefault(OUTPUT)
     labels: Counter[str] = Counter()
+    losses: list[float] = []
     files: list[ScoreFile] = []
-    for record in read_records(output, run["fingerprint"][:6]).values():
+    records = committed(output, run)
+    own = OUTPUT in columns
+    for record in records:
         labels.update({tag: count for tag, (count, _) in record["loss_by_tag"].items()})
-        files += _files_of(output, record)
+        losses += [loss for _, loss in record["loss_by_tag"].values()]
+        files += _files_of(output, record, {} if own else {OUTPUT: output})
+    about = Run(output, run["fingerprint"], len(records), labels.total(), math.fsum(losses))
     return Scores(
-        (output,), tuple(run["tags"]), tuple(files), tuple(columns), labels, bool(identity["keep_probs"]), finished
+        (output,),
+        (about,),
+        tuple(run["tags"]),
+        tuple(files),
+        tuple(columns if own else [*columns, OUTPUT]),
+        labels,
+        own,
+        bool(identity["keep_probs"]),
+        finished,
     )
 
 
-def _files_of(output: str, record: dict[str, Any]) -> Iterable[ScoreFile]:
-    """The files that a commit record names; others in the folder are nobody's."""
+def committed(output: str, run: dict[str, Any]) -> list[dict[str, Any]]:
+    """The commit records of an output's run, in the order of shards; `run` is what `_run.json` says.
+
+    Raises:
+        Refused: a record is damaged.
+    """
+    try:
+        records = list(read_records(output, run["fingerprint"][:6]).values())
+    except (ValueError, LookupError, TypeError, AttributeError):
+        records = [{}]
+    if not all(record.keys() >= _NEEDED for record in records):
+        raise Refused(
+            f"{output}/_commits has a record that cannot be read: run tokloss verify {output}, then the same tokloss "
+            f"score command scores that shard again"
+        )
+    return records
+
+
+_NEEDED = {"files", "loss_by_tag", "sequences", "tokens"}
+
+
+def _files_of(output: str, record: dict[str, Any], more: dict[str, str]) -> Iterable[ScoreFile]:
+    """The files that a commit record names; others in the folder are nobody's. more: constants of them all."""
     for file in record["files"]:
         folders = [folder.split("=", 1) for folder in file["path"].split("/")[1:-1]]
-        constants: dict[str, str | None] = {OUTPUT: output}
+        constants: dict[str, str | None] = {**more}
         constants |= {unquote(name): None if value == NULL_PARTITION else unquote(value) for name, value in folders}
         tokens = round(record["tokens"] * file["rows"] / max(record["sequences"], 1))
-        yield ScoreFile(output, file["path"], file["bytes"], file["rows"], tokens, constants)
+        yield ScoreFile(
+            output, file["path"], file["bytes"], file["rows"], tokens, constants, str(file.get("sha256") or "")
+        )
 
 
 def parse_where(where: Sequence[str], columns: Sequence[str]) -> tuple[Condition, ...]:

@@ -2,8 +2,8 @@
 
 Rows are matched by file and row where both outputs are of the same input files, else by example_id. Two runs may have
 cut the input into different shards, so neither the files nor the rows in them correspond. By file and row: both
-outputs have the rows of an input file in order, and Parquet's statistics say which rows a file has, so that for some
-files of A those of B are known. By example_id: each pass takes the ids with one remainder of a hash, as many passes as
+outputs have the rows of an input file in order, and it is looked up first which rows a file has, so that for some files
+of A those of B are known. By example_id: each pass takes the ids with one remainder of a hash, as many passes as
 keep memory bounded.
 """
 
@@ -23,7 +23,7 @@ from tokloss_ray.errors import Refused
 from tokloss_ray.mining.load import BATCH_TOKENS, read_tokens
 from tokloss_ray.mining.outputs import Condition, ScoreFile, Scores, files_where
 from tokloss_ray.mining.row_ranges import AFTER, BEFORE, batches_of, row_ranges
-from tokloss_ray.mining.words import Words, concat_words, first_tokens, take_words
+from tokloss_ray.mining.words import KEY, Words, concat_words, first_tokens, take_words
 from tokloss_ray.scoring.output import read_run
 from tokloss_ray.scoring.ragged import offsets_of, positions
 
@@ -171,6 +171,7 @@ def no_words(tags: tuple[str, ...], by: Sequence[str] = ()) -> Words:
     return Words(
         tags=tags,
         offsets=np.zeros(1, np.int64),
+        output=strings,
         example_id=strings,
         source=strings,
         source_row=np.zeros(0, np.int64),
@@ -190,8 +191,7 @@ def no_words(tags: tuple[str, ...], by: Sequence[str] = ()) -> Words:
     )
 
 
-_OF_SEQUENCES = ("example_id", "source", "source_row")
-_OF_WORDS = tuple(f.name for f in fields(Words) if f.name not in ("tags", "offsets", "by", "probs", *_OF_SEQUENCES))
+_OF_WORDS = tuple(f.name for f in fields(Words) if f.name not in ("tags", "offsets", "by", "probs", *KEY))
 
 
 def take_sequences(words: Words, order: np.ndarray) -> Words:
@@ -202,7 +202,7 @@ def take_sequences(words: Words, order: np.ndarray) -> Words:
     def taken(values: Any, chosen: np.ndarray) -> Any:
         return values.take(pa.array(chosen)) if isinstance(values, pa.Array) else values[chosen]
 
-    columns: dict[str, Any] = {name: taken(getattr(words, name), order) for name in _OF_SEQUENCES}
+    columns: dict[str, Any] = {name: taken(getattr(words, name), order) for name in KEY}
     columns |= {name: taken(getattr(words, name), at) for name in _OF_WORDS}
     by = {name: taken(values, order) for name, values in words.by.items()}
     probs = None if words.probs is None else words.probs[at]

@@ -1,16 +1,16 @@
-"""Which rows of the input a file of scores/ has, from its statistics alone."""
+"""Which rows of the input a file of scores/ has."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
 from tokloss_ray import schema
 from tokloss_ray.mining.outputs import ScoreFile
-from tokloss_ray.storage import open_location, open_random
+from tokloss_ray.mining.score_files import read_batches
+from tokloss_ray.mining.threads import map_in_threads
 
 BEFORE, AFTER = np.iinfo(np.int64).min, np.iinfo(np.int64).max
 """Below and above every source_row."""
@@ -19,29 +19,23 @@ Range = tuple[int, int, ScoreFile]
 
 
 def row_ranges(files: Iterable[ScoreFile]) -> dict[str, list[Range]]:
-    """The files of each source with their first and last source_row, from their statistics, in order."""
+    """The files of each source with their first and last source_row, in order.
+
+    From the columns themselves, which are small: their pages have checksums, statistics in the footer have none.
+
+    Raises:
+        JobFailed: a file is missing or damaged.
+    """
     found: dict[str, list[Range]] = {}
-    for file in files:
-        fs, root = open_location(file.output)
-        with open_random(fs, f"{root}/{file.path}", file.size) as opened:
-            metadata = pq.ParquetFile(opened).metadata
-        names = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
-        source, row = names.index(schema.SOURCE), names.index(schema.SOURCE_ROW)
-        groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-        low = min(group.column(row).statistics.min for group in groups)
-        high = max(group.column(row).statistics.max for group in groups)
-        found.setdefault(_exact_source(groups[0].column(source), file), []).append((low, high, file))
+    for source, low, high, file in map_in_threads(_range_of, list(files)):
+        found.setdefault(source, []).append((low, high, file))
     return {source: sorted(ranges, key=lambda r: (r[0], r[1], r[2].path)) for source, ranges in found.items()}
 
 
-def _exact_source(column: Any, file: ScoreFile) -> str:
-    """The source of a file, which has one alone: statistics may cut long strings."""
-    statistics = column.statistics
-    if statistics is not None and statistics.has_min_max and statistics.min == statistics.max:
-        return str(statistics.min)
-    fs, root = open_location(file.output)
-    with open_random(fs, f"{root}/{file.path}", file.size) as opened:
-        return str(pq.ParquetFile(opened).read(columns=[schema.SOURCE]).column(0)[0].as_py())
+def _range_of(file: ScoreFile) -> tuple[str, int, int, ScoreFile]:
+    tables = read_batches(file, [schema.SOURCE, schema.SOURCE_ROW], narrow=True)
+    rows = [(t.column(0)[0].as_py(), *pc.min_max(t.column(1)).as_py().values()) for t in tables if t.num_rows]
+    return rows[0][0], min(low for _, low, _ in rows), max(high for *_, high in rows), file
 
 
 def batches_of(ranges: list[Range], batch_tokens: int) -> list[list[Range]]:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tokloss_ray.mining.groups import group_rows
-from tokloss_ray.mining.words import Words
+from tokloss_ray.mining.words import Words, key_columns
 from tokloss_ray.scoring.ragged import list_array, offsets_of, positions
 
 TOTAL, MEAN, MAX = "total_loss", "mean_loss", "max_loss"
@@ -36,10 +36,8 @@ def sequences_partial(tokens: Words, limit: int = 10_000) -> pa.Table:
     wrong = (tokens.label != tokens.predicted).astype(np.int64)
     table = pa.table(
         {name: values.take(at) for name, values in tokens.by.items()}
+        | key_columns(tokens, at)
         | {
-            "example_id": tokens.example_id.take(at),
-            "source": tokens.source.take(at),
-            "source_row": pa.array(tokens.source_row[some], pa.int64()),
             "num_labels": pa.array(counts[some], pa.int32()),
             "errors": pa.array(np.add.reduceat(wrong, starts) if len(some) else [], pa.int32()),
         }
@@ -59,9 +57,9 @@ def sequences_combine(parts: Sequence[pa.Table], by: Sequence[str] = (), limit: 
 
 
 def sequences_merge(parts: Sequence[pa.Table], by: Sequence[str] = (), limit: int = 10_000) -> pa.Table:
-    """rank_total, rank_mean, rank_max (from 1, null beyond `limit`), example_id, source, source_row, num_labels,
-    errors, total_loss, mean_loss, max_loss, and the labelled tokens one by one: tokens, words, labels, predicted,
-    losses. Sorted by rank_total, then rank_mean, then rank_max.
+    """rank_total, rank_mean, rank_max (from 1, null beyond `limit`), output, example_id, source, source_row,
+    num_labels, errors, total_loss, mean_loss, max_loss, and the labelled tokens one by one: tokens, words, labels,
+    predicted, losses. Sorted by rank_total, then rank_mean, then rank_max.
     """  # fmt: skip
     table = pa.concat_tables(parts)
     ranks = _ranks(table, by)
@@ -87,8 +85,8 @@ def _tops(table: pa.Table, by: Sequence[str], limit: int) -> pa.Table:
 
 
 def _ranks(table: pa.Table, by: Sequence[str]) -> dict[str, np.ndarray]:
-    """Rank of each row in its slice, from 1, by each of the three; on a tie by source and row."""
-    ties = [("source", "ascending"), ("source_row", "ascending")]
+    """Rank of each row in its slice, from 1, by each of the three; on a tie by source, row and output."""
+    ties = [("source", "ascending"), ("source_row", "ascending"), ("output", "ascending")]
     by_place = pc.sort_indices(table.select([name for name, _ in ties]), sort_keys=ties).to_numpy()
     group, first = group_rows([table.column(name) for name in by], table.num_rows)
     begins = offsets_of(np.bincount(group, minlength=len(first)))

@@ -25,12 +25,12 @@ from tokloss_ray.mining.groups import (
     tally,
     top_rows,
 )
-from tokloss_ray.mining.words import Words
+from tokloss_ray.mining.words import KEY, Words, key_columns
 from tokloss_ray.scoring.ragged import offsets_of, one_array
 
 TOKEN, WORD, LABEL, PREDICTED, TAG = "token", "word", "label", "predicted", "tag"
 _GROUP = "group"
-_EXAMPLE = ("example_id", "source", "source_row", "word_index")
+_EXAMPLE = (*KEY, "word_index")
 
 
 def tokens_partial(tokens: Words) -> pa.Table:
@@ -65,12 +65,7 @@ def words_partial(words: Words) -> pa.Table:
     place = np.zeros(table.num_rows, dtype=np.int64)
     place[group[at]] = at
     sequence = pa.array(words.sequence[place])
-    example = {
-        "example_id": words.example_id.take(sequence),
-        "source": words.source.take(sequence),
-        "source_row": pa.array(words.source_row).take(sequence),
-        "word_index": pa.array(words.word_index[place], pa.int32()),
-    }
+    example = key_columns(words, sequence) | {"word_index": pa.array(words.word_index[place], pa.int32())}
     return pa.table({name: table.column(name) for name in table.column_names} | example)
 
 

@@ -34,6 +34,7 @@ class Words:
     Attributes:
         tags: the model's tags by code, C of them.
         offsets: [S + 1] int64, where the words of each sequence begin.
+        output: [S] strings, the output that each sequence is of, as it was given.
         example_id, source: [S] strings; source_row: [S] int64.
         by: columns that tables are sliced by, each [S] strings, null where the value is null.
         token_index: [N] int32, position of the token in its window; window: [N] int32, 0 for short sequences.
@@ -49,6 +50,7 @@ class Words:
 
     tags: tuple[str, ...]
     offsets: np.ndarray
+    output: pa.Array
     example_id: pa.Array
     source: pa.Array
     source_row: np.ndarray
@@ -82,10 +84,17 @@ class Words:
         return len(self.label)
 
 
-_ABOUT_SEQUENCES = ("example_id", "source", "source_row")
-_ABOUT_WORDS = tuple(
-    f.name for f in fields(Words) if f.name not in ("tags", "offsets", "probs", "by", *_ABOUT_SEQUENCES)
-)
+KEY = ("output", "example_id", "source", "source_row")
+"""The columns by which rows of a table name a row of scores/. Source and row alone are not enough: several outputs may
+be of files of the same names."""
+_ABOUT_WORDS = tuple(f.name for f in fields(Words) if f.name not in ("tags", "offsets", "probs", "by", *KEY))
+
+
+def key_columns(words: Words, sequence: np.ndarray | pa.Array) -> dict[str, pa.Array]:
+    """The columns `KEY` of some sequences, by their numbers."""
+    at = sequence if isinstance(sequence, pa.Array) else pa.array(sequence)
+    values = (words.output, words.example_id, words.source, pa.array(words.source_row, pa.int64()))
+    return {name: value.take(at) for name, value in zip(KEY, values, strict=True)}
 
 
 def take_words(words: Words, at: np.ndarray) -> Words:
@@ -119,7 +128,7 @@ def concat_words(parts: Sequence[Words]) -> Words:
         # Arrow unifies the dictionaries of the parts.
         return pa.concat_arrays(arrays) if isinstance(arrays[0], pa.Array) else np.concatenate(arrays)
 
-    names = (*_ABOUT_SEQUENCES, *_ABOUT_WORDS)
+    names = (*KEY, *_ABOUT_WORDS)
     columns: dict[str, Any] = {name: joined([getattr(part, name) for part in parts]) for name in names}
     return replace(
         parts[0],

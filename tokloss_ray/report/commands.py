@@ -48,7 +48,7 @@ def show(
 
     if sum((token is not None or label is not None or predicted is not None, issues, example_id is not None)) > 1:
         raise Refused("--id and --issues find sequences by themselves: leave out the other ways to find them")
-    console = Console()
+    console, said = Console(), Console(stderr=True, soft_wrap=True, highlight=False)
     marks: sequences.Issues = {}
     with before_work():
         scores = sequences.open_scores(output)
@@ -57,11 +57,13 @@ def show(
             if not found.num_rows:
                 raise Refused(f"{output} has no sequence with the id {example_id}")
         elif issues:
-            from tokloss_ray.exporting.sentences import read_issues
+            from tokloss_ray.mining.mined import read_mined
 
-            found, marks = sequences.sequences_of_issues(scores, read_issues(output), worst)
+            found, marks = sequences.sequences_of_issues(scores, read_mined(output, "label_issues").rows, worst)
         else:
             found, count = sequences.find_sequences(scores, worst, rank, token, label, predicted)
+    if not scores.finished:
+        said.print(f"{visible(output)} is not finished: this is of what is committed", markup=False)
     if (sought := _sought(token, label, predicted)) and example_id is None and not issues:
         if not count:
             raise Refused(f"no sequence in {output} has {sought}")

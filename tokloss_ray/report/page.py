@@ -18,7 +18,7 @@ from tokloss_ray.mining.words import NO_STRING
 from tokloss_ray.report import charts, page_grids, page_heat
 from tokloss_ray.report.page_details import details, subject
 from tokloss_ray.report.page_grids import NONE, count, number, percent
-from tokloss_ray.report.page_sentences import Sentence, rows_by_key, sentence, shorten
+from tokloss_ray.report.page_sentences import Sentence, key_of, rows_by_key, sentence, shorten
 from tokloss_ray.report.page_tables import ReportData
 from tokloss_ray.report.text import visible
 from tokloss_ray.storage import kind_of, open_location, write_whole
@@ -194,7 +194,7 @@ def _issues(data: ReportData, types: dict[str, str]) -> list[Issue]:
     tables = data.tables
     entities = tables["entity_issues"].num_rows > 0
     rows = tables["entity_issues" if entities else "label_issues"].slice(0, ISSUES).to_pylist()
-    keys = [(row["source"], row["source_row"]) for row in rows]
+    keys = [key_of(row) for row in rows]
     found = rows_by_key(tables["sequences"], keys, data.run["identity"].get("label_all_subtokens", False))
     issues = []
     for row, key in zip(rows, keys, strict=True):

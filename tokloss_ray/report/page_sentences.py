@@ -14,8 +14,15 @@ WORDS_SHOWN = 80
 _LEVELS = (0.7, 2.0, 4.0, 6.0)  # losses from which a word is shaded more strongly; 0.7 is a probability of a half
 _LONGEST = 120  # characters of a word
 
-Key = tuple[str, int]
-"""source and source_row."""
+Key = tuple[str, str, int]
+"""output, source and source_row."""
+
+_KEY = ("output", "source", "source_row")
+
+
+def key_of(row: dict[str, Any]) -> Key:
+    """Which row of scores/ a row of a mining table is about."""
+    return row["output"], row["source"], row["source_row"]
 
 
 class Shown(NamedTuple):
@@ -48,7 +55,7 @@ def rows_by_key(sequences: pa.Table, keys: Iterable[Key], by_tokens: bool) -> di
     by_tokens: words are several labelled tokens each, so that tokens are shown instead.
     """
     wanted = set(keys)
-    have = zip(*(sequences.column(name).to_pylist() for name in ("source", "source_row")), strict=True)
+    have = zip(*(sequences.column(name).to_pylist() for name in _KEY), strict=True)
     at = {key: i for i, key in enumerate(have) if key in wanted}
     names = ["tokens" if by_tokens else "words", "labels", "predicted", "losses"]
     rows = sequences.select(names).rename_columns(["words", *names[1:]]).take(list(at.values())).to_pylist()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,13 +9,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tokloss_ray.errors import before_work
+from tokloss_ray.errors import Refused, before_work
 from tokloss_ray.mining.label_scores import PRIOR_ADJUSTED
-from tokloss_ray.mining.mine import METADATA, Progress, mine, mining_folder
+from tokloss_ray.mining.mine import Progress, mine
+from tokloss_ray.mining.mined import about_table, fits, mining_folder, read_table
+from tokloss_ray.mining.outputs import committed, open_outputs
 from tokloss_ray.mining.run import Tables
+from tokloss_ray.mining.score_files import reading
 from tokloss_ray.schema import ERRORS_SCHEMA
 from tokloss_ray.scoring.output import read_finished
-from tokloss_ray.scoring.records import read_records
 from tokloss_ray.scoring.summary import Totals, total
 from tokloss_ray.storage import open_location, read_whole
 
@@ -83,13 +83,15 @@ def read_report_data(
     """
     with before_work():
         run, finished = read_finished(output, partial, "report")
-        records = read_records(output, run["fingerprint"][:6])
-        totals = total(records.values())
+        records = committed(output, run)
+        totals = total(records)
         found, about = _read_tables(output)
-        bad_rows = _read_bad_rows(output, records.values())
+        bad_rows = _read_bad_rows(output, records)
     rank = rank or about.get("rank") or PRIOR_ADJUSTED
     scheme = scheme or about.get("scheme")
-    tables = found if not where and _fits(found, about, rank, scheme, totals) else None
+    asked = {"rank": rank, "scheme": scheme, "min_count": 1}
+    enough = found and not where and asked.items() <= about.items() and about["limit"] >= _ENOUGH
+    tables = found if enough and fits(about, open_outputs(output, partial).runs[0]) else None
 
     def made(columns: Sequence[str], moved: Progress | None) -> Tables:
         return mine(
@@ -105,32 +107,15 @@ def read_report_data(
 
 def _read_tables(output: str) -> tuple[Tables, dict[str, Any]]:
     """The tables of OUTPUT/mining and how they were made; none at all where one is missing or is not ours."""
-    fs, root = open_location(mining_folder(output))
     tables: Tables = {}
     abouts: list[dict[str, Any]] = []
     for name in TABLES:
         try:
-            tables[name] = pq.read_table(pa.BufferReader(read_whole(fs, f"{root}/{name}.parquet")))
-            abouts.append(json.loads(tables[name].schema.metadata[METADATA]))
-        except (FileNotFoundError, NotADirectoryError, pa.ArrowInvalid, KeyError, TypeError, ValueError):
+            tables[name] = read_table(f"{mining_folder(output)}/{name}.parquet")
+        except (FileNotFoundError, Refused):
             return {}, abouts[0] if abouts else {}
+        abouts.append(about_table(tables[name]))
     return (tables, abouts[0]) if all(about == abouts[0] for about in abouts) else ({}, abouts[0])
-
-
-def _fits(tables: Tables, about: dict[str, Any], rank: str, scheme: str | None, totals: Totals) -> bool:
-    """Whether tables are about the whole output as it is now."""
-    whole = tables and len(about["outputs"]) == 1 and not about["by"] and not about["where"]
-    same = whole and (about["rank"], about["scheme"], about["min_count"]) == (rank, scheme, 1)
-    if not same or about["limit"] < _ENOUGH:
-        return False
-    tags = tables["tags"]
-    sums = zip(*(tags.column(name).to_pylist() for name in ("tag", "count", "sum")), strict=True)
-    now = {tag: of_tag for tag, of_tag in totals.loss_by_tag.items() if of_tag[0]}
-    then = {tag: (count, loss) for tag, count, loss in sums if count}
-    return now.keys() == then.keys() and all(
-        now[tag][0] == then[tag][0] and math.isclose(now[tag][1], then[tag][1], rel_tol=1e-5, abs_tol=1e-5)
-        for tag in now
-    )
 
 
 def _read_bad_rows(output: str, records: Any) -> pa.Table:
@@ -142,8 +127,11 @@ def _read_bad_rows(output: str, records: Any) -> pa.Table:
     for record in sorted(records, key=lambda r: (r["unit"], r["index"])):
         if not record.get("errors_file") or all(seen.get(reason, 0) >= _BAD_ROWS for reason in wanted):
             continue
-        file = pa.BufferReader(read_whole(fs, f"{root}/{record['errors_file']['path']}"))
-        for row in pq.read_table(file, schema=ERRORS_SCHEMA).to_pylist():
+        path = record["errors_file"]["path"]
+        with reading(output, path):
+            file = pa.BufferReader(read_whole(fs, f"{root}/{path}"))
+            rows = pq.read_table(file, schema=ERRORS_SCHEMA, page_checksum_verification=True).to_pylist()
+        for row in rows:
             if seen.get(row["reason"], 0) < _BAD_ROWS:
                 seen[row["reason"]] = seen.get(row["reason"], 0) + 1
                 kept.append(row)

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pads
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from tokloss_ray import schema
 from tokloss_ray.errors import Refused
+from tokloss_ray.mining.outputs import ScoreFile, Scores, open_outputs
+from tokloss_ray.mining.score_files import read_batches
+from tokloss_ray.mining.threads import map_in_threads
 from tokloss_ray.report.text import visible
 from tokloss_ray.schema import IGN
-from tokloss_ray.scoring.output import is_finished, read_run
 from tokloss_ray.scoring.ragged import any_per_row, list_lengths, offsets_of, one_array
-from tokloss_ray.storage import exists, open_location
 
 _KEY = (schema.SOURCE, schema.SOURCE_ROW, schema.WINDOW)
 _SHOWN = [
@@ -31,27 +33,24 @@ _SHOWN = [
     schema.MEAN_LOSS,
     schema.MAX_LOSS,
 ]
+_NONE = pa.schema([field for name in _SHOWN for field in schema.SCORES_FIELDS if field.name == name]).empty_table()
 
 
-def open_scores(output: str) -> pads.Dataset:
-    """The rows of scores/ as an Arrow dataset.
+def open_scores(output: str) -> Scores:
+    """An output to show sequences of; of an unfinished run, what is committed.
 
     Raises:
         Refused: not an output, or nothing is committed yet.
     """
-    if read_run(output) is None:
-        raise Refused(f"{output} is not an output of tokloss score")
-    fs, root = open_location(output)
-    if not exists(fs, f"{root}/scores"):
-        state = "has no scored rows" if is_finished(output) else "has no committed shard yet"
+    scores = open_outputs(output, partial=True)
+    if not scores.files:
+        state = "has no scored rows" if scores.finished else "has no committed shard yet"
         raise Refused(f"{output} {state}")
-    return pads.dataset(
-        f"{root}/scores", filesystem=fs, format="parquet", partitioning="hive", exclude_invalid_files=False
-    )
+    return scores
 
 
 def find_sequences(
-    scores: pads.Dataset,
+    scores: Scores,
     count: int,
     rank: str = "total",
     token: str | None = None,
@@ -62,29 +61,42 @@ def find_sequences(
 
     rank: by `total`, `mean` or `max` loss. token: only with this token or word. label, predicted: only with a token of
     this label, or prediction, or both; with one of them alone, the other must be a different tag.
+
+    Raises:
+        JobFailed: a file is missing or damaged.
     """
-    best: list[pa.Table] = []
-    found = 0
-    words = [schema.WORDS] if token is not None else []
-    for batch in scores.to_batches(columns=[*_SHOWN, *words]):
-        table = pa.Table.from_batches([batch])
-        keep = np.ones(table.num_rows, dtype=bool)
-        if token is not None:
-            keep &= _contains(table.column(schema.INPUT_TOKENS), token) | _contains(table.column(schema.WORDS), token)
-        if label is not None or predicted is not None:
-            keep &= _has_pair(table, label, predicted)
-        table = table.filter(pa.array(keep)).select(_SHOWN)
-        found += table.num_rows
-        best = [_sorted(pa.concat_tables([*best, table]), rank).slice(0, count)]
-    return best[0] if best else pa.table({}), found
+    columns = [*_SHOWN, *([schema.WORDS] if token is not None else [])]
+
+    def of_file(file: ScoreFile) -> tuple[pa.Table, int]:
+        best, found = _NONE, 0
+        for table in read_batches(file, columns):
+            keep = np.ones(table.num_rows, dtype=bool)
+            if token is not None:
+                keep = _contains(table.column(schema.INPUT_TOKENS), token)
+                keep |= _contains(table.column(schema.WORDS), token)
+            if label is not None or predicted is not None:
+                keep &= _has_pair(table, label, predicted)
+            table = table.filter(pa.array(keep)).select(_SHOWN)
+            found += table.num_rows
+            best = _sorted(pa.concat_tables([best, table]), rank).slice(0, count)
+        return best, found
+
+    best, found = _NONE, 0
+    for table, number in map_in_threads(of_file, scores.files):
+        best = _sorted(pa.concat_tables([best, table]), rank).slice(0, count)
+        found += number
+    return best, found
 
 
 Issues = dict[tuple[str, int, int], dict[int, str]]
 """Source, source_row and window of a sequence: token index and the tag that is suggested."""
 
 
-def sequences_of_issues(scores: pads.Dataset, issues: pa.Table, count: int) -> tuple[pa.Table, Issues]:
-    """The sequences of the first label issues, `count` of them in the order of the table, and their issues."""
+def sequences_of_issues(scores: Scores, issues: pa.Table, count: int) -> tuple[pa.Table, Issues]:
+    """The sequences of the first label issues, `count` of them in the order of the table, and their issues.
+
+    issues: of this output alone.
+    """
     names = (*_KEY, "token_index", "suggested_label")
     rows = zip(*(issues.column(name).to_pylist() for name in names), strict=True)
     marks: Issues = {}
@@ -92,17 +104,41 @@ def sequences_of_issues(scores: pads.Dataset, issues: pa.Table, count: int) -> t
         one = (key[0], key[1], key[2])
         if one in marks or len(marks) < count:
             marks.setdefault(one, {})[token_index] = suggested
-    sources, numbers = (list({key[i] for key in marks}) for i in (0, 1))
-    where = pc.field(schema.SOURCE).isin(sources) & pc.field(schema.SOURCE_ROW).isin(numbers)
-    table = scores.to_table(columns=_SHOWN, filter=where)
+    numbers = pa.array(list({key[1] for key in marks}), pa.int64())
+
+    def is_one(table: pa.Table) -> np.ndarray:
+        likely = pc.is_in(table.column(schema.SOURCE_ROW), numbers).to_numpy()
+        keys = zip(*(table.filter(pa.array(likely)).column(name).to_pylist() for name in _KEY), strict=True)
+        likely[likely] = [key in marks for key in keys]
+        return likely
+
+    table = _rows_where(scores, _KEY, is_one)
     place = {key: i for i, key in enumerate(zip(*(table.column(name).to_pylist() for name in _KEY), strict=True))}
-    return table.take([place[key] for key in marks if key in place]), marks
+    return table.take(pa.array([place[key] for key in marks if key in place], pa.int64())), marks
 
 
-def sequences_by_id(scores: pads.Dataset, example_id: str) -> pa.Table:
-    """The sequence with an id, or the windows it became, in order."""
-    table = scores.to_table(columns=_SHOWN, filter=pc.field(schema.EXAMPLE_ID) == example_id)
-    return table.sort_by(schema.WINDOW)
+def sequences_by_id(scores: Scores, example_id: str) -> pa.Table:
+    """The sequences with an id, or the windows they became, in order."""
+    found = _rows_where(
+        scores, [schema.EXAMPLE_ID], lambda table: pc.equal(table.column(schema.EXAMPLE_ID), example_id).to_numpy()
+    )
+    return found.sort_by([(name, "ascending") for name in _KEY])
+
+
+def _rows_where(scores: Scores, columns: Sequence[str], chosen: Callable[[pa.Table], np.ndarray]) -> pa.Table:
+    """The rows that `chosen` picks by a few columns; of files without any, no others are read.
+
+    chosen: [rows] bool of a table with `columns`.
+    """
+
+    def of_file(file: ScoreFile) -> pa.Table:
+        keep = [chosen(table) for table in read_batches(file, columns, narrow=True)]
+        if not any(rows.any() for rows in keep):
+            return _NONE
+        tables = zip(read_batches(file, _SHOWN), keep, strict=True)
+        return pa.concat_tables([table.filter(pa.array(rows)) for table, rows in tables])
+
+    return pa.concat_tables(map_in_threads(of_file, scores.files))
 
 
 def _sorted(table: pa.Table, rank: str) -> pa.Table:

@@ -1,0 +1,120 @@
+"""The tables that `tokloss mine` wrote, read again: only where they are about the output as it is now.
+
+A table may be of several outputs, which may be of files of the same names. Its metadata say what each of them held when
+it was mined; its rows say which one they are of.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from tokloss_ray.errors import Refused
+from tokloss_ray.mining.outputs import OUTPUT, Run, Scores, open_outputs
+from tokloss_ray.storage import open_location, read_whole
+
+METADATA = b"tokloss"
+"""Key of the Parquet metadata under which a table says, as JSON, how it was made."""
+
+_OPTIONS = {"by", "limit", "where"}
+
+
+def mining_folder(output: str) -> str:
+    """Where the tables of an output are."""
+    return f"{output.rstrip('/')}/mining"
+
+
+def metadata_of(scores: Scores, options: dict[str, Any]) -> dict[bytes, bytes]:
+    """What tables say about themselves: the options they were made with, and what the outputs held."""
+    about = {"outputs": list(scores.outputs), **options, "runs": [run._asdict() for run in scores.runs]}
+    return {METADATA: json.dumps(about, ensure_ascii=False).encode()}
+
+
+def about_table(table: pa.Table) -> dict[str, Any]:
+    """How a table was made; empty where it does not say so."""
+    try:
+        about: dict[str, Any] = json.loads((table.schema.metadata or {})[METADATA])
+        about["runs"] = [Run(**run) for run in about["runs"]]
+    except (KeyError, TypeError, ValueError):
+        return {}
+    return about if about.keys() >= _OPTIONS else {}
+
+
+def name_in(about: dict[str, Any], run: Run) -> str | None:
+    """The name by which a table calls a run; None if it is not about the run as it is now.
+
+    The run is recognised by what it holds, so that relative names, other working directories and moved folders do not
+    matter. Names tell apart what holds the same.
+    """
+    same = [other.output for other in about.get("runs", ()) if other.equals(run)]
+    given = [name for name in same if name.rstrip("/") == run.output.rstrip("/")]
+    return next(iter([*given, *same]), None)
+
+
+def fits(about: dict[str, Any], run: Run) -> bool:
+    """Whether a table is about all of one output as it is now, and of no other."""
+    alone = len(about.get("runs", ())) == 1 and not about.get("by") and not about.get("where")
+    return alone and name_in(about, run) is not None
+
+
+class Mined(NamedTuple):
+    """Rows of a ranked table; `cut`: the table ends at `--limit`, so that there may be more of what it lists."""
+
+    rows: pa.Table
+    cut: bool
+
+
+def read_mined(output: str, name: str) -> Mined:
+    """A ranked table of OUTPUT/mining: of its rows, those of this output.
+
+    Raises:
+        Refused: there is none, it is damaged, or it is about other outputs, or about other rows than this one has now.
+    """
+    run = open_outputs(output, partial=True).runs[0]
+    path = f"{mining_folder(output)}/{name}.parquet"
+    try:
+        table = read_table(path)
+    except FileNotFoundError:
+        raise Refused(
+            f"{output} has no table of {name.replace('_', ' ')}: make it with tokloss mine {output}"
+        ) from None
+    about = about_table(table)
+    called = name_in(about, run)
+    if called is None or OUTPUT not in table.column_names:
+        raise Refused(f"{path} was not made from {output} as it is now: mine again with tokloss mine {output}")
+    return Mined(table.filter(pc.equal(table.column(OUTPUT), called)), _is_cut(table, about))
+
+
+def read_table(path: str) -> pa.Table:
+    """A whole table that `tokloss mine` wrote.
+
+    Raises:
+        FileNotFoundError: there is none.
+        Refused: it is damaged.
+    """
+    fs, place = open_location(path)
+    try:
+        data = read_whole(fs, place)
+    except NotADirectoryError:
+        raise FileNotFoundError(path) from None
+    try:
+        with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as parquet:
+            table = parquet.read()
+        table.validate(full=True)
+        return table
+    except (pa.ArrowException, OSError, ValueError, LookupError, MemoryError) as error:
+        cause = (str(error).strip() or repr(error)).splitlines()[0].rstrip(".")
+        raise Refused(f"cannot read {path}: {cause}; make it again with tokloss mine") from error
+
+
+def _is_cut(table: pa.Table, about: dict[str, Any]) -> bool:
+    by: Sequence[str] = about["by"]
+    if not by or not table.num_rows:
+        return bool(table.num_rows >= about["limit"])
+    counts = table.select(list(by)).group_by(list(by)).aggregate([([], "count_all")]).column("count_all")
+    return bool(pc.max(counts).as_py() >= about["limit"])
