@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain, pairwise
+from itertools import pairwise
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -22,6 +22,7 @@ import pyarrow as pa
 from tokloss_ray.conll_cells import NONE, OWN_PREFIX, uncell
 from tokloss_ray.scoring.job import LABELS_COLUMNS, WORDS_COLUMNS, Columns, Job, ReadUnit
 from tokloss_ray.scoring.jsonl import RawChunk, batches, json_table, text_of
+from tokloss_ray.scoring.lines import KEPT, MAX_RECORD, lines_of, next_line, too_long
 from tokloss_ray.storage import open_file, open_location
 
 CONLLU = ("ID", "FORM", "LEMMA", "UPOS", "XPOS", "FEATS", "HEAD", "DEPREL", "DEPS", "MISC")
@@ -105,7 +106,7 @@ def layout_of(path: str, version: str) -> Layout | None:
     names: tuple[str, ...] = ()
     fs, local_path = open_location(path)
     with open_file(fs, local_path, unpack=True) as file:
-        for line in file:
+        for _, line, *_ in lines_of(file):
             line = line.removeprefix(_BOM).rstrip(b"\r\n")
             if match := _COMMENT.fullmatch(line):
                 key, value = (text.decode("utf-8", "replace") for text in match.groups())
@@ -162,11 +163,15 @@ def conll_schema(path: str, version: str) -> pa.Schema | None:
 
 
 class Sentence(NamedTuple):
-    """The offset of the first line with a word, the lines from there on, and the comments before."""
+    """The offset of the first line with a word, the lines from there on, the comments before, and how long both are.
+
+    Of a sentence that is too long `data` is but the beginning.
+    """
 
     offset: int
     data: bytes
     comments: bytes
+    length: int
 
 
 def sentences(unit: ReadUnit) -> Iterator[Sentence]:
@@ -181,34 +186,32 @@ def sentences(unit: ReadUnit) -> Iterator[Sentence]:
 
 def sentences_in(file: BinaryIO, layout: Layout, start: int = 0, stop: int = -1) -> Iterator[Sentence]:
     """The same of an open file, unpacked; stop -1 is its end."""
-    offset, ours = start, start == 0
-    if offset:
-        # The line that covers the byte before the range belongs to the unit before.
-        file.seek(offset - 1)
-        offset += len(file.readline()) - 1
-    lines: list[bytes] = []
-    for line in chain(file, [b""]):
-        blank = not (line if offset else line.removeprefix(_BOM)).strip()
-        if blank and lines:
-            yield from _sentence(layout, offset, lines)
-            lines = []
+    # The line that covers the byte before the range belongs to the unit before.
+    first, ours = next_line(file, start, stop) if start else 0, start == 0
+    comments, words = bytearray(), bytearray()
+    begin = size = 0
+    for offset, line, length, blank in lines_of(file, first):
+        text = line if offset else line.removeprefix(_BOM)
+        blank = blank or (not offset and length == len(line) and not text.strip())
+        if blank:
+            if words:
+                yield Sentence(begin, bytes(words), bytes(comments), size)
+            comments, words, size = bytearray(), bytearray(), 0
         if 0 <= stop <= offset and (blank or not ours):
             return
         if blank:
             ours = True
         elif ours:
-            lines.append(line)
-        offset += len(line)
-
-
-def _sentence(layout: Layout, end: int, lines: list[bytes]) -> Iterator[Sentence]:
-    """The sentence in the lines between two blank ones, which end at offset `end`, if there is one."""
-    start = end - sum(map(len, lines))
-    for i, line in enumerate(lines):
-        if layout.is_word(line if start else line.removeprefix(_BOM), inside=False):
-            comments = b"".join(lines[:i])
-            yield Sentence(start + len(comments), b"".join(lines[i:]), comments)
-            return
+            size += length
+            if not words:
+                begin = offset
+            if not words and not layout.is_word(text, inside=False):
+                comments += line if size <= MAX_RECORD else b""
+            elif size <= MAX_RECORD:
+                words += line
+            else:
+                words += b"" if words else line
+                del words[KEPT:]
 
 
 def read_conll(job: Job, unit: ReadUnit) -> Iterator[RawChunk]:
@@ -234,8 +237,11 @@ def sentence_row(wanted: Columns, layout: Layout, sentence: Sentence) -> dict[st
     """The columns that are wanted.
 
     Raises:
-        ValueError, OverflowError: it is not UTF-8, a line has too few or too many columns, or an escape is wrong.
+        ValueError, OverflowError: it is not UTF-8, too long, a line has too few or too many columns, or an escape is
+            wrong.
     """
+    if sentence.length > MAX_RECORD:
+        raise ValueError(too_long(sentence.length))
     data = (sentence.data if sentence.offset else sentence.data.removeprefix(_BOM)).removesuffix(b"\n")
     lines = data.split(b"\n")
     if b"\n#" in data or b"\n-" in data:

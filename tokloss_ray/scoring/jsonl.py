@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from tokloss_ray import schema
 from tokloss_ray.scoring.job import Job, ReadUnit
+from tokloss_ray.scoring.lines import lines_of, next_line, too_long
 from tokloss_ray.storage import open_file, open_location
 
 CHUNK_ROWS = 1024
@@ -53,34 +54,32 @@ def batches(records: Iterable[Record]) -> Iterator[list[Record]]:
         yield batch
 
 
-def json_lines(unit: ReadUnit) -> Iterator[tuple[int, bytes]]:
-    """The non-blank lines that start in the unit's byte range, each with the offset of its first byte."""
+def json_lines(unit: ReadUnit) -> Iterator[tuple[int, bytes, int]]:
+    """The lines that start in the unit's byte range and are not blank, each with its offset and its number of bytes.
+
+    Of a line that is too long the bytes are but the beginning.
+    """
     fs, path = open_location(unit.path)
     with open_file(fs, path, unpack=True) as file:
-        offset = unit.start
-        if offset:
-            # The line that covers the byte before the range belongs to the unit before.
-            file.seek(offset - 1)
-            offset += len(file.readline()) - 1
-        while unit.stop < 0 or offset < unit.stop:
-            line = file.readline()
-            if not line:
-                return
-            if line.strip():
-                yield offset, line
-            offset += len(line)
+        # The line that covers the byte before the range belongs to the unit before.
+        first = next_line(file, unit.start, unit.stop) if unit.start else 0
+        for offset, line, length, blank in lines_of(file, first, unit.stop):
+            if not blank:
+                yield offset, line, length
 
 
-def _json_rows(job: Job, records: list[tuple[int, bytes]]) -> Iterator[RawChunk]:
+def _json_rows(job: Job, records: list[tuple[int, bytes, int]]) -> Iterator[RawChunk]:
     rows: list[tuple[int, dict, bytes]] = []
     broken: list[dict] = []
-    for offset, line in records:
+    for offset, line, length in records:
         row: Any = None
         try:
-            row = json.loads(line.strip())
+            row = json.loads(line.strip()) if length == len(line) else None
             problem = ("malformed", "not a JSON object") if not isinstance(row, dict) else _json_problem(job, row)
         except (ValueError, RecursionError) as error:
             problem = ("malformed", str(error))
+        if length > len(line):
+            problem = ("malformed", too_long(length))
         if problem[0]:
             record = {"source_row": offset, "reason": problem[0], "detail": problem[1], "payload": text_of(line)}
             if isinstance(row, dict) and job.columns.example_id and row.get(job.columns.example_id) is not None:

@@ -22,6 +22,7 @@ from tokloss_ray.scoring.columns import find_columns, find_tags
 from tokloss_ray.scoring.encode import encode_rows
 from tokloss_ray.scoring.inputs import Inspected, inspect_files, list_inputs
 from tokloss_ray.scoring.job import Columns, Job, ReadUnit
+from tokloss_ray.scoring.lines import MAX_RECORD
 from tokloss_ray.scoring.ragged import list_lengths, one_array
 from tokloss_ray.scoring.read import Chunk, read_unit
 from tokloss_ray.scoring.units import make_units
@@ -222,7 +223,8 @@ def _first_rows(job: Job, unit: ReadUnit) -> Chunk:
     chunks: list[Chunk] = []
     for chunk in read_unit(job, unit):
         chunks.append(chunk)
-        if sum(c.rows.num_rows + c.errors.num_rows for c in chunks) >= SAMPLE_ROWS:
+        rows, size = (sum(getattr(t, what) for c in chunks for t in c) for what in ("num_rows", "nbytes"))
+        if rows >= SAMPLE_ROWS or size > MAX_RECORD:
             break
     return Chunk(pa.concat_tables(c.rows for c in chunks), pa.concat_tables(c.errors for c in chunks))
 

@@ -12,6 +12,7 @@ from tokloss_ray.scoring.conll import sentences
 from tokloss_ray.scoring.inputs import PACKED, InputFile, Inspected
 from tokloss_ray.scoring.job import ReadUnit
 from tokloss_ray.scoring.jsonl import UNREADABLE, json_lines
+from tokloss_ray.scoring.lines import MAX_RECORD
 
 SHARDS_PER_UNIT = 4
 _BYTES_PER_TOKEN = {"parquet": 6, "arrow": 12, "jsonl": 12, "conll": 8}
@@ -25,14 +26,16 @@ def text_records(file: InputFile) -> Iterator[tuple[Any, ...]]:
 
 
 def sample_json(file: InputFile) -> list[dict]:
-    """The first records of a JSON lines file that parse to objects."""
-    rows = []
+    """The first records of a JSON lines file that parse to objects, and not more of them than fit into memory."""
+    rows: list[dict] = []
+    size = 0
     try:
-        for number, (_, line) in enumerate(text_records(file)):
-            if number == _SAMPLE_ROWS:
+        for number, (_, line, length) in enumerate(text_records(file)):
+            size += len(line)
+            if number == _SAMPLE_ROWS or (rows and size > MAX_RECORD):
                 break
             try:
-                row = json.loads(line)
+                row = json.loads(line) if length == len(line) else None
             except (ValueError, RecursionError):
                 continue
             if isinstance(row, dict):
