@@ -36,8 +36,11 @@ from tokloss_ray import ScoreConfig, storage_errors
 from tokloss_ray.demo import DATA
 from tokloss_ray.errors import JobFailed, Refused, StorageFailed, before_work
 from tokloss_ray.model_store import fetch_model, find_model
+from tokloss_ray.scoring.arrow_stream import _schema_of
 from tokloss_ray.scoring.driver import check
 from tokloss_ray.scoring.output import clear
+from tokloss_ray.scoring.plan import make_plan, preflight
+from tokloss_ray.scoring.read import read_unit
 from tokloss_ray.storage import RangeFile, files_below, open_location, read_whole, remove, write_whole
 
 TAGS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC"]
@@ -214,6 +217,38 @@ def test_globs_and_saved_datasets(bucket: str, corpus: Path, model: Path, tmp_pa
     upload(tmp_path / "saved", f"{bucket}/saved")
     saved = inline(f"{bucket}/saved", model=model, output=tmp_path / "out", split="dev")
     assert len(saved.rows) == 20
+
+
+def test_units_of_a_saved_dataset_read_their_own_batches(
+    bucket: str, proxy: Proxy, model: Path, tmp_path: Path
+) -> None:
+    """14 MB in 35 units: the preflight fetches headers and a sample, and all units together the file once."""
+    dataset = datasets.Dataset.from_parquet(str(DATA))
+    dataset = datasets.concatenate_datasets([dataset] * 7)
+    dataset.save_to_disk(tmp_path / "saved", num_shards=1)
+    (file,) = (tmp_path / "saved").glob("data-*.arrow")
+    size = file.stat().st_size
+    assert size > 13e6
+    upload(tmp_path / "saved", f"{bucket}/saved")
+    proxy.seen.clear()
+    config = ScoreConfig(
+        model=str(model), input=f"{bucket}/saved", output=str(tmp_path / "out"), shard_tokens=size // 48 // 36
+    )
+    plan = make_plan(preflight(config), gpu=False, bfloat16=False)
+    assert len(plan.units) == 35
+    reads = proxy.reads(file.name)
+    assert sum(request.sent for request in reads) < 0.05 * size
+    print(f"preflight: {len(reads)} requests, {sum(r.sent for r in reads) / size:.2%} of {size:,} bytes")
+    proxy.seen.clear()
+    words: list[list[str]] = []
+    for unit in plan.units:
+        _schema_of.cache_clear()  # each in a process of its own, at worst
+        words += [row for chunk in read_unit(plan.job, unit) for row in chunk.rows["words"].to_pylist()]
+    reads = proxy.reads(file.name)
+    print(f"units: {len(reads)} requests, {sum(r.sent for r in reads) / size:.2%}")
+    assert sum(request.sent for request in reads) < 1.1 * size
+    assert len(reads) <= 3 * len(plan.units)
+    assert words == dataset["tokens"][:]
 
 
 def test_text_in_byte_ranges(bucket: str, model: Path, tmp_path: Path) -> None:

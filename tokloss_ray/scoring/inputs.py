@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from tokloss_ray.config import ScoreConfig
 from tokloss_ray.errors import Refused
+from tokloss_ray.scoring.arrow_stream import inspect_stream
 from tokloss_ray.scoring.conll import conll_schema
 from tokloss_ray.scoring.jsonl import UNREADABLE
 from tokloss_ray.storage import (
@@ -23,7 +24,6 @@ from tokloss_ray.storage import (
     kind_of,
     listed,
     matching,
-    open_file,
     open_location,
     open_random,
     read_whole,
@@ -54,14 +54,14 @@ class InputFile:
 
 @dataclass(frozen=True)
 class Inspected:
-    """A file and what its metadata say; `groups` are (rows, bytes) read together.
+    """A file and what its metadata say; `groups` are (rows, bytes, offset of an Arrow batch) read together.
 
     `schema` is None for JSON lines, whose rows may differ, and for CoNLL files without a sentence.
     """
 
     file: InputFile
     schema: pa.Schema | None
-    groups: tuple[tuple[int, int], ...]
+    groups: tuple[tuple[int, int, int], ...]
 
 
 def list_inputs(config: ScoreConfig, warnings: list[str] | None = None) -> list[InputFile]:
@@ -233,14 +233,9 @@ def _inspect(file: InputFile) -> Inspected:
             with open_random(fs, path, file.listed.size) as opened:
                 metadata = pq.ParquetFile(opened)
                 groups = (metadata.metadata.row_group(i) for i in range(metadata.num_row_groups))
-                return Inspected(file, metadata.schema_arrow, tuple((g.num_rows, g.total_byte_size) for g in groups))
+                return Inspected(file, metadata.schema_arrow, tuple((g.num_rows, g.total_byte_size, 0) for g in groups))
         if file.format == "arrow":
-            with (
-                pa.memory_map(path) if is_local(fs) else open_file(fs, path, file.listed.size) as opened,
-                pa.ipc.open_stream(opened) as stream,
-            ):
-                sizes = tuple((batch.num_rows, batch.nbytes) for batch in stream)
-                return Inspected(file, stream.schema, sizes)
+            return Inspected(file, *inspect_stream(file.listed.path, file.listed.size))
         if file.format == "conll":
             return Inspected(file, conll_schema(file.listed.path, file.listed.version), ())
     except (*UNREADABLE, pa.ArrowException) as error:

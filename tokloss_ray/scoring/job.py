@@ -24,7 +24,8 @@ class ReadUnit:
         format: parquet, arrow, jsonl or conll.
         start, stop: rows of a Parquet or Arrow file, bytes of a text file; stop -1 is the end.
         rows: rows in the unit where metadata tell, else None.
-        size: bytes it will read, about.
+        size: bytes it will read, about; of an Arrow file exactly.
+        offset: where the first record batch of an Arrow file begins; 0 if it must be read from its start.
     """
 
     number: int
@@ -36,6 +37,7 @@ class ReadUnit:
     stop: int
     rows: int | None
     size: int
+    offset: int = 0
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ _PLAN_SCHEMA = pa.schema(
         ("stop", pa.int64()),
         ("rows", pa.int64()),
         ("size", pa.int64()),
+        ("offset", pa.int64()),
     ]
 )
 

@@ -208,6 +208,7 @@ _UNIT_SCHEMA = pa.schema(
         ("stop", pa.int64()),
         ("rows", pa.int64()),
         ("size", pa.int64()),
+        ("offset", pa.int64()),
         (
             "committed",
             pa.list_(

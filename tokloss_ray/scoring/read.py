@@ -14,12 +14,13 @@ import pyarrow.parquet as pq
 from tokloss_ray import schema
 from tokloss_ray.errors import JobFailed
 from tokloss_ray.schema import IGN, IGNORE_INDEX
+from tokloss_ray.scoring.arrow_stream import read_stream
 from tokloss_ray.scoring.commit import MAX_FOLDER_NAME, partition_folder
 from tokloss_ray.scoring.conll import read_conll
 from tokloss_ray.scoring.job import Job, ReadUnit
 from tokloss_ray.scoring.jsonl import CHUNK_ROWS, UNREADABLE, RawChunk, json_table, read_jsonl
 from tokloss_ray.scoring.ragged import any_per_row, list_array, list_lengths, offsets_of, one_array
-from tokloss_ray.storage import RangeFile, is_local, listed, open_file, open_location
+from tokloss_ray.storage import RangeFile, is_local, listed, open_location
 
 
 class Chunk(NamedTuple):
@@ -74,16 +75,10 @@ def _read_parquet(job: Job, unit: ReadUnit) -> Iterator[RawChunk]:
 
 
 def _read_arrow(job: Job, unit: ReadUnit) -> Iterator[RawChunk]:
-    fs, path = open_location(unit.path)
-    row = 0
-    with pa.memory_map(path) if is_local(fs) else open_file(fs, path) as source, pa.ipc.open_stream(source) as stream:
-        for batch in stream:
-            for start in range(0, batch.num_rows, CHUNK_ROWS):
-                part = batch.slice(start, CHUNK_ROWS)
-                yield from _row_range(part.select(job.columns.names), row, unit)
-                row += part.num_rows
-            if 0 <= unit.stop <= row:
-                return
+    for row, batch in read_stream(unit):
+        for start in range(0, batch.num_rows, CHUNK_ROWS):
+            part = batch.slice(start, CHUNK_ROWS)
+            yield from _row_range(part.select(job.columns.names), row + start, unit)
 
 
 def _row_range(batch: pa.RecordBatch, row: int, unit: ReadUnit) -> Iterator[RawChunk]:

@@ -56,10 +56,10 @@ def make_units(inspected: list[Inspected], shard_tokens: int, limit: int | None)
         target = shard_tokens * SHARDS_PER_UNIT * _BYTES_PER_TOKEN[item.file.format]
         text = item.file.format in ("jsonl", "conll")
         parts = _text_parts(item.file, target, left) if text else _row_parts(item.groups, target, left)
-        for start, stop, rows, size in parts:
+        for start, stop, rows, size, *offset in parts:
             file = item.file
             where = file.source, file.listed.path, file.listed.version, file.format
-            units.append(ReadUnit(len(units), *where, start, stop, rows, size))
+            units.append(ReadUnit(len(units), *where, start, stop, rows, size, *offset))
             if left is not None:
                 left -= rows or 0
         if left is not None and left <= 0:
@@ -68,16 +68,17 @@ def make_units(inspected: list[Inspected], shard_tokens: int, limit: int | None)
 
 
 def _row_parts(
-    groups: tuple[tuple[int, int], ...], target: int, left: int | None
-) -> Iterator[tuple[int, int, int, int]]:
-    """Runs of row groups as (first row, end row, rows, bytes)."""
-    start = end = size = 0
-    for number, (rows, nbytes) in enumerate(groups):
+    groups: tuple[tuple[int, int, int], ...], target: int, left: int | None
+) -> Iterator[tuple[int, int, int, int, int]]:
+    """Runs of row groups as (first row, end row, rows, bytes, offset of the first)."""
+    start = end = size = first = 0
+    for number, (rows, nbytes, offset) in enumerate(groups):
+        first = first if size else offset
         end += rows
         size += nbytes
         cut = end - start if left is None else min(end - start, left)
         if cut and (size >= target or number == len(groups) - 1 or cut == left):
-            yield start, start + cut, cut, size
+            yield start, start + cut, cut, size, first
             if left is not None:
                 left -= cut
                 if not left:
