@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-full ceph chaos bench bench-gpu bench-floors lint check-format format clean
+.PHONY: help setup demo test test-slow test-full models ceph chaos bench bench-gpu bench-floors lint check-format format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -50,6 +50,9 @@ ceph:
 		echo "Ceph cannot be installed here (apt-get install $(CEPH)): the S3 tests run against moto alone."
 
 test-full: test test-slow ## run all tests
+
+models: $(STAMP) ## score a tiny model of every architecture, and write docs/models.md
+	@$(BIN)/python -W ignore tests/model_families.py
 
 KILLS ?= 50
 SEED ?= 1

@@ -46,11 +46,13 @@ def score_inline(
     wrap_model: Callable[[Any], Any] | None = None,
     tokenizer: Tokenizer | None = None,
     committed: Callable[[Row], None] = lambda record: None,
+    batching: str | None = None,
 ) -> Inline:
     """Score a corpus, going on where an earlier attempt stopped; raises what `score` raises.
 
     wrap_model: makes of the loaded model the one that is called, to let it fail on purpose. tokenizer: stands in for
-    the job's own. committed: called after each commit; what it raises ends the attempt.
+    the job's own. committed: called after each commit; what it raises ends the attempt. batching: form micro-batches
+    this way, whatever the model was found to need.
     """
     run = None if config.overwrite else output.read_run(config.output)
     output.check_folder(config.output)
@@ -68,6 +70,7 @@ def score_inline(
                 output.clear(config.output)
                 output.start_run(plan, {})
             scorer = _scorer(job, wrap_model)
+            scorer.batching = batching or scorer.batching
             tokenizer = tokenizer or Tokenizer.from_str(job.tokenizer_json)
             done = resume.rows_by_unit(found.records.values())
             for unit in resume.unfinished(units, found.records):

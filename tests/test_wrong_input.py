@@ -28,6 +28,7 @@ from inline import Inline, read_rows, score_inline, write_jsonl
 from tokloss_ray import ScoreConfig, score
 from tokloss_ray.config import make_config, read_yaml
 from tokloss_ray.errors import JobFailed, Refused, TokLossError, TooManyBadRows
+from tokloss_ray.scoring.scorer import MAX_STREAMS
 
 Row = dict[str, Any]
 
@@ -261,8 +262,11 @@ def test_out_of_memory(model: Path, tmp_path: Path, run_out: Callable[[], None])
 
 
 def test_no_batch_is_larger_than_one_that_did_not_fit(model: Path, tmp_path: Path) -> None:
-    """What did not fit once will not fit later, in batches that were planned before, too: each try costs a wait."""
-    source = write_jsonl(tmp_path / "in.jsonl", [row(*VOCABULARY[:6])] * 100)
+    """What did not fit once will not fit later, in batches that were planned before, too: each try costs a wait.
+
+    40 batches of 200 tokens are planned; those that the streams have begun when the first fails may fail, too.
+    """
+    source = write_jsonl(tmp_path / "in.jsonl", [row(*VOCABULARY[:6])] * 1000)
     config = ScoreConfig(model=str(model), input=str(source), output=str(tmp_path / "out"), batch_tokens=200)
     made: list[Failing] = []
 
@@ -270,9 +274,9 @@ def test_no_batch_is_larger_than_one_that_did_not_fit(model: Path, tmp_path: Pat
         made.append(Failing(inner, room=100))
         return made[-1]
 
-    assert score_inline(config, wrap).totals.scored_rows == 100
+    assert score_inline(config, wrap).totals.scored_rows == 1000
     too_large = [size for size in made[0].sizes if size > 100]
-    assert too_large == sorted(set(too_large), reverse=True)
+    assert 0 < len(too_large) <= min(torch.get_num_threads(), MAX_STREAMS)
 
 
 def test_other_failures_do_not_pass_for_memory(model: Path, good: Path, tmp_path: Path) -> None:

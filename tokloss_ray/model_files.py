@@ -24,11 +24,11 @@ from tokloss_ray.model_store import (
 )
 from tokloss_ray.schema import IGN
 
-# Position ids of these start after the padding id, so that many positions are out of reach
-# (transformers, create_position_ids_from_input_ids).
-_POSITIONS_AFTER_PAD = {
+# Position ids of these start after the padding id, so that many positions are out of reach. Their table of positions
+# has a padding row, which is how tests find whether one is missing here; the actor looks, too (`scoring/probe.py`).
+POSITIONS_AFTER_PAD = {
     "roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm", "xmod", "data2vec-text",
-    "longformer", "ibert", "luke", "mpnet", "esm",
+    "longformer", "ibert", "luke", "mpnet", "esm", "layoutlmv3", "lilt", "markuplm",
 }  # fmt: skip
 _NO_LENGTH = 100_000
 """Tokenizers without a limit report an astronomic `model_max_length`; beyond this it says nothing."""
@@ -186,8 +186,8 @@ def _tokenizer(path: str, config: ScoreConfig) -> Any:
 
 def _max_length(settings: Any, tokenizer: Any, asked: int | None) -> int:
     """Tokens a sequence may have: what the positions allow, what the tokenizer says, what the user asks."""
-    positions = getattr(settings, "max_position_embeddings", None)
-    if positions is not None and settings.model_type in _POSITIONS_AFTER_PAD:
+    positions = getattr(settings, "max_position_embeddings", None) or getattr(settings, "max_seq_len", None)
+    if positions is not None and settings.model_type in POSITIONS_AFTER_PAD:
         positions -= (settings.pad_token_id or 0) + 1
     if positions is not None and positions <= 0:
         positions = None

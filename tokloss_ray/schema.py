@@ -98,6 +98,7 @@ REASONS = (
     "not_a_string",
     "malformed",
     "too_long",
+    "too_short",
     "out_of_memory",
     "non_finite",
 )

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from tokloss_ray.scoring.batching import EQUAL_LENGTH
 from tokloss_ray.scoring.driver import Watcher
 from tokloss_ray.scoring.estimate import Estimate
 from tokloss_ray.scoring.plan import Plan
@@ -133,7 +134,7 @@ def print_summary(console: Console, summary: RunSummary) -> None:
     if totals.padding_efficiency is not None:
         table.add_row("padding efficiency", f"{totals.padding_efficiency:.3f}  (real tokens / padded tokens)")
     if totals.batch_tokens:
-        table.add_row("micro-batches", f"up to {totals.batch_tokens:,} padded tokens")
+        table.add_row("micro-batches", f"up to {totals.batch_tokens:,} padded tokens{_equally_long(totals.batching)}")
     table.add_row("dropped words", f"{totals.dropped_words:,}")
     if totals.repeated_ids:
         table.add_row("repeated ids", _repeated(totals.repeated_ids))
@@ -152,6 +153,11 @@ def print_summary(console: Console, summary: RunSummary) -> None:
         console.print(tag_table(totals))
     console.print(f"\nResults are in [bold]{_safe(summary.output)}[/]. Next, the sequences the model finds hardest:")
     console.print(f"  {_safe(_command())} show {_safe(shlex.quote(summary.output))} --worst 3", highlight=False)
+
+
+def _equally_long(batching: str | None) -> str:
+    """What is said of micro-batches where padding would change results."""
+    return ", of equally long sequences: padding changes this model's answers" if batching == EQUAL_LENGTH else ""
 
 
 def _command() -> str:
@@ -229,6 +235,7 @@ def print_estimate(console: Console, plan: Plan, estimate: Estimate) -> None:
     table.add_row("tokens", f"about {plan.estimated_tokens:,}")
     table.add_row("shards", f"about {plan.estimated_shards:,} of {plan.job.shard_tokens:,} tokens")
     table.add_row("computes in", plan.job.dtype)
+    table.add_row("micro-batches", f"up to {plan.job.batch_tokens:,} padded tokens{_equally_long(estimate.batching)}")
     if estimate.tokens_per_second:
         seconds = plan.estimated_tokens / estimate.tokens_per_second
         table.add_row("output", f"about {size(plan.estimated_tokens * estimate.bytes_per_token)}")

@@ -6,6 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+PADDED, EQUAL_LENGTH = "padded", "equal-length"
+"""How micro-batches are formed, as commit records say it."""
+
 
 class MicroBatch(NamedTuple):
     """Sequences that go through the model together.
@@ -25,17 +28,21 @@ class MicroBatch(NamedTuple):
     at: np.ndarray
 
 
-def plan_batches(lengths: np.ndarray, budget: int) -> list[np.ndarray]:
+def plan_batches(lengths: np.ndarray, budget: int, equal_length: bool = False) -> list[np.ndarray]:
     """Sequence numbers of each micro-batch, longest sequences first.
 
-    A batch of n sequences, the longest of L tokens, has n * L <= budget padded tokens, or n = 1. Longest first: what
-    does not fit into memory shows at once, and the allocator can reuse the largest blocks.
+    A batch of n sequences, the longest of L tokens, has n * L <= budget padded tokens, or n = 1; with `equal_length`
+    all have L. Longest first: what does not fit into memory shows at once, and the allocator can reuse the largest
+    blocks.
     """
     order = np.argsort(-lengths, kind="stable")
+    falling = -lengths[order]
     batches = []
     start = 0
     while start < len(order):
         size = max(1, budget // max(1, int(lengths[order[start]])))
+        if equal_length:
+            size = min(size, int(np.searchsorted(falling, falling[start], side="right")) - start)
         batches.append(order[start : start + size])
         start += size
     return batches
@@ -52,7 +59,8 @@ def pad(
     """Gather some sequences into a padded micro-batch. `flat_mask` None attends to every token.
 
     Padding stands on the right whatever side the tokenizer pads on: a model with absolute positions then sees each
-    token at the position it has without padding, and masked positions change nothing for the others.
+    token at the position it has without padding. Whether padding changes anything for the others is known of each model
+    (`probe.py`).
     """
     column = np.arange(int(lengths[rows].max(initial=0)))
     inside = column < lengths[rows][:, None]

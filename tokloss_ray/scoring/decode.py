@@ -14,6 +14,12 @@ from tokloss_ray.scoring.encode import payload
 from tokloss_ray.scoring.job import Job
 from tokloss_ray.scoring.ragged import list_array, list_lengths, offsets_of, one_array, sum_per_row
 
+_SCORE_PROBLEMS = {
+    "non_finite": "some logits are NaN or infinite",
+    "out_of_memory": "it does not fit into memory, or ends the process that scores it",
+    "too_short": "the model fails on sequences of so few tokens",
+}
+
 
 class Decoded(NamedTuple):
     """What one shard leaves behind: rows of scores/ (with the partition columns), rows of errors/, and figures."""
@@ -109,11 +115,7 @@ def _score_errors(job: Job, source: str, failed: pa.Table) -> pa.Table:
     records = []
     for source_row, windows in rows.items():
         reason = next(w[schema.PROBLEM] for w in windows if w[schema.PROBLEM])
-        text = (
-            "some logits are NaN or infinite"
-            if reason == "non_finite"
-            else "it does not fit into memory, or ends the process that scores it"
-        )
+        text = _SCORE_PROBLEMS[reason]
         numbers = [str(w[schema.WINDOW]) for w in windows if w[schema.PROBLEM]]
         records.append(
             {

@@ -48,12 +48,7 @@ def pack(model: nn.Module, probe: Callable[[nn.Module], torch.Tensor]) -> bool:
     try:
         _replace(model, replaced)
         same = torch.allclose(probe(model), expected, rtol=_TOLERANCE[dtype], atol=_TOLERANCE[dtype], equal_nan=True)
-    except (
-        AttributeError,
-        NotImplementedError,
-        RuntimeError,
-        TypeError,
-    ):  # what asks more of a layer than to be called
+    except Exception:  # a model that asks more of a layer than to be called fails as it likes
         same = False
     if not same:
         for parent, name, module in reversed(replaced):

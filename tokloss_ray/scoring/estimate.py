@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tokloss_ray.errors import before_work
 from tokloss_ray.schema import ERRORS_SCHEMA
 from tokloss_ray.scoring.decode import decode_shard
 from tokloss_ray.scoring.plan import Plan, sample_rows
@@ -18,24 +19,26 @@ _ROWS = 64
 
 @dataclass(frozen=True)
 class Estimate:
-    """Rates seen on the sample; None and 0 where the input has no rows."""
+    """Rates seen on the sample, None and 0 where the input has no rows; and how micro-batches are formed."""
 
     tokens_per_second: float | None
     bytes_per_token: float
+    batching: str
 
 
 def estimate(plan: Plan, gpu: bool) -> Estimate:
     """Load the model and score some rows of the sample for a few seconds.
 
     Raises:
-        JobFailed: the model does not load.
+        Refused: the model does not load, or its answers cannot be repeated.
     """
     from tokloss_ray.scoring.scorer import Scorer
 
-    scorer = Scorer(plan.job, None, "cuda" if gpu else "cpu")
+    with before_work():
+        scorer = Scorer(plan.job, None, "cuda" if gpu else "cpu")
     sequences = sample_rows(plan.job, plan.units).sequences
     if sequences is None or not sequences.num_rows:
-        return Estimate(None, 0.0)
+        return Estimate(None, 0.0, scorer.batching)
     scorer.score(sequences.slice(0, 8))  # the first pass sets up kernels
     tokens, seconds, parts = 0, 0.0, []
     start = 0
@@ -49,4 +52,4 @@ def estimate(plan: Plan, gpu: bool) -> Estimate:
         start += _ROWS
     sink = pa.BufferOutputStream()
     pq.write_table(pa.concat_tables(parts), sink, compression="zstd")
-    return Estimate(tokens / seconds, len(sink.getvalue()) / max(1, tokens))
+    return Estimate(tokens / seconds, len(sink.getvalue()) / max(1, tokens), scorer.batching)

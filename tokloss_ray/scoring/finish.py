@@ -14,7 +14,7 @@ from tokloss_ray.scoring.summary import Totals, missing_shards, total
 from tokloss_ray.scoring.verify import repeated_ids
 
 BREAKER_ROWS = 1000
-NOT_IN_SUCCESS = ("padded_tokens", "batch_tokens", "storage_retries")
+NOT_IN_SUCCESS = ("padded_tokens", "batch_tokens", "batching", "storage_retries")
 """What may differ between two runs of the same job."""
 MOST_IDS = 20_000_000
 """Rows up to which a run counts repeated ids before it ends, which holds eight bytes for each; `verify` always does."""

@@ -69,16 +69,16 @@ class Journal:
         fs, path = open_location(self.uri)
         write_whole(fs, path, json.dumps(asdict(self)).encode())
 
-    def batches(self, lengths: np.ndarray, budget: int) -> list[np.ndarray]:
+    def batches(self, lengths: np.ndarray, budget: int, equal_length: bool = False) -> list[np.ndarray]:
         """Micro-batches of all rows but the poison; what is suspected comes last, in halves of the group it was in."""
         suspected = [row for group in self.groups for row in group]
         clean = np.setdiff1d(np.arange(len(lengths)), [*suspected, *self.poison])
-        batches = [clean[batch] for batch in plan_batches(lengths[clean], budget)]
+        batches = [clean[batch] for batch in plan_batches(lengths[clean], budget, equal_length)]
         for group in self.groups:
             rows = np.array([row for row in group if row not in self.poison], dtype=np.int64)
             halves = np.array_split(rows, 2) if len(rows) > 1 else [rows]
             for half in halves:
-                batches += [half[batch] for batch in plan_batches(lengths[half], budget)]
+                batches += [half[batch] for batch in plan_batches(lengths[half], budget, equal_length)]
         return batches
 
 

@@ -16,11 +16,12 @@ from tokloss_ray import schema
 from tokloss_ray.errors import JobFailed
 from tokloss_ray.faults import armed, fault_point
 from tokloss_ray.model_store import check_unchanged, fetch_model
-from tokloss_ray.scoring.batching import MicroBatch, pad, plan_batches
+from tokloss_ray.scoring.batching import EQUAL_LENGTH, MicroBatch, pad, plan_batches
 from tokloss_ray.scoring.engine import pack
 from tokloss_ray.scoring.job import Job
 from tokloss_ray.scoring.journal import Journal
 from tokloss_ray.scoring.loss import TokenScores, score_tokens
+from tokloss_ray.scoring.probe import Probe, find_batching
 from tokloss_ray.scoring.ragged import any_per_row, list_array, list_lengths, offsets_of, one_array
 
 MAX_STREAMS = 8
@@ -41,7 +42,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 class _Work:
     """One shard while it is scored: its ragged arrays, the micro-batches that are left, and what came of the others."""
 
-    def __init__(self, sequences: pa.Table, budget: int) -> None:
+    def __init__(self, sequences: pa.Table, budget: int, equal_length: bool) -> None:
         self.sequences = sequences
         column = one_array(sequences.column(schema.INPUT_IDS))
         self.lengths = list_lengths(column)
@@ -52,9 +53,10 @@ class _Work:
             self.mask = one_array(sequences.column(schema.ATTENTION_MASK)).flatten().to_numpy()
         labels = one_array(sequences.column(schema.LABEL_IDS)).flatten().to_numpy()
         self.labels_T = torch.from_numpy(labels.astype(np.int64))
-        self.batches = plan_batches(self.lengths, budget)[::-1]
+        self.batches = plan_batches(self.lengths, budget, equal_length)[::-1]
         self.scored: list[tuple[np.ndarray, TokenScores, int]] = []
         self.too_big: list[int] = []
+        self.too_short: list[int] = []
         self.lock = threading.Lock()
 
     def names(self, rows: np.ndarray) -> str:
@@ -87,34 +89,33 @@ class Scorer:
         device: torch device, such as cuda or cpu.
 
     Raises:
-        JobFailed: the model cannot be loaded, or its weights have no token-classification head.
+        JobFailed: the model cannot be loaded, its weights have no token-classification head, or its answers cannot be
+            repeated.
     """
 
     def __init__(self, job: Job, threads: int | None = None, device: str = "cpu") -> None:
         self.job = job
         self.device = torch.device(device)
         self.budget = job.batch_tokens
-        self.streams = 1
-        if self.device.type == "cpu":
+        cpu = self.device.type == "cpu"
+        if cpu:
             threads = threads or torch.get_num_threads()
-            # Threads that share one product wait for each other at its end, and all for one that lost its core for a
-            # moment. Streams that each compute a micro-batch of their own do not.
-            self.streams = min(threads, MAX_STREAMS)
-            threads //= self.streams
+        else:
+            torch.backends.cudnn.allow_tf32 = False  # convolutions in float32 mean float32
         if threads:
             torch.set_num_threads(threads)
-        self.pool = ThreadPoolExecutor(self.streams, initializer=torch.set_num_threads, initargs=(threads or 1,))
         self.model = load_model(job).to(self.device).eval()
-        if self.device.type == "cpu":
-            pack(self.model, self._probe)
-
-    @torch.inference_mode()
-    def _probe(self, model: torch.nn.Module) -> torch.Tensor:
-        """Logits of two short sequences, one of them padded."""
-        input_ids_BL = torch.arange(16).reshape(2, 8) % self.job.embedding_rows
-        attention_BL = torch.ones_like(input_ids_BL)
-        attention_BL[1, 5:] = 0
-        return model(input_ids=input_ids_BL, attention_mask=attention_BL).logits
+        probe = Probe(job, self.device)
+        self.batching, self.shortest, shared = find_batching(self.model, probe, lambda: load_model(job))
+        self.streams = 1
+        if cpu:
+            pack(self.model, probe.padded)
+            # Threads that share one product wait for each other at its end, and all for one that lost its core for a
+            # moment. Streams that each compute a micro-batch of their own do not, where the model keeps nothing of one.
+            self.streams = min(threads or 1, MAX_STREAMS) if shared else 1
+            threads = (threads or 1) // self.streams
+            torch.set_num_threads(threads)
+        self.pool = ThreadPoolExecutor(self.streams, initializer=torch.set_num_threads, initargs=(threads or 1,))
 
     def score(self, sequences: pa.Table, journal: Journal | None = None) -> tuple[pa.Table, dict[str, Any]]:
         """Add predictions and losses to the sequences of a shard.
@@ -123,13 +124,14 @@ class Scorer:
 
         Returns the table with predicted_ids, loss, predicted_prob, second_ids, second_prob (and probs), lists as long
         as input_ids, and problem, which is null or the reason why a sequence could not be scored; and the figures
-        padded_tokens, batch_tokens and seconds.
+        padded_tokens, batch_tokens, batching and seconds.
         """
         begin = time.perf_counter()
         budget = self.budget if journal is None else max(1, self.job.batch_tokens // 2)
-        work = _Work(sequences, budget)
+        equal_length = self.batching == EQUAL_LENGTH
+        work = _Work(sequences, budget, equal_length)
         if journal is not None:
-            work.batches = journal.batches(work.lengths, budget)[::-1]
+            work.batches = journal.batches(work.lengths, budget, equal_length)[::-1]
             work.too_big += journal.poison
             self._stream(work, lambda rows: journal.write(rows.tolist()))
             journal.write([])
@@ -140,12 +142,15 @@ class Scorer:
                 done.result()
         table = self._gather(sequences, work)
         budget = min(budget, self.budget)
-        figures = {"padded_tokens": work.padded, "batch_tokens": budget, "seconds": time.perf_counter() - begin}
-        return table, figures
+        figures = {"padded_tokens": work.padded, "batch_tokens": budget, "batching": self.batching}
+        return table, figures | {"seconds": time.perf_counter() - begin}
 
     def _stream(self, work: _Work, note: Callable[[np.ndarray], None] = lambda rows: None) -> None:
         """Score micro-batches until none is left; several streams may take from the same work."""
         while (rows := work.next(self.budget)) is not None:
+            if work.lengths[rows[0]] < self.shortest:
+                work.too_short += rows.tolist()
+                continue
             note(rows)
             fault_point("score.batch", work.names(rows))
             batch = pad(work.ids, work.mask, work.offsets, work.lengths, rows, self.job.pad_token_id)
@@ -197,6 +202,7 @@ class Scorer:
         reason = np.full(len(offsets) - 1, None, dtype=object)
         reason[any_per_row(~column("finite", bool), offsets)] = "non_finite"
         reason[work.too_big] = "out_of_memory"
+        reason[work.too_short] = "too_short"
         second = column("second", np.int32)
         made = {
             schema.PREDICTED_IDS: column("best", np.int32),

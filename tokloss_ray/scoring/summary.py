@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from tokloss_ray.scoring.batching import EQUAL_LENGTH
+
 _SUMS = ("rows", "scored_rows", "error_rows", "sequences", "tokens", "labels", "padded_tokens", "dropped_words")
 
 
@@ -22,6 +24,8 @@ class Totals:
         errors: rows in errors/ by reason.
         loss_by_tag: tag -> (labelled tokens, sum of their losses).
         batch_tokens: the smallest micro-batch budget an actor settled on.
+        batching: how micro-batches were formed: padded, or equal-length where padding would change the model's answers;
+            None of records that do not say it.
         repeated_ids: rows whose id another row has too, None if nobody counted.
         storage_retries: storage operations that were tried again.
     """
@@ -38,6 +42,7 @@ class Totals:
     errors: dict[str, int] = field(default_factory=dict)
     loss_by_tag: dict[str, tuple[int, float]] = field(default_factory=dict)
     batch_tokens: int | None = None
+    batching: str | None = None
     repeated_ids: int | None = None
     storage_retries: int = 0
 
@@ -53,6 +58,8 @@ class Totals:
             before = self.loss_by_tag.get(tag, (0, 0.0))
             self.loss_by_tag[tag] = (before[0] + count, before[1] + total)
         self.batch_tokens = min(record["batch_tokens"], self.batch_tokens or record["batch_tokens"])
+        if self.batching != EQUAL_LENGTH:
+            self.batching = record.get("batching", self.batching)
 
     @property
     def padding_efficiency(self) -> float | None:
