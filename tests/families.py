@@ -85,6 +85,20 @@ _OWN: dict[str, dict[str, Any]] = {
 VARIATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "big_bird, block-sparse": ("big_bird", {"block_size": 4, "num_random_blocks": 1}),
     "nystromformer, 32 landmarks": ("nystromformer", {"num_landmarks": 32, "segment_means_seq_len": 64}),
+    "phi3, longrope": (
+        "phi3",
+        {
+            "original_max_position_embeddings": 64,
+            "rope_parameters": {
+                "rope_type": "longrope",
+                "rope_theta": 10000.0,
+                "partial_rotary_factor": 1.0,
+                "original_max_position_embeddings": 64,
+                "short_factor": [1.0] * 8,
+                "long_factor": [4.0] * 8,
+            },
+        },
+    ),
     "yoso, random hashing": ("yoso", {"use_expectation": False, "use_fast_hash": False}),
     "yoso, convolution": ("yoso", {"conv_window": 5}),
 }
@@ -104,16 +118,14 @@ def build(architecture: str, folder: Path, tokenizer: Path, **settings: Any) -> 
     """Write a tiny model without a tokenizer. Raises whatever transformers raises where it cannot be."""
     vocabulary = transformers.AutoTokenizer.from_pretrained(tokenizer)
     ids = {f"{name}_token_id": getattr(vocabulary, f"{name}_token_id") for name in ("pad", "cls", "sep")}
-    config = _tiny(
-        type(CONFIG_MAPPING[architecture]()),
+    config = tiny_config(
+        architecture,
         vocab_size=len(vocabulary),
         pad_token_id=PAD,
         bos_token_id=ids["cls_token_id"],
         eos_token_id=ids["sep_token_id"],
-        **_OWN.get(architecture, {}) | settings,
+        **settings,
     )
-    if architecture == "qwen3_5":  # its language model is a part
-        config.text_config.layer_types = _OWN["qwen3_5"]["layer_types"]
     config.id2label = dict(enumerate(TAGS))
     config.label2id = {tag: i for i, tag in enumerate(TAGS)}
     with torch.random.fork_rng(devices=[]):
@@ -123,6 +135,14 @@ def build(architecture: str, folder: Path, tokenizer: Path, **settings: Any) -> 
     _spread_logits(model, len(vocabulary))
     model.save_pretrained(folder)
     return folder
+
+
+def tiny_config(architecture: str, **own: Any) -> Any:
+    """The configuration of a tiny model: `_SMALL` settings, what the architecture needs, and `own`."""
+    config = _tiny(type(CONFIG_MAPPING[architecture]()), **_OWN.get(architecture, {}) | own)
+    if architecture == "qwen3_5":  # its language model is a part
+        config.text_config.layer_types = _OWN["qwen3_5"]["layer_types"]
+    return config
 
 
 def _tiny(kind: type, **own: Any) -> Any:

@@ -21,7 +21,7 @@ from tokloss_ray.scoring.batching import EQUAL_LENGTH, PADDED, pad
 from tokloss_ray.scoring.job import Job
 from tokloss_ray.scoring.ragged import offsets_of
 
-SHORT, LONG, LONGEST = (33, 18, 9, 3), 260, 1024
+SHORT, LONG, LONGEST = (33, 18, 9, 3), 160, 1024
 """Tokens of the rows: usual sentences, odd and even, with one token and with many to be padded, the shortest there is;
 a row that is longer than attention windows, blocks and kernels usually are; and one beyond the length at which
 block-sparse attention is switched on."""
@@ -118,11 +118,15 @@ def find_batching(model: nn.Module, probe: Probe, reload: Callable[[], nn.Module
             f"the model in {probe.job.model.name} answers one sequence differently each time, as random hashing does: "
             f"no loss could be repeated"
         )
+    settled = dict(_state(subject))
+    probe(subject, probe.short[1])
+    shared = settled == dict(_state(subject))
     if _switches_with_length(model.config, probe.job.max_length):
-        kind, changed = EQUAL_LENGTH, ["inv_freq"]
-    if kind == EQUAL_LENGTH:
-        _check_equally_long(subject, probe, exact)
-    return Batching(kind, 1 if kind == PADDED else _shortest(subject, probe), not changed)
+        kind, shared = EQUAL_LENGTH, False
+    if kind == PADDED:
+        return Batching(PADDED, 1, shared)
+    _check_equally_long(subject, probe, exact)
+    return Batching(EQUAL_LENGTH, _shortest(subject, probe), shared)
 
 
 def _may_be_padded(model: nn.Module, probe: Probe, exact: bool) -> bool:
