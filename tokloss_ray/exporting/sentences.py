@@ -16,6 +16,7 @@ from tokloss_ray.errors import Refused
 from tokloss_ray.mining.load import read_rows
 from tokloss_ray.mining.mined import read_mined
 from tokloss_ray.mining.outputs import by_column, files_where, open_outputs, parse_where
+from tokloss_ray.mining.score_files import reading
 from tokloss_ray.schema import IGN
 
 KEY = [schema.SOURCE, schema.SOURCE_ROW]
@@ -88,20 +89,20 @@ def read_sentences(output: str, keys: pa.Table | None = None, where: Sequence[st
     """
     tables = shard_tables(output, _READ, where)
     if keys is None:
-        for table in tables:
-            yield from sentences_of(table)
+        for path, table in tables:
+            yield from _sentences_of(table, output, path)
         return
     rank = {key: i for i, key in enumerate(zip(*(keys.column(name).to_pylist() for name in KEY), strict=True))}
     rows = pa.array(keys.column(schema.SOURCE_ROW).to_pylist(), pa.int64())
     found: list[Sentence] = []
-    for table in tables:
+    for path, table in tables:
         likely = table.filter(pc.is_in(table.column(schema.SOURCE_ROW), rows))
-        found += [s for s in sentences_of(likely) if (s.source, s.source_row) in rank]
+        found += [s for s in _sentences_of(likely, output, path) if (s.source, s.source_row) in rank]
     yield from sorted(found, key=lambda s: rank[s.source, s.source_row])
 
 
-def shard_tables(output: str, columns: list[str], where: Sequence[str] = ()) -> Iterator[pa.Table]:
-    """The rows of each committed shard in the order of the input, a shard at a time, windows one after another.
+def shard_tables(output: str, columns: list[str], where: Sequence[str] = ()) -> Iterator[tuple[str, pa.Table]]:
+    """The rows of each committed shard in the order of the input, windows one after another, with its first file.
 
     where: `COLUMN=VALUE` or `COLUMN!=VALUE`, as in `tokloss mine`.
 
@@ -114,12 +115,18 @@ def shard_tables(output: str, columns: list[str], where: Sequence[str] = ()) -> 
     order = [(schema.SOURCE_ROW, "ascending"), (schema.WINDOW, "ascending")]
     # The files of a shard, one for each partition, have the same name.
     for _, of_shard in groupby(files, key=lambda file: file.path.rsplit("/", 1)[-1]):
-        parts = [read_rows(file, columns, by_column(conditions)) for file in of_shard]
-        yield pa.concat_tables(parts, promote_options="permissive").sort_by(order)
+        of_files = list(of_shard)
+        parts = [read_rows(file, columns, by_column(conditions)) for file in of_files]
+        yield of_files[0].path, pa.concat_tables(parts, promote_options="permissive").sort_by(order)
 
 
-def sentences_of(table: pa.Table) -> Iterator[Sentence]:
-    """The sentences in rows of scores/ that stand in the order of source, source_row and window."""
+def _sentences_of(table: pa.Table, output: str, path: str) -> Iterator[Sentence]:
+    """The sentences in rows of scores/ that stand in the order of source, source_row and window; path: their file."""
+    with reading(output, path):
+        yield from _joined(table)
+
+
+def _joined(table: pa.Table) -> Iterator[Sentence]:
     rows: Iterable[dict[str, Any]] = (row for batch in table.to_batches(1024) for row in batch.to_pylist())
     for (source, source_row), windows in groupby(rows, key=lambda row: (row[KEY[0]], row[KEY[1]])):
         first = next(windows)
@@ -153,7 +160,7 @@ def _take_window(sentence: Sentence, row: dict[str, Any]) -> None:
 def worst_keys(output: str, count: int, where: Sequence[str] = ()) -> pa.Table:
     """Keys of the rows with the highest total loss, over all their windows; ties by source and source_row."""
     best: list[pa.Table] = []
-    for table in shard_tables(output, [*KEY, schema.WINDOW, schema.TOTAL_LOSS], where):
+    for _, table in shard_tables(output, [*KEY, schema.WINDOW, schema.TOTAL_LOSS], where):
         sums = table.group_by(KEY).aggregate([(schema.TOTAL_LOSS, "sum")])
         order = [(f"{schema.TOTAL_LOSS}_sum", "descending"), *((name, "ascending") for name in KEY)]
         best = [pa.concat_tables([*best, sums]).sort_by(order).slice(0, count)]
@@ -169,7 +176,7 @@ def keys_of_id(output: str, example_ids: Iterable[str]) -> pa.Table:
     wanted = pa.array(list(dict.fromkeys(example_ids)), pa.string())
     parts = [
         table.filter(pc.is_in(table.column(schema.EXAMPLE_ID), wanted))
-        for table in shard_tables(output, [schema.EXAMPLE_ID, *KEY, schema.WINDOW])
+        for _, table in shard_tables(output, [schema.EXAMPLE_ID, *KEY, schema.WINDOW])
     ]
     found = pa.concat_tables(parts) if parts else _no_keys().append_column(schema.EXAMPLE_ID, pa.array([], pa.string()))
     have = set(found.column(schema.EXAMPLE_ID).to_pylist())

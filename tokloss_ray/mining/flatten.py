@@ -9,7 +9,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tokloss_ray import schema
-from tokloss_ray.errors import JobFailed
 from tokloss_ray.mining.words import Words
 from tokloss_ray.scoring.ragged import list_lengths, offsets_of, one_array
 
@@ -30,18 +29,18 @@ COLUMNS = (
 """What `flatten` needs; and `probs`, where it is there."""
 
 
-def flatten(table: pa.Table, tags: tuple[str, ...], by: dict[str, pa.Array], output: str, file: str) -> Words:
+def flatten(table: pa.Table, tags: tuple[str, ...], by: dict[str, pa.Array], output: str) -> Words:
     """The labelled tokens of some rows of scores/: strings as dictionaries, the windows of a row one after another.
 
-    by: slice columns, a string for each row of the table. output: whose rows they are. file: for error messages.
+    by: slice columns, a string for each row of the table. output: whose rows they are.
 
     Raises:
-        JobFailed: the file has a tag that is not among `tags`.
+        ValueError: a tag is not among `tags`.
     """
     flat = {name: one_array(table.column(name)) for name in COLUMNS}
     lengths = list_lengths(flat[schema.LABELS])
     starts = offsets_of(lengths)
-    label = _codes(flat[schema.LABELS].flatten(), (*tags, schema.IGN), file)
+    label = _codes(flat[schema.LABELS].flatten(), (*tags, schema.IGN))
     at = np.flatnonzero(label < len(tags))
     row = np.repeat(np.arange(table.num_rows), lengths)[at]
     first = _first_windows(flat[schema.SOURCE], flat[schema.SOURCE_ROW])
@@ -74,8 +73,8 @@ def flatten(table: pa.Table, tags: tuple[str, ...], by: dict[str, pa.Array], out
         word=word,
         num_subtokens=num_subtokens,
         label=label[at],
-        predicted=_codes(flat[schema.PREDICTED_LABEL].flatten(), tags, file)[at],
-        second=_codes(flat[schema.SECOND_LABEL].flatten(), tags, file)[at],
+        predicted=_codes(flat[schema.PREDICTED_LABEL].flatten(), tags)[at],
+        second=_codes(flat[schema.SECOND_LABEL].flatten(), tags)[at],
         loss=floats(schema.LOSS),
         predicted_prob=floats(schema.PREDICTED_PROB),
         second_prob=floats(schema.SECOND_PROB),
@@ -85,12 +84,12 @@ def flatten(table: pa.Table, tags: tuple[str, ...], by: dict[str, pa.Array], out
     return _in_order(words)
 
 
-def _codes(values: pa.DictionaryArray, names: tuple[str, ...], file: str) -> np.ndarray:
+def _codes(values: pa.DictionaryArray, names: tuple[str, ...]) -> np.ndarray:
     """Position of each string among `names`, as int32; -1 where it is null."""
     codes = {name: code for code, name in enumerate(names)}
     strings = values.dictionary.to_pylist()
     if unknown := [string for string in strings if string not in codes]:
-        raise JobFailed(f"{file} has the tag {unknown[0]!r}, which _run.json does not have")
+        raise ValueError(f"it has the tag {unknown[0]!r}, which _run.json does not have")
     table = np.array([*(codes[string] for string in strings), -1], dtype=np.int32)
     return table[pc.fill_null(values.indices, len(strings)).to_numpy(zero_copy_only=False)]
 

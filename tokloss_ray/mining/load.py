@@ -26,8 +26,9 @@ from tokloss_ray.mining.score_files import (
     BATCH_TOKENS,
     WHOLE_FILE,
     batch_rows,
-    checked,
+    iter_columns,
     open_score_file,
+    read_columns,
     reading,
 )
 from tokloss_ray.mining.words import Words, concat_words, first_tokens
@@ -70,7 +71,7 @@ def read_tokens(
         for table in _read_file(file, by, conditions, probs, tokens):
             slices = {name: _slice_values(table, name, file) for name in by}
             with reading(file.output, file.path):  # no checksum covers the footer, which says what the values are
-                part = flatten(table, tags, slices, file.output, f"{file.output}/{file.path}")
+                part = flatten(table, tags, slices, file.output)
             count = int(pc.sum(table.column(schema.NUM_TOKENS)).as_py() or 0)
             if parts and size + count > tokens:
                 yield concat_words(parts)
@@ -134,7 +135,7 @@ def read_rows(file: ScoreFile, columns: Sequence[str] | None, conditions: dict[s
     needed = None if columns is None else dict.fromkeys([*columns, *conditions])
     with open_score_file(file) as parquet:
         inside = parquet.schema_arrow.names
-        table = checked(parquet.read(None if needed is None else [name for name in needed if name in inside]), file)
+        table = read_columns(parquet, file, None if needed is None else [name for name in needed if name in inside])
     for name, value in file.constants.items():
         if name not in inside and (name in needed if needed is not None else name in file.path):
             table = table.append_column(name, pa.repeat(pa.scalar(value, pa.string()), table.num_rows))
@@ -157,11 +158,10 @@ def _read_file(
             raise ValueError(f"it has no column {lacking[0]}")
         kept: list[pa.Table] = []
         if file.rows <= step * 2:
-            whole = checked(parquet.read(columns, use_threads=False), file)
-            kept.append(_filtered(whole, here))
+            kept.append(_filtered(read_columns(parquet, file, columns, threads=False), here))
         else:
-            for batch in parquet.iter_batches(step, columns=columns, use_threads=False):
-                table = _filtered(checked(pa.Table.from_batches([batch]), file), here)
+            for part in iter_columns(parquet, file, columns, step):
+                table = _filtered(part, here)
                 if (cut := _last_row(table)) == 0:  # nothing, or all of one row: it may go on
                     kept.append(table)
                     continue

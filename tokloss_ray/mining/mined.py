@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from tokloss_ray.errors import Refused
 from tokloss_ray.mining.outputs import OUTPUT, Run, Scores, open_outputs
+from tokloss_ray.mining.score_files import cause_of
 from tokloss_ray.storage import open_location, read_whole
 
 METADATA = b"tokloss"
@@ -108,8 +109,7 @@ def read_table(path: str) -> pa.Table:
         table.validate(full=True)
         return table
     except (pa.ArrowException, OSError, ValueError, LookupError, MemoryError) as error:
-        cause = (str(error).strip() or repr(error)).splitlines()[0].rstrip(".")
-        raise Refused(f"cannot read {path}: {cause}; make it again with tokloss mine") from error
+        raise Refused(f"cannot read {path}: {cause_of(error)}; make it again with tokloss mine") from error
 
 
 def _is_cut(table: pa.Table, about: dict[str, Any]) -> bool:

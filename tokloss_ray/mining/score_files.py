@@ -41,11 +41,17 @@ def reading(output: str, path: str) -> Iterator[None]:
         number = getattr(error, "errno", None)
         if number not in (None, errno.ENOENT):
             raise StorageFailed(f"cannot read {output}/{path}: {str(error.strerror).lower()}") from error  # type: ignore[union-attr]
-        cause = "it is missing" if isinstance(error, FileNotFoundError) else (str(error).strip() or repr(error))
+        cause = "it is missing" if isinstance(error, FileNotFoundError) else cause_of(error)
         raise JobFailed(
-            f"cannot read {output}/{path}: {cause.splitlines()[0].rstrip('.')}; run tokloss verify {output}, then the "
-            f"same tokloss score command scores that shard again"
+            f"cannot read {output}/{path}: {cause}; run tokloss verify {output}, then the same tokloss score command "
+            f"scores that shard again"
         ) from error
+
+
+def cause_of(error: BaseException) -> str:
+    """The first line of what pyarrow says, without what it quotes of damaged bytes that is not to be shown."""
+    line = next((line for line in str(error).splitlines() if line.strip()), repr(error))
+    return "".join(char if char.isprintable() else "?" for char in line).strip().rstrip(".")
 
 
 @contextmanager
@@ -55,12 +61,10 @@ def open_score_file(file: ScoreFile, narrow: bool = False, **options: Any) -> It
     narrow: few columns are needed, so that of an object only these are fetched. options: of `pq.ParquetFile`.
 
     Raises:
-        JobFailed: it is missing or damaged, or has other columns or as many rows as its record does not say.
+        JobFailed: it is missing or damaged, or lacks a column.
     """
     source = _source(file, narrow)
     with reading(file.output, file.path), pq.ParquetFile(source, page_checksum_verification=True, **options) as parquet:
-        if parquet.metadata.num_rows != file.rows:
-            raise ValueError(f"it has {parquet.metadata.num_rows:,} rows, its record says {file.rows:,}")
         # No checksum covers the footer.
         there = parquet.schema.to_arrow_schema()
         for name, type_ in _TYPES.items():
@@ -69,11 +73,22 @@ def open_score_file(file: ScoreFile, narrow: bool = False, **options: Any) -> It
         yield parquet
 
 
-def checked(table: pa.Table, file: ScoreFile) -> pa.Table:
-    """The table; of a file without checksums, after a look at all strings and offsets. Belongs into `reading`."""
-    if not file.checksum:
-        table.validate(full=True)
-    return table
+def read_columns(
+    parquet: pq.ParquetFile, file: ScoreFile, columns: Sequence[str] | None = None, threads: bool = True
+) -> pa.Table:
+    """All rows of an open file, with these columns or with all."""
+    table = parquet.read(columns, use_threads=threads)
+    _check_number(table.num_rows, file)
+    return _checked(table, file)
+
+
+def iter_columns(parquet: pq.ParquetFile, file: ScoreFile, columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
+    """The same, so many rows at a time."""
+    done = 0
+    for batch in parquet.iter_batches(rows, columns=list(columns), use_threads=False):
+        done += batch.num_rows
+        yield _checked(pa.Table.from_batches([batch]), file)
+    _check_number(done, file)
 
 
 def read_batches(file: ScoreFile, columns: Sequence[str], narrow: bool = False) -> Iterator[pa.Table]:
@@ -83,8 +98,20 @@ def read_batches(file: ScoreFile, columns: Sequence[str], narrow: bool = False) 
         JobFailed: the file is missing or damaged.
     """
     with open_score_file(file, narrow, pre_buffer=False) as parquet:
-        for batch in parquet.iter_batches(batch_rows(file), columns=list(columns), use_threads=False):
-            yield checked(pa.Table.from_batches([batch]), file)
+        yield from iter_columns(parquet, file, columns, batch_rows(file))
+
+
+def _check_number(rows: int, file: ScoreFile) -> None:
+    # Where the footer is damaged, pyarrow may stop early without a word.
+    if rows != file.rows:
+        raise ValueError(f"it has {rows:,} rows, its record says {file.rows:,}")
+
+
+def _checked(table: pa.Table, file: ScoreFile) -> pa.Table:
+    """The table; of a file whose pages have no checksums, after a look at all strings and offsets."""
+    if not file.checksum:
+        table.validate(full=True)
+    return table
 
 
 def batch_rows(file: ScoreFile, tokens: int = BATCH_TOKENS) -> int:
