@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 
 def mine(
@@ -46,6 +47,7 @@ def mine(
     from tokloss_ray.errors import Interrupted
     from tokloss_ray.mining.mine import mine as mine_outputs
     from tokloss_ray.mining.mine import mining_folder
+    from tokloss_ray.mining.scheme_hint import scheme_hint
     from tokloss_ray.report.tables import MiningProgress, print_tables
 
     try:
@@ -65,4 +67,6 @@ def mine(
             )
     except KeyboardInterrupt:
         raise Interrupted("interrupted; mining again starts afresh", exit_code=130) from None
+    if hint := scheme_hint(tables, scheme):
+        Console(stderr=True, soft_wrap=True).print(Text.assemble(("warning: ", "yellow"), hint))
     print_tables(Console(), tables, show, by or (), outputs[0], to or mining_folder(outputs[0]))

@@ -210,6 +210,30 @@ def malformed_words(
     return {name: np.flatnonzero(found) for name, found in broken.items()}
 
 
+ENOUGH_BEGINNINGS = 5
+"""Entities that it takes to tell IOB1 from IOB2. In corpora of IOB2 hardly an entity begins with I; in IOB1 all do but
+those that touch one of their type."""
+
+
+def begins_with_inside(
+    codes: np.ndarray, offsets: np.ndarray, word_index: np.ndarray, tag_set: TagSet
+) -> tuple[int, int]:
+    """How many entities begin with I, and how many there are: what tells IOB1 and IO from IOB2.
+
+    Left out are those that touch one of their type, where all schemes write B, and those behind a missing word.
+    """
+    prefix, kind = tag_set.prefix[codes], tag_set.type[codes]
+    breaks = breaks_of(offsets, word_index, bridge_gaps=True)
+    after_gap = breaks_of(offsets, word_index) & ~breaks
+    begins = (prefix != _O) & ~_same_type_before(prefix, kind, breaks) & ~after_gap
+    return int((begins & (prefix == _I)).sum()), int(begins.sum())
+
+
+def is_mostly(part: int, whole: int) -> bool:
+    """Whether so many of the beginnings say that it is a rule and no slip."""
+    return whole >= ENOUGH_BEGINNINGS and 2 * part > whole
+
+
 def write_spans(spans: Spans, length: int, tag_set: TagSet) -> np.ndarray:
     """[length] int32: the tag codes that spell these spans, in the scheme's own rules, and O elsewhere.
 

@@ -25,6 +25,7 @@ from tokloss_ray.scoring.job import Columns, Job, ReadUnit
 from tokloss_ray.scoring.lines import MAX_RECORD
 from tokloss_ray.scoring.ragged import list_lengths, one_array
 from tokloss_ray.scoring.read import Chunk, read_unit
+from tokloss_ray.scoring.scheme_warnings import scheme_warnings
 from tokloss_ray.scoring.units import make_units
 from tokloss_ray.storage import is_local, kind_of, open_location
 
@@ -256,7 +257,7 @@ def _sample_warnings(job: Job, sample: Sample) -> list[str]:
     if bad * 2 > sample.rows:
         reasons = ", ".join(f"{reason} {n}" for reason, n in sorted(sample.reasons.items()))
         return [f"{bad} of the first {sample.rows} rows cannot be scored ({reasons}): is a column name wrong?"]
-    return []
+    return scheme_warnings(job.tags, sample.sequences)
 
 
 def _padded(strings: pa.Array, size: int) -> pa.Array:
