@@ -37,7 +37,7 @@ from tokloss_ray.exporting.dataset_files import value_span
 from tokloss_ray.exporting.export import export
 from tokloss_ray.exporting.label_studio import read_tasks, tasks_json, text_of
 from tokloss_ray.exporting.sentences import Correction, Sentence, read_sentences
-from tokloss_ray.exporting.spans import Span, retag, scheme_of, spans_of, tags_of
+from tokloss_ray.exporting.spans import Span, retag, spans_of, tag_set_of
 from tokloss_ray.mining.mined import metadata_of
 from tokloss_ray.mining.outputs import open_outputs
 
@@ -102,7 +102,7 @@ def whole(pieces: Any) -> bytes:
 READERS: dict[str, tuple[Callable[[list[Sentence]], bytes], Callable[[bytes], Any]]] = {
     "conll": (lambda s: whole(conll(s, loss=True)), read_conll),
     "csv": (lambda s: whole(csv_words(s)), read_csv_words),
-    "label-studio": (lambda s: annotated(whole(tasks_json(s, "IOB2"))), read_tasks),
+    "label-studio": (lambda s: annotated(whole(tasks_json(s, tag_set_of(tuple(TAGS))))), read_tasks),
 }
 
 
@@ -168,33 +168,23 @@ def test_a_spreadsheet_may_sort_and_use_semicolons() -> None:
 def test_spans_are_seqevals(tags: list[str], data: st.DataObject) -> None:
     sequence = data.draw(st.lists(st.sampled_from(tags), max_size=8))
     expected = [(start, end + 1, type_) for type_, start, end in get_entities(sequence)]
-    assert [tuple(span) for span in spans_of(sequence, scheme_of(tags))] == expected
-
-
-@pytest.mark.parametrize("scheme", ["IOB1", "IOB2", "IOBES", "BILOU", "plain"])
-@given(data=st.data())
-def test_spans_written_are_read_back(scheme: Any, data: st.DataObject) -> None:
-    spans, at = [], 0
-    for _ in range(data.draw(st.integers(0, 4))):
-        start = at + data.draw(st.integers(1 if scheme == "plain" else 0, 2))
-        at = start + data.draw(st.integers(1, 3))
-        spans.append(Span(start, at, data.draw(st.sampled_from("AB"))))
-    assert spans_of(retag(["O"] * (at + 1), spans, scheme), scheme) == spans
+    assert [tuple(span) for span in spans_of(sequence, tag_set_of(tuple(tags)))] == expected
 
 
 def test_untouched_entities_keep_their_tags() -> None:
     tags = ["I-PER", "I-PER", None, "I-ORG", "O", "B-LOC"]
-    assert retag(tags, spans_of(tags, "IOB2"), "IOB2") == tags
-    assert retag(tags, [Span(0, 2, "PER"), Span(3, 5, "ORG")], "IOB2") == [*tags[:3], "B-ORG", "I-ORG", "O"]
-    assert tags_of(Span(0, 3, "X"), "BILOU") == ["B-X", "I-X", "L-X"]
-
-
-def test_tags_without_prefixes_are_their_own_type() -> None:
-    assert scheme_of(["NOUN", "VERB", "B"]) == "plain"
-    assert scheme_of(["O", "B-A", "L-A", "U-A"]) == "BILOU"
-    assert scheme_of(["O", "I-A"]) == "IO"
-    tags = ["NOUN", "NOUN", "VERB", None, "NOUN"]
-    assert retag(tags, spans_of(tags, "plain"), "plain") == tags
+    tag_set = tag_set_of(tuple(TAGS))
+    assert retag(tags, spans_of(tags, tag_set), tag_set) == tags
+    assert retag(tags, [Span(0, 2, "PER"), Span(3, 5, "ORG")], tag_set) == [*tags[:3], "B-ORG", "I-ORG", "O"]
+    # One that begins with I would be joined with a new neighbour of its type.
+    assert retag(["O", "I-PER"], [Span(0, 1, "PER"), Span(1, 2, "PER")], tag_set) == ["B-PER", "B-PER"]
+    # A type that no tag has yet is written as the others are.
+    assert retag(tags[:2], [Span(0, 2, "EVENT")], tag_set) == ["B-EVENT", "I-EVENT"]
+    assert retag(["O"], [Span(0, 1, "EVENT")], tag_set_of(("O", "B_A", "L_A", "U_A"))) == ["U_EVENT"]
+    with pytest.raises(Refused, match="cannot be a type"):
+        retag(["NOUN"], [Span(0, 1, "O")], tag_set_of(("NOUN", "VERB")))
+    with pytest.raises(Refused, match="the tag 'X' is none of"):
+        spans_of(["X"], tag_set)
 
 
 # Label Studio
@@ -220,7 +210,7 @@ def test_regions_of_label_studio_become_tags(utf16: bool) -> None:
                 region["value"]["start"] += 1
                 region["value"]["end"] += 1
 
-    data = annotated(whole(tasks_json([sentence], "IOB2")), change)
+    data = annotated(whole(tasks_json([sentence], tag_set_of(tuple(TAGS)))), change)
     (found,) = read_tasks(data)
     assert found.changes == {2: ("O", "I-PER")}  # and the untouched I-LOC I-LOC stays as it was written
     mini = [
@@ -242,12 +232,12 @@ def test_regions_of_label_studio_become_tags(utf16: bool) -> None:
 def test_what_no_tags_can_be_made_of_is_refused(change: Any, says: str) -> None:
     sentence = Sentence("x", "f", 3, ["Anna"], ["B-PER"], ["O"], [0.5], [0.5])
     with pytest.raises(Refused, match=says):
-        list(read_tasks(annotated(whole(tasks_json([sentence], "IOB2")), change)))
+        list(read_tasks(annotated(whole(tasks_json([sentence], tag_set_of(tuple(TAGS)))), change)))
 
 
 def test_annotators_who_disagree_are_refused_and_skipped_tasks_are_left() -> None:
     sentence = Sentence("x", "f", 3, ["Anna"], ["B-PER"], ["O"], [0.5], [0.5])
-    tasks = json.loads(annotated(whole(tasks_json([sentence], "IOB2"))))
+    tasks = json.loads(annotated(whole(tasks_json([sentence], tag_set_of(tuple(TAGS))))))
     tasks[0]["annotations"].append({"result": [], "was_cancelled": True})
     assert [c.changes for c in read_tasks(json.dumps(tasks).encode())] == [{}]
     tasks[0]["annotations"][1]["was_cancelled"] = False

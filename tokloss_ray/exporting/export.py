@@ -11,7 +11,7 @@ from tokloss_ray.exporting.conll import conll
 from tokloss_ray.exporting.csv_words import csv_words
 from tokloss_ray.exporting.label_studio import labelling_config, tasks_json
 from tokloss_ray.exporting.sentences import Sentence, issue_keys, keys_of_id, read_sentences, worst_keys
-from tokloss_ray.exporting.spans import Scheme, scheme_of
+from tokloss_ray.exporting.spans import tag_set_of
 from tokloss_ray.mining.outputs import open_outputs
 from tokloss_ray.storage import exists, open_location, write_whole
 
@@ -28,7 +28,7 @@ def export(
     ids: Sequence[str] = (),
     where: Sequence[str] = (),
     loss: bool = False,
-    scheme: Scheme | None = None,
+    scheme: str | None = None,
     overwrite: bool = False,
 ) -> int:
     """Write sentences of a finished output to a file; returns how many.
@@ -63,9 +63,9 @@ def export(
     elif ids:
         keys = keys_of_id(output, ids)
     counter = _Counted(read_sentences(output, keys, where))
-    written = scheme or scheme_of(tags)
+    tag_set = tag_set_of(tags, scheme)
     pieces = {
-        "label-studio": lambda: tasks_json(counter, written),
+        "label-studio": lambda: tasks_json(counter, tag_set),
         "conll": lambda: conll(counter, loss),
         "csv": lambda: csv_words(counter),
     }[format]()
@@ -76,7 +76,7 @@ def export(
         raise Refused(f"{output} has no such sentence: nothing is written")
     write_whole(fs, path, buffer.getbuffer())
     if format == "label-studio":
-        write_whole(fs, f"{path}.xml", labelling_config(tags, written).encode())
+        write_whole(fs, f"{path}.xml", labelling_config(tag_set).encode())
     return counter.count
 
 

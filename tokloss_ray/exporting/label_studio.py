@@ -17,32 +17,33 @@ from xml.sax.saxutils import quoteattr
 
 from tokloss_ray.errors import Refused
 from tokloss_ray.exporting.sentences import Correction, Sentence
-from tokloss_ray.exporting.spans import OUTSIDE, Scheme, Span, retag, spans_of, types_of
+from tokloss_ray.exporting.spans import Span, retag, spans_of, tag_set_in, types_of
+from tokloss_ray.mining.tag_schemes import OUTSIDE, TagSet
 
 FROM_NAME, TO_NAME = "label", "text"
 _BLANK, _CONTROL = "␣", 0x2400
-_DATA = ("text", "words", "labels", "scheme", "example_id", "source", "source_row")
+_DATA = ("text", "words", "labels", "tags", "scheme", "example_id", "source", "source_row")
 
 
-def labelling_config(tags: Sequence[str], scheme: Scheme) -> str:
+def labelling_config(tag_set: TagSet) -> str:
     """The XML that a project needs to show the tasks: paste it under Settings, Labeling Interface, Code."""
-    types = "".join(f"    <Label value={quoteattr(type_)}/>\n" for type_ in types_of(tags, scheme))
+    types = "".join(f"    <Label value={quoteattr(type_)}/>\n" for type_ in types_of(tag_set))
     return (
         f'<View>\n  <Labels name="{FROM_NAME}" toName="{TO_NAME}">\n{types}  </Labels>\n'
         f'  <Text name="{TO_NAME}" value="$text" granularity="word"/>\n</View>\n'
     )
 
 
-def tasks_json(sentences: Iterable[Sentence], scheme: Scheme) -> Iterator[bytes]:
+def tasks_json(sentences: Iterable[Sentence], tag_set: TagSet) -> Iterator[bytes]:
     """The tasks as one JSON array, piece by piece."""
     separator = "[\n"
     for sentence in sentences:
-        yield (separator + json.dumps(task_of(sentence, scheme), ensure_ascii=False)).encode()
+        yield (separator + json.dumps(task_of(sentence, tag_set), ensure_ascii=False)).encode()
         separator = ",\n"
     yield b"\n]\n" if separator != "[\n" else b"[]\n"
 
 
-def task_of(sentence: Sentence, scheme: Scheme) -> dict[str, Any]:
+def task_of(sentence: Sentence, tag_set: TagSet) -> dict[str, Any]:
     """One task: the sentence, and its entities by the labels and by the model, both as predictions.
 
     The model's entities have a score, the mean probability of their words; the sentence's is that of its least certain
@@ -52,7 +53,7 @@ def task_of(sentence: Sentence, scheme: Scheme) -> dict[str, Any]:
 
     def results(tags: Sequence[str | None], name: str, scored: bool) -> list[dict[str, Any]]:
         found = []
-        for i, span in enumerate(spans_of(tags, scheme)):
+        for i, span in enumerate(spans_of(tags, tag_set)):
             start, end = starts[span.start], ends[span.end - 1]
             value = {"start": start, "end": end, "text": text[start:end], "labels": [span.type]}
             region: dict[str, Any] = {
@@ -73,7 +74,8 @@ def task_of(sentence: Sentence, scheme: Scheme) -> dict[str, Any]:
             "text": text,
             "words": sentence.words,
             "labels": sentence.labels,
-            "scheme": scheme,
+            "tags": list(tag_set.tags),
+            "scheme": tag_set.scheme,
             "example_id": sentence.example_id,
             "source": sentence.source,
             "source_row": sentence.source_row,
@@ -140,7 +142,7 @@ def read_tasks(data: bytes) -> Iterator[Correction]:
 
 
 def _is_ours(fields: dict[str, Any]) -> bool:
-    lists = isinstance(fields.get("words"), list) and isinstance(fields.get("labels"), list)
+    lists = all(isinstance(fields.get(name), list) for name in ("words", "labels", "tags"))
     return lists and all(name in fields for name in _DATA) and len(fields["words"]) == len(fields["labels"])
 
 
@@ -157,7 +159,8 @@ def _correction(fields: dict[str, Any], annotations: list[list[dict[str, Any]]])
     labels: list[str | None] = fields["labels"]
     key = str(fields["example_id"]), str(fields["source"]), int(fields["source_row"])
     correction = Correction(*key, dict(enumerate(fields["words"])))
-    answers = [retag(labels, _spans(fields, regions, correction.name), fields["scheme"]) for regions in annotations]
+    tag_set = tag_set_in(tuple(fields["tags"]), fields["scheme"])
+    answers = [retag(labels, _spans(fields, regions, correction.name), tag_set) for regions in annotations]
     if not answers:
         return Correction(*key)
     if any(answer != answers[0] for answer in answers):
@@ -179,7 +182,7 @@ def _spans(fields: dict[str, Any], regions: list[dict[str, Any]], name: str) -> 
         touched = [i for i in range(len(starts)) if starts[i] < end and start < ends[i]]
         if len(types) != 1 or not touched:
             what = "no word" if len(types) == 1 else f"{len(types)} labels"
-            raise Refused(f"a region of {name} at {start} to {end} has {what}: mend it in Label Studio")
+            raise Refused(f"a region of {name} at {start} to {end} has {what}: fix it in Label Studio")
         spans.append(Span(touched[0], touched[-1] + 1, types[0]))
     spans.sort()
     for left, right in pairwise(spans):
