@@ -28,7 +28,8 @@ POINTS = (
     "success.after",
 )
 """In the order a run passes them; `file.half` and `file.temporary` are inside each write on a local disk. The model
-actor passes `actor.begin` and `actor.ready` beside them, `--overwrite` passes `clear` after each thing it removes."""
+actor passes `actor.begin` and `actor.ready` beside them, `--overwrite` passes `clear` after each thing it removes;
+`apply-fixes` passes `apply.file` before each file of a copy, and `apply.whole` before the copy gets its name."""
 
 _faults = os.environ.get("TOKLOSS_FAULTS", "")
 

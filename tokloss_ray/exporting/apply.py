@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,14 +12,16 @@ from tokloss_ray.errors import Refused
 from tokloss_ray.exporting.conll import read_conll
 from tokloss_ray.exporting.csv_words import read_csv_words
 from tokloss_ray.exporting.dataset_conll import fix_conll
-from tokloss_ray.exporting.dataset_copy import check_target, copy_others, read_unpacked, write_file
+from tokloss_ray.exporting.dataset_copy import check_target, copy_others, is_folder, read_unpacked, write_file
 from tokloss_ray.exporting.dataset_files import Seen, Tags, fix_arrow, fix_jsonl, fix_parquet
+from tokloss_ray.exporting.dataset_publish import whole_folder
 from tokloss_ray.exporting.label_studio import read_tasks
 from tokloss_ray.exporting.sentences import Correction
 from tokloss_ray.schema import IGN, IGNORE_INDEX
 from tokloss_ray.scoring.columns import find_columns
 from tokloss_ray.scoring.conll import layout_of
-from tokloss_ray.scoring.inputs import InputFile, declared_tags, inspect_files, list_inputs
+from tokloss_ray.scoring.inputs import InputFile, Inspected, declared_tags, inspect_files, list_inputs
+from tokloss_ray.scoring.job import Columns
 from tokloss_ray.storage import kind_of, open_location, read_whole
 
 _FIXERS = {"parquet": fix_parquet, "arrow": fix_arrow, "jsonl": fix_jsonl}
@@ -63,6 +66,8 @@ def apply_fixes(
 
     Raises:
         Refused: anything in `corrected` that does not fit the dataset. Nothing is written then.
+        JobFailed: the copy cannot be written to its end. Nothing is at `output` then; on object storage, a folder with
+            the file `_INCOMPLETE` may be, which the same call replaces.
     """
     corrections = merged(read_corrections(corrected), corrected)
     config = ScoreConfig(
@@ -80,34 +85,47 @@ def apply_fixes(
     columns = find_columns(config, inspected)
     if columns.words is None:
         raise Refused(f"{dataset} holds token ids, not words: give --to the dataset that has the words")
-    names = (columns.words, columns.labels, columns.example_id)
     by_file = _by_file(corrections, files, dataset, id_column)
     job = _Fixes(columns.example_id is not None, tags)
-    for write in (False, True):
+
+    def each_file(use: Callable[[InputFile, bytes | None], None]) -> None:
         job.begin(corrections)
         for item in inspected:
-            data = read_unpacked(item.file)
             job.here = by_file(item.file.source)
-            if item.file.format == "conll":
-                job.names = None  # tags are names, whatever `tags` says of integers
-                new = fix_conll(
-                    data,
-                    layout_of(item.file.listed.path, item.file.listed.version),
-                    columns,
-                    job.wanted,
-                    job.fix,
-                    job.seen,
-                )
-            else:
-                job.names = tags or (declared_tags(item.schema, columns.labels) if item.schema is not None else None)
-                new = _FIXERS[item.file.format](data, names, job.wanted, job.fix, job.seen)
+            new = _fixed(item, columns, job, tags)
             job.applied.files += 1
             job.applied.files_changed += new is not None
-            if write:
-                write_file(output, dataset, item.file, new)
+            use(item.file, new)
         job.check_all_found(dataset)
-    copy_others(dataset, output, files)
+
+    each_file(lambda file, new: None)  # refuses before anything is written
+    if not is_folder(dataset):
+        each_file(lambda file, new: write_file(output, dataset, file, new))
+        return job.applied
+    changed: dict[str, bytes] = {}
+    with whole_folder(output) as place:
+
+        def write(file: InputFile, new: bytes | None) -> None:
+            write_file(place, dataset, file, new)
+            if new is not None:
+                changed[open_location(file.listed.path)[1]] = hashlib.sha256(new).digest()
+
+        each_file(write)
+        copy_others(dataset, place, files, changed)
     return job.applied
+
+
+def _fixed(item: Inspected, columns: Columns, job: _Fixes, tags: tuple[str, ...] | None) -> bytes | None:
+    """The new content of a file, unpacked; None if no row changes."""
+    data = read_unpacked(item.file)
+    if item.file.format == "conll":
+        job.names = None  # tags are names, whatever `tags` says of integers
+        layout = layout_of(item.file.listed.path, item.file.listed.version)
+        return fix_conll(data, layout, columns, job.wanted, job.fix, job.seen)
+    assert columns.words is not None
+    job.names = tags or (declared_tags(item.schema, columns.labels) if item.schema is not None else None)
+    names = (columns.words, columns.labels, columns.example_id)
+    return _FIXERS[item.file.format](data, names, job.wanted, job.fix, job.seen)
 
 
 def read_corrections(corrected: str) -> Iterator[Correction]:

@@ -41,6 +41,8 @@ _COMPANIONS = (
 )  # fmt: skip
 """What lies beside data and is none, in lower case: nobody expects these to be read."""
 _MOST_NAMES = 3
+INCOMPLETE = "_INCOMPLETE"
+"""Name of a file in a folder on object storage into which a dataset is being copied."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,8 @@ def _one_input(
         _no_split(config)
         return posixpath.dirname(path), [(listed(fs, path), _format(path))], []
     files = files_below(fs, path)
+    if any(file.path == posixpath.join(path, INCOMPLETE) for file in files):
+        raise Refused(f"{uri} is not whole: apply-fixes is writing it still, or was cut off and is to be run again")
     saved = _saved_dataset(fs, path, uri, config.split, {file.path: file for file in files})
     shown = [file for file in files if not _hidden(posixpath.relpath(file.path, path))]
     if saved is not None:
