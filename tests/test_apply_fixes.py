@@ -166,3 +166,123 @@ def test_a_copy_in_a_bucket_is_whole_or_marked(
         with pytest.raises(Refused, match="there already"):
             apply_fixes(fixes, str(corpus), "s3://bucket/new")
     s3fs.S3FileSystem.clear_instance_cache()
+
+
+# Parquet
+
+
+def visible_settings(file: Path) -> list[Any]:
+    """What the metadata of a Parquet file say of how it was written, column by column."""
+    metadata = pq.read_metadata(file)
+    about: list[Any] = [metadata.format_version, sorted(k for k in metadata.metadata or {})]
+    for i in range(metadata.num_columns):
+        column = metadata.schema.column(i)
+        about.append((column.path, column.physical_type, str(column.logical_type), column.max_repetition_level))
+    for g in range(metadata.num_row_groups):
+        group = metadata.row_group(g)
+        about += [group.num_rows, group.sorting_columns]
+        for i in range(metadata.num_columns):
+            chunk = group.column(i)
+            seen = ("path_in_schema", "compression", "encodings", "has_dictionary_page", "is_stats_set", "num_values")
+            about.append([getattr(chunk, name) for name in (*seen, "has_offset_index", "has_column_index")])
+    return about
+
+
+LISTS = ("tokens.list.item", "ner_tags.list.item")
+SETTINGS: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "items": {
+        "use_compliant_nested_type": False,
+        "compression": {LISTS[0]: "zstd", LISTS[1]: "gzip", "n": "none", "t": "brotli", "id": "lz4"},
+    },
+    "codecs": {"compression": {"tokens.list.element": "gzip", "ner_tags.list.element": "none", "id": "brotli"}},
+    "int96": {"use_deprecated_int96_timestamps": True, "compression": "gzip"},
+    "old": {
+        "version": "1.0",
+        "use_dictionary": False,
+        "write_statistics": False,
+        "store_schema": False,
+        "coerce_timestamps": "us",
+        "allow_truncated_timestamps": True,
+    },
+    "some": {
+        "use_dictionary": ["id"],
+        "write_statistics": ["n", "ner_tags.list.element"],
+        "column_encoding": {"n": "DELTA_BINARY_PACKED", "tokens.list.element": "DELTA_BYTE_ARRAY"},
+        "store_decimal_as_integer": True,
+    },
+    "indexes": {"write_page_index": True, "sorting_columns": [pq.SortingColumn(1)], "write_time_adjusted_to_utc": True},
+}
+
+
+def rich(table: pa.Table) -> pa.Table:
+    n = pa.array([None if i % 7 == 3 else i for i in range(60)], pa.uint16())
+    days = pa.array([i * 86_400_000_000_000 + 123_456_789 for i in range(60)], pa.timestamp("ns"))
+    more = {
+        "n": n,
+        "t": days,
+        "clock": pa.array(range(60), pa.time64("us")),
+        "price": pa.array(range(60)).cast(pa.decimal128(19)).cast(pa.decimal128(9), safe=False),
+        "deep": pa.array([[{"a": [i], "b": str(i)}] for i in range(60)]),
+    }
+    for name, values in more.items():
+        table = table.append_column(name, values)
+    return table.select(["tokens", "n", "ner_tags", "t", "clock", "price", "deep", "id"])
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_parquet_is_written_as_it_was(table: pa.Table, tmp_path: Path, name: str) -> None:
+    before, after = tmp_path / "before.parquet", tmp_path / "after.parquet"
+    pq.write_table(rich(table), before, row_group_size=25, **SETTINGS[name])
+    fixes = corrections(tmp_path / "fix.csv", table, "before.parquet", {3: "I-LOC", 40: "B-ORG"})
+    apply_fixes(fixes, str(before), str(after), tags=tuple(TAGS))
+    assert visible_settings(after) == visible_settings(before)
+    old, new = pq.read_table(before), pq.read_table(after)
+    assert new.schema.equals(old.schema, check_metadata=True)
+    assert new.drop_columns(["ner_tags"]).equals(old.drop_columns(["ner_tags"]))
+    expected = old.column("ner_tags").to_pylist()
+    expected[3][0], expected[40][0] = 6, 3
+    assert new.column("ner_tags").to_pylist() == expected
+
+
+def test_times_of_any_year_are_kept(table: pa.Table, tmp_path: Path) -> None:
+    """INT96 holds years that 64 bits of nanoseconds do not: pyarrow reads 9999 as 1816 and says nothing."""
+    forever = 253_402_214_400_000_000
+    times = pa.array([forever, -62_135_596_800_000_000, -1, None] * 15, pa.timestamp("us"))
+    before, after = tmp_path / "before.parquet", tmp_path / "after.parquet"
+    wide = table.append_column("t", times).append_column("ts", pa.array([[{"a": t}] for t in times]))
+    pq.write_table(wide, before, use_deprecated_int96_timestamps=True)
+    fixes = corrections(tmp_path / "fix.csv", table, "before.parquet", {3: "I-LOC"})
+    apply_fixes(fixes, str(before), str(after))
+    assert visible_settings(after) == visible_settings(before)
+    for file in (before, after):
+        assert pq.ParquetFile(file, coerce_int96_timestamp_unit="us").read(["t", "ts"]).equals(wide.select(["t", "ts"]))
+    nanoseconds = pa.array([i * 1001 for i in range(30)], pa.timestamp("ns"))
+    both = pa.table({"t": pa.chunked_array([nanoseconds])})
+    pq.write_table(wide.slice(0, 30).append_column("fine", both["t"]), before, use_deprecated_int96_timestamps=True)
+    with pytest.raises(Refused, match="nanoseconds"):
+        apply_fixes(fixes, str(before), str(tmp_path / "none.parquet"))
+    assert not (tmp_path / "none.parquet").exists()
+
+
+@pytest.mark.parametrize("writer", ["duckdb", "polars"])
+def test_parquet_of_other_writers_keeps_its_types(table: pa.Table, tmp_path: Path, writer: str) -> None:
+    import duckdb
+    import polars
+
+    before, after = tmp_path / "before.parquet", tmp_path / "after.parquet"
+    given = rich(table)
+    if writer == "duckdb":
+        duckdb.sql(f"copy (select * from given) to '{before}' (compression zstd, row_group_size 2048)")
+    else:
+        polars.from_arrow(given).write_parquet(before, row_group_size=25)  # type: ignore[union-attr]
+    fixes = corrections(tmp_path / "fix.csv", table, "before.parquet", {3: "I-LOC"})
+    apply_fixes(fixes, str(before), str(after), tags=tuple(TAGS))
+    old, new = pq.read_table(before), pq.read_table(after)
+    assert new.schema.equals(old.schema, check_metadata=True)
+    assert new.drop_columns(["ner_tags"]).equals(old.drop_columns(["ner_tags"]))
+    columns = [
+        [(chunk.path_in_schema, chunk.physical_type, chunk.compression) for chunk in map(group.column, range(count))]
+        for group, count in ((meta.row_group(0), meta.num_columns) for meta in map(pq.read_metadata, (before, after)))
+    ]
+    assert columns[0] == columns[1]

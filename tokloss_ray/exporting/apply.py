@@ -13,7 +13,8 @@ from tokloss_ray.exporting.conll import read_conll
 from tokloss_ray.exporting.csv_words import read_csv_words
 from tokloss_ray.exporting.dataset_conll import fix_conll
 from tokloss_ray.exporting.dataset_copy import check_target, copy_others, is_folder, read_unpacked, write_file
-from tokloss_ray.exporting.dataset_files import Seen, Tags, fix_arrow, fix_jsonl, fix_parquet
+from tokloss_ray.exporting.dataset_files import Seen, Tags, fix_arrow, fix_jsonl
+from tokloss_ray.exporting.dataset_parquet import fix_parquet
 from tokloss_ray.exporting.dataset_publish import whole_folder
 from tokloss_ray.exporting.label_studio import read_tasks
 from tokloss_ray.exporting.sentences import Correction

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from tokloss_ray.scoring.ragged import list_array, list_lengths, offsets_of, one_array
 
@@ -25,39 +24,6 @@ Wanted = Callable[[int, str | None], bool]
 Seen = set[Any]
 
 
-def fix_parquet(data: bytes, names: tuple[str, str, str | None], wanted: Wanted, fix: Fix, seen: Seen) -> bytes | None:
-    """A Parquet file: row groups, compression, schema and its metadata are kept.
-
-    names: columns of words, tags and ids (or None); seen: gets every tag there is.
-    """
-    file = pq.ParquetFile(pa.BufferReader(data))
-    columns = [n for n in dict.fromkeys(names) if n is not None]
-    groups: dict[int, pa.Array] = {}
-    start = 0
-    for group in range(file.num_row_groups):
-        table = file.read_row_group(group, columns=columns)
-        if (column := _fix_column(table, start, names, wanted, fix, seen)) is not None:
-            groups[group] = column
-        start += table.num_rows
-    if not groups:
-        return None
-    sink = io.BytesIO()
-    with pq.ParquetWriter(sink, file.schema_arrow, compression=_compression(file)) as writer:
-        for group in range(file.num_row_groups):
-            table = file.read_row_group(group)
-            if group in groups:
-                table = _replaced(table, names[1], groups[group])
-            writer.write_table(table, row_group_size=max(1, table.num_rows))
-    return sink.getvalue()
-
-
-def _compression(file: pq.ParquetFile) -> dict[str, str]:
-    """The codec of each column, as the writer calls it."""
-    meta = file.metadata.row_group(0)
-    codecs = {meta.column(i).path_in_schema: meta.column(i).compression for i in range(meta.num_columns)}
-    return {path: {"UNCOMPRESSED": "NONE", "LZ4_RAW": "LZ4"}.get(codec, codec) for path, codec in codecs.items()}
-
-
 def fix_arrow(data: bytes, names: tuple[str, str, str | None], wanted: Wanted, fix: Fix, seen: Seen) -> bytes | None:
     """An Arrow stream, as `datasets` saves it: batches, schema and its metadata are kept."""
     changed, start = False, 0
@@ -65,21 +31,22 @@ def fix_arrow(data: bytes, names: tuple[str, str, str | None], wanted: Wanted, f
     with pa.ipc.open_stream(pa.BufferReader(data)) as stream, pa.ipc.new_stream(sink, stream.schema) as writer:
         for batch in stream:
             table = pa.Table.from_batches([batch])
-            column = _fix_column(table, start, names, wanted, fix, seen)
+            column = fix_column(table, start, names, wanted, fix, seen)
             if column is not None:
-                changed, table = True, _replaced(table, names[1], column)
+                changed, table = True, replaced(table, names[1], column)
             for part in table.combine_chunks().to_batches():
                 writer.write_batch(part)
             start += table.num_rows
     return sink.getvalue() if changed else None
 
 
-def _replaced(table: pa.Table, name: str, column: pa.Array) -> pa.Table:
+def replaced(table: pa.Table, name: str, column: pa.Array) -> pa.Table:
+    """A table with other values in one column."""
     index = table.schema.get_field_index(name)
     return table.set_column(index, table.schema.field(index), column)
 
 
-def _fix_column(
+def fix_column(
     table: pa.Table, start: int, names: tuple[str, str, str | None], wanted: Wanted, fix: Fix, seen: Seen
 ) -> pa.Array | None:
     """The column of tags with the corrections in it, in its own type; None if nothing changes."""
