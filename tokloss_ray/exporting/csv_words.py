@@ -1,14 +1,17 @@
 """CSV for spreadsheets: one word a row, the tag to correct in the last column.
 
 Cells that a spreadsheet would take for a formula, a number or a date get an apostrophe in front (as OWASP advises
-against CSV injection), and so do cells that begin with an apostrophe themselves; reading takes one away. So nothing is
-executed, and nothing is lost.
+against CSV injection), and so do cells that begin with an apostrophe themselves; reading takes one away. A spreadsheet
+of a country that writes 1,5 for a half separates cells by semicolons, whatever the file does, and cuts `x;=1` in two;
+so the same holds for what follows a comma, a semicolon, a tab or a line break in a cell. So nothing is executed, and
+nothing is lost.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Iterator
 
 from tokloss_ray.errors import Refused
@@ -26,7 +29,12 @@ COLUMNS = (
     "corrected",
 )
 _NEEDED = set(COLUMNS) - {"predicted", "loss"}
-_RISKY = set("=+-@＝＋－＠'\t\r\n")
+_FORMULA = "=+-@＝＋－＠'"
+_RISKY = set(_FORMULA + "\t\r\n")
+_CUTS = ",;\t\r\n"
+"""Where one reader or another begins a new cell."""
+_RISKY_CUT = re.compile(rf"([{_CUTS}])(?=[{re.escape(_FORMULA)}\"]|[^\S{_CUTS}])")
+_SAFE_CUT = re.compile(rf"([{_CUTS}])'")
 csv.field_size_limit(1 << 30)
 
 
@@ -54,11 +62,12 @@ def _lines(rows: Iterable[Iterable[object]]) -> bytes:
 
 def _safe(text: str) -> str:
     first = text[:1]
-    return f"'{text}" if first in _RISKY or first.isspace() or first.isdigit() else text
+    begin = "'" if first in _RISKY or first.isspace() or first.isdigit() else ""
+    return begin + _RISKY_CUT.sub(r"\1'", text)
 
 
 def _unsafe(text: str) -> str:
-    return text.removeprefix("'")
+    return _SAFE_CUT.sub(r"\1", text.removeprefix("'"))
 
 
 def read_csv_words(data: bytes) -> Iterator[Correction]:
