@@ -375,7 +375,7 @@ def test_other_labels_words_and_inputs_are_refused(folder: Path, tmp_path: Path)
 
 def test_tables_are_written_in_the_folder_of_b(folder: Path, found: Diff) -> None:
     target = diff_folder(str(folder / "A"), str(folder / "B"))
-    write_tables(target, found.tables)
+    write_tables(target, found.tables, {})
     assert target.startswith(f"{folder}/B/mining/diff-")
     for name, table in found.tables.items():
         assert pq.read_table(f"{target}/{name}.parquet").equals(table)

@@ -17,7 +17,7 @@ from tokloss_ray.mining.load import BATCH_TOKENS
 from tokloss_ray.mining.outputs import OUTPUT, Scores, check_columns, open_outputs, parse_where
 from tokloss_ray.mining.pairs import Matched, Side, pairs, take_sequences
 from tokloss_ray.mining.tag_schemes import TagSet
-from tokloss_ray.scoring.output import read_run
+from tokloss_ray.scoring.output import read_finished
 
 _FAN = 8  # partials that are combined at once: each has few distinct words, all together have many
 
@@ -134,7 +134,10 @@ def _check_same(a: Scores, b: Scores, matched: Matched, common: bool) -> None:
 
 
 def diff_folder(a: str, b: str) -> str:
-    """Where the tables go unless a folder is named: in B's mining folder, by the fingerprint of A's run."""
-    run = read_run(a)
-    assert run is not None
+    """Where the tables go unless a folder is named: in B's mining folder, by the fingerprint of A's run.
+
+    Raises:
+        Refused: A is no output.
+    """
+    run, _ = read_finished(a, True, "compare")
     return f"{b.rstrip('/')}/mining/diff-{run['fingerprint'][:6]}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -38,25 +38,20 @@ def diff(
     from tokloss_ray.errors import Interrupted, before_work
     from tokloss_ray.mining.compare import diff as diff_outputs
     from tokloss_ray.mining.compare import diff_folder
-    from tokloss_ray.mining.write import write_tables
+    from tokloss_ray.mining.write import check_folder, write_tables
     from tokloss_ray.report.diff import print_diff
 
     try:
         with before_work(), Console(stderr=True).status("comparing words"):
-            found = diff_outputs(
-                a,
-                b,
-                by=by or (),
-                where=where or (),
-                common=common,
-                scheme=scheme,
-                limit=limit,
-                resamples=resamples,
-                level=level,
-                seed=seed,
-            )
+            if to is not None:
+                check_folder(to, diff_folder(a, b))
+            settings: dict[str, Any] = {
+                "by": by or [], "where": where or [], "common": common, "scheme": scheme, "limit": limit,
+                "resamples": resamples, "level": level, "seed": seed,
+            }  # fmt: skip
+            found = diff_outputs(a, b, **settings)
             folder = to or diff_folder(a, b)
-            write_tables(folder, found.tables)
+            write_tables(folder, found.tables, {"diff": [a, b]} | settings)
     except KeyboardInterrupt:
         raise Interrupted("interrupted; nothing is kept of a diff", exit_code=130) from None
     print_diff(Console(), found, a, b, folder, by or (), level, show)

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from tokloss_ray.errors import Refused, before_work
 from tokloss_ray.mining.label_scores import BY_LOSS, MARGIN, PRIOR_ADJUSTED, check_rank
 from tokloss_ray.mining.load import file_batches
-from tokloss_ray.mining.mined import metadata_of, mining_folder
+from tokloss_ray.mining.mined import about_of, mining_folder
 from tokloss_ray.mining.outputs import OUTPUT, ScoreFile, Scores, check_columns, files_where, open_outputs, parse_where
 from tokloss_ray.mining.run import Partials, Pass, Tables, combine_in_order, final_tables, mine_batch
 from tokloss_ray.mining.tag_schemes import read_tag_set
 from tokloss_ray.mining.threads import map_in_threads
-from tokloss_ray.mining.write import write_tables
+from tokloss_ray.mining.write import check_folder, write_tables
 
 Progress = Callable[[int, int], None]
 
@@ -42,7 +42,7 @@ def mine(
     scheme: of the tags, such as IOB1, where their names do not tell.
     rank: of label issues (`label_scores.RANKS`); the prior is that of all labels of the outputs, sliced or not.
     partial: also an unfinished run, as far as it is.
-    write: into `to`, or without it into `mining/` of the first output.
+    write: into `to`, or without it into `mining/` of the first output. Of what is in `to`, tables are replaced.
     address: a Ray cluster to work on; by default the one this process has joined, else threads of this process.
     progress: called with tokens done and all tokens.
 
@@ -50,11 +50,14 @@ def mine(
         tables["tokens"].to_pandas().head()
 
     Raises:
-        Refused: wrong arguments, or something is no output, not finished, or has other tags.
+        Refused: wrong arguments, or something is no output, not finished, or has other tags, or `to` holds other data.
         JobFailed: a file cannot be read, or a table not be written.
     """
+    folder = mining_folder(outputs if isinstance(outputs, str) else outputs[0]) if outputs else ""
     with before_work():
         scores, job, files = _plan(outputs, by, where, min_count, limit, scheme, rank, partial)
+        if write and to is not None:
+            check_folder(to, folder)
     batches = file_batches(files)
     done = 0
 
@@ -81,7 +84,7 @@ def mine(
             "by": list(by), "where": list(where), "min_count": min_count, "limit": limit, "scheme": scheme,
             "rank": rank, "partial": partial,
         }  # fmt: skip
-        write_tables(to or mining_folder(scores.outputs[0]), tables, metadata_of(scores, options))
+        write_tables(to or folder, tables, about_of(scores, options))
     return tables
 
 

@@ -17,10 +17,8 @@ import pyarrow.parquet as pq
 from tokloss_ray.errors import Refused
 from tokloss_ray.mining.outputs import OUTPUT, Run, Scores, open_outputs
 from tokloss_ray.mining.score_files import cause_of
+from tokloss_ray.mining.write import METADATA
 from tokloss_ray.storage import open_location, read_whole
-
-METADATA = b"tokloss"
-"""Key of the Parquet metadata under which a table says, as JSON, how it was made."""
 
 _OPTIONS = {"by", "limit", "where"}
 
@@ -30,10 +28,9 @@ def mining_folder(output: str) -> str:
     return f"{output.rstrip('/')}/mining"
 
 
-def metadata_of(scores: Scores, options: dict[str, Any]) -> dict[bytes, bytes]:
+def about_of(scores: Scores, options: dict[str, Any]) -> dict[str, Any]:
     """What tables say about themselves: the options they were made with, and what the outputs held."""
-    about = {"outputs": list(scores.outputs), **options, "runs": [run._asdict() for run in scores.runs]}
-    return {METADATA: json.dumps(about, ensure_ascii=False).encode()}
+    return {"outputs": list(scores.outputs), **options, "runs": [run._asdict() for run in scores.runs]}
 
 
 def about_table(table: pa.Table) -> dict[str, Any]:

@@ -1,27 +1,74 @@
-"""Tables of mining and diff as files."""
+"""Tables of mining and diff as files: written whole, and over nothing but such tables."""
 
 from __future__ import annotations
 
+import json
+import posixpath
 from collections.abc import Mapping
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tokloss_ray.errors import Refused
 from tokloss_ray.mining.threads import map_in_threads
-from tokloss_ray.storage import open_location, write_whole
+from tokloss_ray.scoring.inputs import format_in_folder
+from tokloss_ray.storage import files_below, kind_of, open_location, open_random, write_whole
+
+METADATA = b"tokloss"
+"""Key of the Parquet metadata under which a table says, as JSON, how it was made; no other file has it."""
 
 
-def write_tables(folder: str, tables: Mapping[str, pa.Table], metadata: Mapping[bytes, bytes] | None = None) -> None:
-    """Write each table as FOLDER/NAME.parquet, whole or not at all; `metadata` is added to that of each.
+def check_folder(folder: str, own: str) -> None:
+    """See that tables may be written to a folder: that it holds no data but tables like them.
+
+    Whoever reads a corpus by its folder would read the tables too. Other files, a README or pictures, do no harm.
+
+    own: the folder that is for such tables, whatever is in it.
+
+    Raises:
+        Refused: it is a file, or holds data.
+    """
+    fs, root = open_location(folder)
+    if (fs, root) == open_location(own):
+        return
+    if kind_of(fs, root) not in (None, "directory"):
+        raise Refused(f"--to {folder} is a file: name a folder for the tables")
+    for file in files_below(fs, root):
+        name = posixpath.relpath(file.path, root)
+        if not any(part.startswith(".") for part in name.split("/")) and _is_data(name) and not _is_ours(fs, file):
+            raise Refused(
+                f"--to {folder} holds {name}, which is no table of tokloss: name another folder, where the tables do "
+                f"not stand among other data"
+            )
+
+
+def _is_data(name: str) -> bool:
+    return name.endswith(".arrow") or format_in_folder(name) is not None
+
+
+def _is_ours(fs: Any, file: Any) -> bool:
+    if format_in_folder(file.path) != "parquet":
+        return False
+    try:
+        with open_random(fs, file.path, file.size) as opened:
+            return METADATA in (pq.read_schema(opened).metadata or {})
+    except pa.ArrowInvalid:
+        return False
+
+
+def write_tables(folder: str, tables: Mapping[str, pa.Table], about: Mapping[str, Any]) -> None:
+    """Write each table as FOLDER/NAME.parquet, whole or not at all; `about` says how they were made.
 
     Raises:
         JobFailed: the folder cannot be written.
     """
     fs, root = open_location(folder)
+    ours = {METADATA: json.dumps(dict(about), ensure_ascii=False).encode()}
 
     def write(name: str) -> None:
         sink = pa.BufferOutputStream()
-        table = tables[name].replace_schema_metadata({**(tables[name].schema.metadata or {}), **(metadata or {})})
+        table = tables[name].replace_schema_metadata({**(tables[name].schema.metadata or {}), **ours})
         pq.write_table(table, sink, compression="zstd")
         write_whole(fs, f"{root}/{name}.parquet", memoryview(sink.getvalue()))
 

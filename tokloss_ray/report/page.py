@@ -21,12 +21,13 @@ from tokloss_ray.report.page_grids import NONE, count, number, percent
 from tokloss_ray.report.page_sentences import Sentence, key_of, rows_by_key, sentence, shorten
 from tokloss_ray.report.page_tables import ReportData
 from tokloss_ray.report.text import visible
-from tokloss_ray.storage import kind_of, open_location, write_whole
+from tokloss_ray.storage import kind_of, open_location, open_random, write_whole
 
 WORST = 30
 ISSUES = 60
 _CHART_TAGS = 24
 _FIRST_SCREEN = 5
+_GENERATOR, _HEAD = b'<meta name="generator" content="tokloss ', 4096  # by which our pages are known, and how far in
 
 _KINDS = {
     "add": "Add an entity",
@@ -254,14 +255,31 @@ def _chart_tags(data: ReportData) -> list[str]:
     return [row["tag"] for row in rows if row["tag"] in chosen]
 
 
+def check_place(place: str, own: str) -> None:
+    """See that the page may be written to a file or address: that nothing is there, or another such page.
+
+    own: the file that is for such pages, whatever it holds.
+
+    Raises:
+        Refused: it is a folder, or a file of something else.
+    """
+    fs, path = open_location(place)
+    kind = kind_of(fs, path)
+    if kind == "directory":
+        raise Refused(f"{place} is a folder: name a file for the page")
+    if kind is None or (fs, path) == open_location(own):
+        return
+    with open_random(fs, path) as file:
+        begin = file.read(_HEAD)
+    if begin and _GENERATOR not in begin:
+        raise Refused(f"{place} is there already and is no page of tokloss: name another file, or remove it")
+
+
 def write_page(place: str, page: str) -> None:
     """Write the page to a file or address, whole or not at all.
 
     Raises:
-        Refused: it is a folder.
         StorageFailed: it cannot be written.
     """
     fs, path = open_location(place)
-    if kind_of(fs, path) == "directory":
-        raise Refused(f"{place} is a folder: name a file for the page")
     write_whole(fs, path, page.encode())

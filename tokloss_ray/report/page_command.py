@@ -29,15 +29,18 @@ def report(
 
     Tables that mine has written are used where they are about all of OUTPUT as it is now; else they are made in memory.
     """
-    from tokloss_ray.errors import Interrupted
-    from tokloss_ray.report.page import render, write_page
+    from tokloss_ray.errors import Interrupted, before_work
+    from tokloss_ray.report.page import check_place, render, write_page
     from tokloss_ray.report.page_tables import read_report_data
     from tokloss_ray.report.tables import MiningProgress
     from tokloss_ray.report.text import visible
     from tokloss_ray.scoring.output import REPORT
 
-    place = to or posixpath.join(output.rstrip("/"), REPORT)
+    own = posixpath.join(output.rstrip("/"), REPORT)
+    place = to or own
     try:
+        with before_work():
+            check_place(place, own)
         with MiningProgress(Console(stderr=True)) as progress:
             data = read_report_data(
                 output, by=by or (), where=where or (), scheme=scheme, rank=rank, partial=partial, address=address,

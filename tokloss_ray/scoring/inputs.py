@@ -125,7 +125,7 @@ def _one_input(
         beside = [file for file in shown if posixpath.dirname(file.path) in folders]
         return path, [(file, "arrow") for file in saved], beside
     _no_split(config)
-    known = [(file, form) for file in shown if (form := _format_or_none(file.path, in_folder=True))]
+    known = [(file, form) for file in shown if (form := format_in_folder(file.path))]
     if not known:
         raise Refused(
             f"no input: {uri} holds no Parquet (.parquet), JSON lines (.jsonl) or CoNLL ({', '.join(_CONLL)}) files"
@@ -156,6 +156,11 @@ def _no_split(config: ScoreConfig) -> None:
 
 def _hidden(relative: str) -> bool:
     return any(part.startswith((".", "_")) for part in relative.split("/"))
+
+
+def format_in_folder(path: str) -> str | None:
+    """The format that a file in a folder is read in as input, going by its name; None if it is left alone."""
+    return _format_or_none(path, in_folder=True)
 
 
 def _format_or_none(path: str, in_folder: bool) -> str | None:
