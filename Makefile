@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-full models ceph chaos bench bench-gpu bench-floors lint check-format format clean
+.PHONY: help setup demo test test-slow test-full models ceph chaos interruptions bench bench-gpu bench-floors lint check-format format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -60,6 +60,11 @@ FUZZ_ROWS ?= 1000000
 chaos: $(STAMP) ## kill at random on a small cluster, and mutate rows: KILLS=50 SEED=1 FUZZ_ROWS=1000000
 	@$(BIN)/python tests/chaos.py --kills $(KILLS) --seed $(SEED)
 	@$(BIN)/python tests/fuzz.py --rows $(FUZZ_ROWS) --seed $(SEED)
+
+RUNS ?= 100
+GONE ?= 20
+interruptions: $(STAMP) ## interrupt at random moments, fill disks (as root), take storage away: RUNS=100 GONE=20 SEED=1
+	@$(BIN)/python tests/interruptions.py --runs $(RUNS) --full-disk $(GONE) --storage-gone $(GONE) --seed $(SEED)
 
 # Each writes its figures beside the table it prints. The ratios are what carries from machine to machine.
 RESULTS := benchmarks/results

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import sys
 
-from tokloss_ray.cli import main
+from tokloss_ray.__main__ import main
 
 if __name__ == "__main__":
     # Ray sets this for submitted jobs; by hand on a node of the cluster, the job joins that cluster too.

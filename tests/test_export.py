@@ -39,8 +39,9 @@ from tokloss_ray.exporting.export import export
 from tokloss_ray.exporting.label_studio import read_tasks, tasks_json, text_of
 from tokloss_ray.exporting.sentences import Correction, Sentence, read_sentences
 from tokloss_ray.exporting.spans import Span, retag, spans_of, tag_set_of
-from tokloss_ray.mining.mined import metadata_of
+from tokloss_ray.mining.mined import about_of
 from tokloss_ray.mining.outputs import open_outputs
+from tokloss_ray.mining.write import write_tables
 
 TAGS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC"]
 FORMATS = ("label-studio", "conll", "csv")
@@ -345,11 +346,10 @@ def test_selections(folder: Path, tmp_path: Path) -> None:
             export(out, str(tmp_path / "none.csv"), "csv", **wrong)  # type: ignore[arg-type]
     with pytest.raises(Refused, match="there already"):
         export(out, str(tmp_path / "ids.csv"), "csv")
-    (folder / "out" / "mining").mkdir(exist_ok=True)
     keys = [(s.source, s.source_row) for s in read_sentences(out) if s.example_id in worst[:2]]
     columns = {"output": [out] * 4, "source": [k[0] for k in keys * 2], "source_row": [k[1] for k in keys * 2]}
-    made = metadata_of(open_outputs(out), {"by": [], "where": [], "limit": 10})
-    pq.write_table(pa.table(columns).replace_schema_metadata(made), folder / "out" / "mining" / "label_issues.parquet")
+    made = about_of(open_outputs(out), {"by": [], "where": [], "limit": 10})
+    write_tables(str(folder / "out" / "mining"), {"label_issues": pa.table(columns)}, made)
     assert export(out, str(tmp_path / "issues.csv"), "csv", issues=3) == 2
 
 

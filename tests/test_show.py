@@ -16,7 +16,8 @@ from tokloss_ray import ScoreConfig
 from tokloss_ray.cli import app
 from tokloss_ray.demo import DATA
 from tokloss_ray.errors import Refused
-from tokloss_ray.mining.mined import metadata_of
+from tokloss_ray.mining.mined import about_of
+from tokloss_ray.mining.write import write_tables
 from tokloss_ray.report.sequences import find_sequences, open_scores, sequences_of_issues
 
 TAGS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC"]
@@ -90,9 +91,8 @@ def test_by_issue(output: Path) -> None:
     assert list(marks.values()) == [{2: "B-LOC", 3: "I-LOC"}, {1: "O"}]
     with pytest.raises(Refused, match="tokloss mine"):
         invoke("show", str(output), "--issues")
-    (output / "mining").mkdir()
-    made = metadata_of(open_scores(str(output)), {"by": [], "where": [], "limit": 10})
-    pq.write_table(issues.replace_schema_metadata(made), output / "mining" / "label_issues.parquet")
+    made = about_of(open_scores(str(output)), {"by": [], "where": [], "limit": 10})
+    write_tables(str(output / "mining"), {"label_issues": issues}, made)
     text = invoke("show", str(output), "--issues", "--worst", "2")
     assert "suggested" in text
     assert "I-LOC" in text

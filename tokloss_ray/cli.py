@@ -16,8 +16,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
-from tokloss_ray import __version__
+from tokloss_ray import __version__, stopping
 from tokloss_ray.config import DTYPES, ScoreConfig, make_config, read_yaml
 from tokloss_ray.errors import Interrupted, JobFailed, Refused, TokLossError, before_work
 from tokloss_ray.exporting.commands import apply_fixes, export
@@ -26,7 +27,32 @@ from tokloss_ray.mining.diff_command import diff
 from tokloss_ray.report.commands import show
 from tokloss_ray.report.page_command import report
 
+
+class _Commands(TyperGroup):
+    """Signals end a command in its own exit code, where typer would make it 1 and say "Aborted"."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        """Reads the command line."""
+        with _interruptible():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs the command."""
+        with _interruptible():
+            return super().invoke(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        stopping.unwinding()
+        raise Interrupted("interrupted", stopping.exit_code()) from None
+
+
 app = typer.Typer(
+    cls=_Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -138,8 +164,7 @@ def demo(
             verbose=verbose,
         )
     )
-    with _interruptible():
-        mine(output)
+    mine(output)
     report(output)
 
 
@@ -168,7 +193,7 @@ def check(config: ScoreConfig) -> None:
     from tokloss_ray.report.terminal import print_estimate
     from tokloss_ray.scoring.driver import check as check_job
 
-    with _interruptible(), Console(stderr=True).status("checking input and model"):
+    with Console(stderr=True).status("checking input and model"):
         plan, estimate = check_job(config)
     print_estimate(Console(), plan, estimate)
 
@@ -190,7 +215,7 @@ def verify(output: Annotated[str, typer.Argument(help="Output folder of a finish
     from tokloss_ray.report.terminal import print_verified
     from tokloss_ray.scoring.verify import verify as verify_output
 
-    with _interruptible(), before_work(), Console(stderr=True).status("reading every file"):
+    with before_work(), Console(stderr=True).status("reading every file"):
         found = verify_output(output)
     print_verified(Console(), found)
     if found.problems:
@@ -217,18 +242,9 @@ def _score(config: ScoreConfig) -> None:
 
     # Ray prints what its raylets say to sys.stdout, from a thread of its own.
     hidden = contextlib.nullcontext() if config.verbose else contextlib.redirect_stdout(io.StringIO())
-    with _interruptible(), ProgressView(Console(stderr=True)) as view, hidden:
+    with ProgressView(Console(stderr=True)) as view, hidden:
         summary = score_job(config, view)
     print_summary(Console(), summary)
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """Ctrl-C ends a command with its own exit code, where typer would make it 1."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise Interrupted("interrupted", exit_code=130) from None
 
 
 def _quiet(verbose: bool) -> None:
@@ -255,15 +271,25 @@ def main(arguments: list[str] | None = None) -> None:
         print(__version__)
         return
     atexit.register(gc.freeze)  # else the interpreter looks through all of torch and Ray before it ends, for a second
-    try:
-        app(arguments)
-    except TokLossError as error:
-        _say(error)
-        sys.exit(error.exit_code)
-    except Exception as error:
-        detail = "".join(traceback.format_exception(error))
-        _say(TokLossError(f"{type(error).__name__}: {error} (this should not happen; please report it)", detail))
-        sys.exit(1)
+    with stopping.handled():
+        try:
+            app(arguments)
+        except Exception as error:
+            shown = _shown(error)
+            stopping.unwinding()
+            _say(shown)
+            sys.exit(shown.exit_code)
+
+
+def _shown(error: Exception) -> TokLossError:
+    """What a person is told of an error. After a signal nothing else: what fails then, fails because of it."""
+    if stopping.received() and not isinstance(error, Interrupted):
+        detail = "".join(traceback.format_exception(error)) if _speech["verbose"] else ""
+        return Interrupted("interrupted", stopping.exit_code(), detail)
+    if isinstance(error, TokLossError):
+        return error
+    detail = "".join(traceback.format_exception(error))
+    return TokLossError(f"{type(error).__name__}: {error} (this should not happen; please report it)", detail)
 
 
 def _say(error: TokLossError) -> None:
@@ -278,4 +304,6 @@ def _say(error: TokLossError) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from tokloss_ray.__main__ import main as start
+
+    start()

@@ -54,6 +54,6 @@ def before_work() -> Iterator[None]:
 class Interrupted(TokLossError):
     """A signal stopped the job (130 for SIGINT, 143 for SIGTERM); what is committed stays."""
 
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, exit_code: int, detail: str = "") -> None:
+        super().__init__(message, detail)
         self.exit_code = exit_code

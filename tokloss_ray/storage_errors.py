@@ -55,6 +55,17 @@ def set_tries(count: int) -> None:
     _tries = count
 
 
+@contextmanager
+def tries(count: int) -> Iterator[None]:
+    """`set_tries` for a while."""
+    before = _tries
+    set_tries(count)
+    try:
+        yield
+    finally:
+        set_tries(before)
+
+
 def take_retries() -> int:
     """How many operations this process has tried again since the last call."""
     global _retries

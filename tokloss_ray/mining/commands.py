@@ -44,6 +44,7 @@ def mine(
     Tokens, words and tags with the highest loss; confusions; entities and what is wrong with them; worst sequences;
     labels that are probably wrong (if the model was not trained on them); words labelled in different ways.
     """
+    from tokloss_ray import stopping
     from tokloss_ray.errors import Interrupted
     from tokloss_ray.mining.mine import mine as mine_outputs
     from tokloss_ray.mining.mine import mining_folder
@@ -66,7 +67,7 @@ def mine(
                 progress=progress.moved,
             )
     except KeyboardInterrupt:
-        raise Interrupted("interrupted; mining again starts afresh", exit_code=130) from None
+        raise Interrupted("interrupted; mining again starts afresh", stopping.exit_code()) from None
     if hint := scheme_hint(tables, scheme):
         Console(stderr=True, soft_wrap=True).print(Text.assemble(("warning: ", "yellow"), hint))
     print_tables(Console(), tables, show, by or (), outputs[0], to or mining_folder(outputs[0]))

@@ -35,6 +35,7 @@ def diff(
 
     Tokenizers may differ: words are compared. Tables go to B/mining/diff-..., as Parquet.
     """
+    from tokloss_ray import stopping
     from tokloss_ray.errors import Interrupted, before_work
     from tokloss_ray.mining.compare import diff as diff_outputs
     from tokloss_ray.mining.compare import diff_folder
@@ -53,5 +54,5 @@ def diff(
             folder = to or diff_folder(a, b)
             write_tables(folder, found.tables, {"diff": [a, b]} | settings)
     except KeyboardInterrupt:
-        raise Interrupted("interrupted; nothing is kept of a diff", exit_code=130) from None
+        raise Interrupted("interrupted; nothing is kept of a diff", stopping.exit_code()) from None
     print_diff(Console(), found, a, b, folder, by or (), level, show)

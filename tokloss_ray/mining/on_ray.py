@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -17,6 +17,8 @@ from tokloss_ray.errors import Interrupted, JobFailed, TokLossError
 from tokloss_ray.mining.outputs import ScoreFile
 from tokloss_ray.mining.run import Partials, Pass, mine_batch
 from tokloss_ray.scoring.session import ray_session
+from tokloss_ray.scoring.stream import stream, watch
+from tokloss_ray.stopping import raise_if_stopped
 
 _NUMBER, _RESULT = "number", "result"
 
@@ -33,13 +35,18 @@ def on_ray(
         Interrupted: by a signal.
     """
     try:
-        with ray_session(cast(Any, SimpleNamespace(address=address, verbose=verbose))):
-            yield _in_order(_results(batches, job))
+        # Closed here, and not when the caller's frame goes: Ray must still be there.
+        with (
+            ray_session(cast(Any, SimpleNamespace(address=address, verbose=verbose))),
+            closing(_results(batches, job)) as results,
+            closing(_in_order(results)) as parts,
+        ):
+            yield parts
     except Interrupted as error:
         raise Interrupted("interrupted; no table was written", error.exit_code) from None
 
 
-def _results(batches: Sequence[list[ScoreFile]], job: Pass) -> Iterator[tuple[int, Partials | None]]:
+def _results(batches: Sequence[list[ScoreFile]], job: Pass) -> Generator[tuple[int, Partials | None], None, None]:
     def work(rows: pa.Table) -> pa.Table:
         number = rows.column(_NUMBER)[0].as_py()
         try:
@@ -52,19 +59,25 @@ def _results(batches: Sequence[list[ScoreFile]], job: Pass) -> Iterator[tuple[in
     dataset.context.enable_progress_bars = False
     dataset.context.print_on_execution_start = False
     dataset.context.execution_options.preserve_order = True
+    watch(dataset.context)
     done = dataset.map_batches(work, batch_size=None, batch_format="pyarrow", zero_copy_batch=True)
-    try:
-        for rows in done.iter_batches(batch_size=None, batch_format="pyarrow"):
+    with closing(stream(done)) as found:
+        for rows in found:
+            raise_if_stopped()
+            if isinstance(rows, ray.exceptions.RayError):
+                raise JobFailed(f"Ray gave up: {str(rows).strip().splitlines()[-1]}", str(rows)) from rows
+            if isinstance(rows, Exception):
+                raise rows
+            if rows is None:
+                continue
             for number, result in zip(rows.column(_NUMBER).to_pylist(), rows.column(_RESULT), strict=True):
                 made = pickle.loads(result.as_py())
                 if isinstance(made, TokLossError):
                     raise made
                 yield number, made
-    except ray.exceptions.RayError as error:
-        raise JobFailed(f"Ray gave up: {str(error).strip().splitlines()[-1]}", str(error)) from error
 
 
-def _in_order(results: Iterator[tuple[int, Partials | None]]) -> Iterator[Partials | None]:
+def _in_order(results: Iterator[tuple[int, Partials | None]]) -> Generator[Partials | None, None, None]:
     """Ray keeps the order when it is asked to; nothing breaks where it does not."""
     early: dict[int, Partials | None] = {}
     following = 0

@@ -29,6 +29,7 @@ def report(
 
     Tables that mine has written are used where they are about all of OUTPUT as it is now; else they are made in memory.
     """
+    from tokloss_ray import stopping
     from tokloss_ray.errors import Interrupted, before_work
     from tokloss_ray.report.page import check_place, render, write_page
     from tokloss_ray.report.page_tables import read_report_data
@@ -48,5 +49,5 @@ def report(
             )  # fmt: skip
         write_page(place, render(data))
     except KeyboardInterrupt:
-        raise Interrupted("interrupted; nothing was written", exit_code=130) from None
+        raise Interrupted("interrupted; nothing was written", stopping.exit_code()) from None
     Console().print(f"The report is in {visible(place)}", markup=False, highlight=False, soft_wrap=True)

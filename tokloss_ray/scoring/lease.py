@@ -19,6 +19,7 @@ from typing import Any
 
 from tokloss_ray.errors import JobFailed, Refused, StorageFailed
 from tokloss_ray.storage import is_local, open_location, read_whole, remove, write_whole
+from tokloss_ray.storage_errors import tries
 
 LEASE = "_lease.json"
 BEAT_SECONDS = 5.0
@@ -100,7 +101,8 @@ class Lease:
         self.over.set()
         if self.thread is not None:
             self.thread.join(2 * BEAT_SECONDS)  # or a beat on its way would bring the file back
-        with suppress(StorageFailed):
+        # Whoever ends because storage does not answer need not wait for it again.
+        with suppress(StorageFailed), tries(1):
             theirs = _read(self.output)
             if theirs is not None and self._is_ours(theirs):
                 fs, root = open_location(self.output)

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import queue
-import threading
 import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import ray
 import ray.data
-from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.util.annotations import RayDeprecationWarning
 
 from tokloss_ray.errors import JobFailed, PassFailed
@@ -24,6 +21,7 @@ from tokloss_ray.scoring.hardware import Actors
 from tokloss_ray.scoring.job import Job, ReadUnit
 from tokloss_ray.scoring.records import Rows
 from tokloss_ray.scoring.stages import ScoreActor, decode_and_commit, read_and_encode
+from tokloss_ray.scoring.stream import Running, stream, watch
 
 ENCODE_CPUS, COMMIT_CPUS = 0.5, 0.25
 """Different on purpose, and different from the actors': Ray Data fuses neighbours that ask for the same resources,
@@ -96,8 +94,7 @@ def run(
 
     `again`: after a pass that lost shards, look for rows that end the processes that score them (see `journal.py`).
 
-    `check` is called twice a second and may raise to stop the run. Ray's code runs in a thread of its own: an exception
-    that a signal raises in the middle of it can get lost there.
+    `check` is called twice a second and may raise to stop the run.
 
     Raises:
         PassFailed: Ray gave the pass up.
@@ -107,54 +104,19 @@ def run(
         # The retry arguments go away in Ray 2.64, which the dependencies exclude.
         warnings.simplefilter("ignore", RayDeprecationWarning)
         dataset = build(ray.put(job), units, committed, actors, again)
-    _Running.executors.clear()
-    results: queue.SimpleQueue[pa.Table | Exception | None] = queue.SimpleQueue()
-    left = threading.Event()
-
-    def pump() -> None:
-        try:
-            for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-                results.put(batch)
-                if left.is_set():
-                    return
-            results.put(None)
-        except Exception as error:
-            results.put(error)
-
-    threading.Thread(target=pump, name="tokloss-results", daemon=True).start()
     moved = time.monotonic()
-    try:
-        while True:
+    with closing(stream(dataset)) as batches:
+        for batch in batches:
             check()
-            try:
-                batch = results.get(timeout=0.5)
-            except queue.Empty:
+            if batch is None:
                 if time.monotonic() - moved > stall_timeout:
-                    raise JobFailed(_standstill(stall_timeout)) from None
+                    raise JobFailed(_standstill(stall_timeout))
                 continue
             moved = time.monotonic()
-            if batch is None:
-                return
             if isinstance(batch, Exception):
                 raise _given_up(batch)
             for text in batch.column("result").to_pylist():
                 yield Result(**json.loads(text))
-    finally:
-        left.set()
-        # Without this, what is in flight would go on, and commit, until the next result comes through.
-        for executor in _Running.executors:
-            executor.shutdown(force=True)
-        _Running.executors.clear()
-
-
-class _Running(ExecutionCallback):
-    """Knows the executor of the run, to stop it, and to say what its stages do."""
-
-    executors: ClassVar[list[Any]] = []
-
-    def before_execution_starts(self, executor: Any) -> None:
-        """Called by Ray Data."""
-        self.executors.append(executor)
 
 
 def _standstill(seconds: float) -> str:
@@ -162,7 +124,7 @@ def _standstill(seconds: float) -> str:
     names = {"read_and_encode": "read and encode", "ScoreActor": "score", "decode_and_commit": "decode and commit"}
     doing = [
         f"{name}: {op.num_active_tasks()} running, {state.total_enqueued_input_blocks()} waiting"
-        for executor in _Running.executors
+        for executor in Running.executors
         for op, state in executor._topology.items()
         for key, name in names.items()
         if key in op.name
@@ -236,7 +198,7 @@ def _data_context(waiting_bytes: int) -> Iterator[None]:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.max_errored_blocks = 16  # a shard that kills its worker is left to the next pass
-    context.custom_execution_callback_classes = [*context.custom_execution_callback_classes, _Running]
+    watch(context)
     # Readers that are faster than the model stop here, and not when half of the object store is full.
     context.execution_options.resource_limits = ray.data.ExecutionResources.for_limits(
         object_store_memory=waiting_bytes

@@ -6,16 +6,18 @@ import logging
 import os
 import signal
 import socket
-import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from types import FrameType
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from importlib import import_module
 from typing import Any
+from unittest.mock import patch
 
 import ray
 
+from tokloss_ray import stopping
 from tokloss_ray.config import ScoreConfig
 from tokloss_ray.errors import Interrupted, Refused
+from tokloss_ray.stopping import raise_if_stopped as raise_if_stopped
 
 
 def joins_cluster(config: ScoreConfig) -> bool:
@@ -40,22 +42,28 @@ def ray_session(config: ScoreConfig) -> Iterator[None]:
         Interrupted: SIGINT or SIGTERM arrived; what is committed stays.
     """
     ours = not ray.is_initialized()
-    # Quiet to the end: Ray Data's threads still log while Ray is being shut down.
-    # ray.init replaces the caller's SIGTERM handler: this puts it back in the end.
-    kept = _handlers({signal.SIGTERM: signal.getsignal(signal.SIGTERM)})
-    with kept, _environment(_DEFAULTS):
+    alone = ours and _address(config) is None
+    # Both outlast ray.shutdown: a thread of Ray Data that comes to its end meanwhile would start an actor to report it.
+    with stopping.handled(), _environment(_DEFAULTS), ExitStack() as quiet:
         try:
-            if ours:
-                _start(config)
-            with _quiet_ray_data(config.verbose), _lean(ours and _address(config) is None), _signals():
+            try:
+                if ours:
+                    _start(config)
+                quiet.enter_context(_quiet_ray_data(config.verbose))
+                quiet.enter_context(_lean(alone))
                 yield
-        except KeyboardInterrupt as error:
-            raise _interrupted(signal.SIGTERM if isinstance(error, _Terminated) else signal.SIGINT) from None
-        finally:
-            if ours:
-                # No signal cuts it short: it takes two seconds, and would leave processes behind.
-                with _handlers(dict.fromkeys(_STOPPING, signal.SIG_IGN)):
-                    ray.shutdown()
+            except BaseException:
+                stopping.unwinding()
+                raise
+            finally:
+                if ours:
+                    _shut_down()
+        except BaseException as error:
+            if not isinstance(error, KeyboardInterrupt) and not stopping.received():
+                raise
+            # What fails after a signal fails because of it, or would be said by the next attempt.
+            stopping.unwinding()
+            raise _interrupted() from (None if isinstance(error, KeyboardInterrupt) else error)
 
 
 _DEFAULTS = {
@@ -64,23 +72,73 @@ _DEFAULTS = {
 }
 
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM, as an exception that no `except Exception` on its way takes for its own."""
-
-
 def _start(config: ScoreConfig) -> None:
     level = logging.INFO if config.verbose else logging.CRITICAL
     where = _address(config)
     try:
         if where:
             _somebody_listens(where)
-            ray.init(address=where, logging_level=level, log_to_driver=config.verbose)
+            with _handlers_left_alone():
+                ray.init(address=where, logging_level=level, log_to_driver=config.verbose)
         else:
-            # "local" and not a bare init: an address file left by a crash would make that one hang.
-            ray.init(address="local", include_dashboard=False, logging_level=level, log_to_driver=config.verbose)
+            # "local" and not a bare init: an address file left by a crash would make that one hang. Half of a Ray could
+            # not be shut down, and a signal may tear it anywhere: it waits.
+            with stopping.held(), _handlers_left_alone():
+                ray.init(address="local", include_dashboard=False, logging_level=level, log_to_driver=config.verbose)
     except (ConnectionError, ValueError, ImportError, RuntimeError) as error:
         reason = str(error).strip().split("\n")[0]
+        stopping.raise_if_stopped()
         raise Refused(f"no Ray cluster at {where}: {reason}" if where else f"Ray does not start: {reason}") from None
+
+
+def _shut_down() -> None:
+    """End Ray. No signal cuts it short: it takes two seconds, and would leave processes behind.
+
+    Half-way Ray takes its handlers back, and leaves none for SIGTERM: the next one would end this process there and
+    then. So ours is put back in place when Ray comes to end its processes, which is what takes the time.
+    """
+    node = _private("node")
+    end = getattr(getattr(node, "Node", None), ENDS_PROCESSES, None)
+
+    def put_back_and_end(*args: Any, **kwargs: Any) -> Any:
+        stopping.put_back()
+        return end(*args, **kwargs) if end else None
+
+    with stopping.held():
+        with patch.object(node.Node, ENDS_PROCESSES, put_back_and_end) if end else nullcontext():
+            ray.shutdown()
+        stopping.put_back()
+
+
+@contextmanager
+def _handlers_left_alone() -> Iterator[None]:
+    """ray.init replaces the handler of SIGTERM with one that ends the process half-way, in exit code 15."""
+    utils = _private("utils")
+    try:
+        with patch.object(utils, SETS_HANDLER, _no_handler) if hasattr(utils, SETS_HANDLER) else nullcontext():
+            yield
+    except SystemExit as ended:
+        if ended.code != signal.SIGTERM:
+            raise
+        stopping.note(signal.SIGTERM)
+        raise stopping.Stopped from None
+    finally:
+        stopping.put_back()
+
+
+SETS_HANDLER, ENDS_PROCESSES = "set_sigterm_handler", "kill_all_processes"
+"""Private parts of Ray. Where they are not, a SIGTERM in the middle of its start or end is handled less well."""
+
+
+def _private(name: str) -> Any:
+    try:
+        return import_module(f"ray._private.{name}")
+    except ImportError:
+        return None
+
+
+def _no_handler(handler: object) -> None:
+    """In place of Ray's function that sets one."""
 
 
 def _somebody_listens(address: str) -> None:
@@ -129,47 +187,6 @@ def _environment(defaults: dict[str, str]) -> Iterator[None]:
             os.environ.pop(name, None)
 
 
-@contextmanager
-def _handlers(chosen: dict[int, Any]) -> Iterator[None]:
-    """Signal handlers for a while; none are touched outside of the main thread, where Python refuses it."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, handler) for number, handler in chosen.items()}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _signals() -> Iterator[None]:
-    """SIGTERM ends the run as SIGINT does. Installed after ray.init, which puts a handler of its own in place."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        _received.append(number)
-        raise_if_stopped()
-
-    _received.clear()
-    with _handlers(dict.fromkeys(_STOPPING, stop)):
-        try:
-            yield
-        finally:
-            _received.clear()
-
-
-_STOPPING = (signal.SIGINT, signal.SIGTERM)
-_received: list[int] = []
-
-
-def raise_if_stopped() -> None:
-    """Raise what a signal has raised before: an exception that arrives in a destructor, say, is lost."""
-    if _received:
-        raise _Terminated if _received[0] == signal.SIGTERM else KeyboardInterrupt
-
-
-def _interrupted(number: int) -> Interrupted:
-    return Interrupted(
-        "interrupted; committed shards are kept, and the same command goes on from there", exit_code=128 + number
-    )
+def _interrupted() -> Interrupted:
+    sentence = "interrupted; committed shards are kept, and the same command goes on from there"
+    return Interrupted(sentence, stopping.exit_code())
