@@ -48,7 +48,8 @@ FINISHED_EACH = 5
 HINT = "(--verbose shows where it came from)"
 STAGES = "starting|checking input and model|joining the cluster|asking the nodes|scoring|going over what was lost"
 PROGRESS = re.compile(
-    rf"^(warning: .*|going on after .*|scoring shard .* again: .*|({STAGES}|starting Ray|starting the model|adding up)( \.\.\.|: .*))$"
+    rf"^(warning: .*|going on after .*|scoring shard .* again: .*|"
+    rf"({STAGES}|starting Ray|starting the model|adding up)( \.\.\.|: .*))$"
 )
 FRAMEWORKS = re.compile(r"Traceback|\bray\b|\braylet\b|_StatsActor|internal_kv|NoneType|Exception ignored|Fatal Python|"
                         r"^\s+File \"|^\w+Error:|\btorch\b|pyarrow|botocore|aiohttp")  # fmt: skip
