@@ -80,6 +80,7 @@ os._exit(0)
 """
 
 
+@pytest.mark.slow
 def test_sigterm_while_ray_shuts_down() -> None:
     """Ray has taken the handler away by then, and SIGTERM would end the process before the rest of it."""
     ended = Run([sys.executable, "-c", LATE]).end()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from s3_servers import S3Server, moto_server
 import tokloss_ray
 from tokloss_ray import ScoreConfig
 from tokloss_ray.demo import DATA, MODEL
-from tokloss_ray.errors import JobFailed, Refused
+from tokloss_ray.errors import Interrupted, JobFailed, Refused
 from tokloss_ray.mining import mine as mine_module
 from tokloss_ray.mining.on_ray import on_ray
 
@@ -67,6 +69,26 @@ def test_a_damaged_file_is_one_sentence_on_ray(output: Path, tmp_path: Path) -> 
     with pytest.raises(JobFailed, match="cannot read") as error:
         tokloss_ray.mine(str(tmp_path / "out"), write=False)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.usefixtures("ray_session", "small_batches")
+def test_nothing_runs_after_an_interruption(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before Ray is shut down, that is: what still runs then prints what it meets."""
+    names = ("tokloss-results", "iter_threaded", "StreamingExecutor")
+
+    def running() -> list[str]:
+        return [thread.name for thread in threading.enumerate() if thread.name.startswith(names)]
+
+    def interrupted(parts: Iterator[Any], job: Any) -> None:
+        next(parts)
+        assert running()
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(mine_module, "combine_in_order", interrupted)
+    with pytest.raises(Interrupted) as error:
+        tokloss_ray.mine(str(output), write=False)
+    assert error.value.exit_code == 143
+    assert not running()
 
 
 @pytest.mark.usefixtures("ray_session")

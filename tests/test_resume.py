@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -90,6 +91,9 @@ def test_interrupted_then_run_again(config: Callable[..., ScoreConfig], tmp_path
     assert undisturbed.new_shards > 5
     with pytest.raises(Interrupted):
         score(config(), StopAfter(2))
+    # Ray is shut down next, if it is the run's own: what still runs then prints what it meets.
+    names = ("tokloss-results", "iter_threaded", "StreamingExecutor")
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith(names)]
     assert not (tmp_path / "out" / "_SUCCESS").exists()
     time.sleep(1)  # Ray cancels what is in flight; a task that is just committing may still do so
     kept = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "out" / "_commits").iterdir()}

@@ -22,7 +22,9 @@ INTERRUPTED = "error: interrupted"
 
 def run(script: str) -> subprocess.CompletedProcess[str]:
     """A script in a process of its own, after the imports that it needs."""
-    script = "import os, signal, sys, time\nfrom tokloss_ray import stopping\n" + textwrap.dedent(script)
+    script = "import os, signal, sys, time\nfrom tokloss_ray import stopping\nstopping.AGAIN = 0.1\n" + textwrap.dedent(
+        script
+    )
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
 
 
@@ -86,6 +88,18 @@ def test_a_way_out_that_hangs_comes_to_an_end() -> None:
         finally:
             stopping.unwinding()
             time.sleep(30)
+    """)
+    assert (done.returncode, done.stderr) == (143, f"{INTERRUPTED}\n")
+
+
+def test_a_call_into_c_that_hangs_comes_to_an_end() -> None:
+    """No handler of Python's runs there: a start of Ray whose own processes got the signal too is one."""
+    done = run("""
+        import hashlib, threading
+        stopping.PATIENCE = 1.0
+        stopping.install(is_command=True)
+        threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
+        hashlib.pbkdf2_hmac("sha256", b"x", b"y", 1_000_000_000)
     """)
     assert (done.returncode, done.stderr) == (143, f"{INTERRUPTED}\n")
 

@@ -37,7 +37,6 @@ class _State:
     """Those that were there before; None while ours are not in place."""
     hook: Any = None
     number: int | None = None
-    since = 0.0
     held = 0
     unwinding = False
     is_command = False
@@ -67,9 +66,14 @@ def handled() -> Iterator[None]:
 
 def install(is_command: bool = False) -> None:
     """Put the handlers in place, or back in place; `is_command`: for good, the process is nothing but this command."""
-    _State.is_command = _State.is_command or is_command
     if threading.current_thread() is not threading.main_thread():
         return
+    if is_command and not _State.is_command:
+        _State.is_command = True
+        arrivals, here = os.pipe()
+        os.set_blocking(here, False)
+        signal.set_wakeup_fd(here, warn_on_full_buffer=False)
+        threading.Thread(target=_watch, args=(arrivals,), name="tokloss-watch", daemon=True).start()
     if _State.handlers is None:
         _State.handlers = {n: signal.getsignal(n) for n in SIGNALS}
         _State.hook, sys.unraisablehook = sys.unraisablehook, _drop_lost
@@ -88,7 +92,7 @@ def note(number: int) -> None:
     """Take a signal for received that somebody else's handler got."""
     if _State.number is not None:
         return
-    _State.number, _State.since = number, time.monotonic()
+    _State.number = number
     if hasattr(signal, "setitimer") and signal.getsignal(signal.SIGALRM) in (signal.SIG_DFL, _alarm):
         signal.signal(signal.SIGALRM, _alarm)
         signal.setitimer(signal.ITIMER_REAL, AGAIN, AGAIN)
@@ -103,9 +107,17 @@ def _alarm(number: int, frame: FrameType | None) -> None:
     if _State.number is None:
         signal.setitimer(signal.ITIMER_REAL, 0)
         return
-    if _State.is_command and time.monotonic() - _State.since > PATIENCE:
-        _end_now()
     _raise_unless_busy()
+
+
+def _watch(arrivals: int) -> None:
+    """End the process some time after a signal, whatever the main thread does: it may be in C, where it runs no
+    handler, such as a start of Ray whose own processes got the signal too."""
+    while (number := os.read(arrivals, 1)[0]) not in SIGNALS:
+        pass
+    time.sleep(PATIENCE)
+    _State.number = _State.number or number
+    _end_now()
 
 
 def _raise_unless_busy() -> None:
