@@ -26,6 +26,7 @@ from tokloss_ray.mining import commands as mining_commands
 from tokloss_ray.mining.diff_command import diff
 from tokloss_ray.report.commands import show
 from tokloss_ray.report.page_command import report
+from tokloss_ray.report.text import visible
 
 
 class _Commands(TyperGroup):
@@ -293,12 +294,14 @@ def _shown(error: Exception) -> TokLossError:
 
 
 def _say(error: TokLossError) -> None:
+    """Print the sentence. It may quote an id or a file's name, and a terminal would obey what is in them."""
     console = Console(stderr=True, soft_wrap=True)
     console.print("[bold red]error:[/] ", end="", highlight=False)
-    console.print(str(error), markup=False, highlight=False)
+    console.print(visible(str(error)), markup=False, highlight=False)
     if error.detail:
         if _speech["verbose"]:
-            console.print(error.detail, markup=False, highlight=False)
+            for line in error.detail.split("\n"):
+                console.print(visible(line), markup=False, highlight=False)
         else:
             console.print("(--verbose shows where it came from)", style="dim")
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from tokloss_ray.errors import before_work
+from tokloss_ray.report.text import visible
 
 _CHOOSE, _MATCH = "Which sentences", "Columns and tags"
 
@@ -65,8 +66,8 @@ def export(
         )
     console = Console(soft_wrap=True)
     sentences = "sentence is" if count == 1 else "sentences are"
-    console.print(Text(f"{count:,} {sentences} in {file}. {_NEXT[format].format(file=file)}"))
-    console.print(Text(f"  tokloss apply-fixes {shlex.quote(file)} --to DATASET -o NEW_DATASET"))
+    console.print(Text(visible(f"{count:,} {sentences} in {file}. {_NEXT[format].format(file=file)}")))
+    console.print(Text(f"  tokloss apply-fixes {visible(shlex.quote(file))} --to DATASET -o NEW_DATASET"))
 
 
 _NEXT = {
@@ -124,4 +125,4 @@ def apply_fixes(
     console.print(Text(f"rows changed   {done.rows_changed:,}"))
     console.print(Text(f"words changed  {done.words_changed:,}{already}"))
     console.print(Text(f"files changed  {done.files_changed:,} of {done.files:,}"))
-    console.print(Text(f"The dataset is in {output}."))
+    console.print(Text(f"The dataset is in {visible(output)}."))

@@ -66,7 +66,7 @@ def print_diff(
     console.print(Text(f"The tables are in {visible(folder)}. To read a sentence, as B sees it:"))
     ids = found.tables["sequences"].column("example_id").slice(0, 1).to_pylist()
     name = shlex.quote(visible(ids[0])) if ids else "ID"
-    console.print(Text(f"  tokloss show {shlex.quote(b)} --id {name}"), soft_wrap=True)
+    console.print(Text(f"  tokloss show {visible(shlex.quote(b))} --id {name}"), soft_wrap=True)
 
 
 def _summary(table: pa.Table, slices: list[str], level: float) -> Table:
@@ -90,7 +90,13 @@ def _plain(table: pa.Table, columns: Sequence[str]) -> Table:
 def _columns(names: Sequence[str], left: int) -> Table:
     view = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for i, name in enumerate(names):
-        view.add_column(name, justify="left" if i < left else "right", overflow="ellipsis", no_wrap=True, max_width=30)
+        view.add_column(
+            Text(visible(name)),
+            justify="left" if i < left else "right",
+            overflow="ellipsis",
+            no_wrap=True,
+            max_width=30,
+        )
     return view
 
 

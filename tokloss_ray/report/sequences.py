@@ -193,7 +193,11 @@ def print_sequences(
             marked = (mark is not None and token == mark) or i in suggested
             shown = Text(visible(token) if token is not None else "?", style="reverse" if marked else "")
             figures = ("", "") if ignored else (f"{prob:.2f}", f"{loss:.2f}")
-            cells: list[Text | str] = [shown, Text(label), Text("" if ignored else predicted), *figures]
-            table.add_row(*cells, *([Text(suggested.get(i, ""))] if issues else []), style=style)
+            cells: list[Text | str] = [
+                shown,
+                *(Text(visible(tag)) for tag in (label, "" if ignored else predicted)),
+                *figures,
+            ]
+            table.add_row(*cells, *([Text(visible(suggested.get(i, "")))] if issues else []), style=style)
         console.print(table)
         console.print()

@@ -110,7 +110,7 @@ def _print_one(console: Console, name: str, table: pa.Table, show: int, by: Sequ
             at = pc.is_null(rows.column(column)) if value is None else pc.equal(rows.column(column), value)
             rows = rows.filter(pc.fill_null(at, False))
         first = rows.slice(0, show)
-        where = "".join(f", {column} {visible(str(value))}" for column, value in values.items())
+        where = "".join(f", {visible(f'{column} {value}')}" for column, value in values.items())
         more = f"  ({first.num_rows:,} of {rows.num_rows:,})" if first.num_rows < rows.num_rows else ""
         console.print(Text.assemble((title + where, "bold"), (more, "dim")))
         console.print(_view(first, shown))

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from tokloss_ray.report.text import visible
 from tokloss_ray.scoring.batching import EQUAL_LENGTH
 from tokloss_ray.scoring.driver import Watcher
 from tokloss_ray.scoring.estimate import Estimate
@@ -143,7 +144,7 @@ def print_summary(console: Console, summary: RunSummary) -> None:
             "storage retries", f"{totals.storage_retries:,}  (operations tried again after a passing failure)"
         )
     for reason, count in sorted(totals.errors.items(), key=lambda e: -e[1]):
-        table.add_row(f"errors: {reason}", f"{count:,}")
+        table.add_row(_safe(f"errors: {reason}"), f"{count:,}")
     if not summary.finished_before:
         first = f", first shard after {summary.first_commit:.1f} s" if summary.first_commit else ""
         table.add_row("time", f"{duration(summary.seconds)}{first}")
@@ -190,14 +191,14 @@ def print_status(console: Console, status: Status) -> None:
         table.add_row("units to do", f"{status.units_missing:,} of {status.units:,}")
         if status.missing:
             shown = ", ".join(status.missing[:5]) + (" ..." if len(status.missing) > 5 else "")
-            table.add_row("missing", shown)
+            table.add_row("missing", _safe(shown))
     table.add_row("rows", f"{totals.rows:,}" + (f" of {status.rows:,}" if status.rows is not None else ""))
     table.add_row("tokens", f"{totals.tokens:,}")
     if status.tokens_per_busy_second:
         table.add_row("tokens per second", f"{status.tokens_per_busy_second:,.0f}  (of one actor at work)")
     table.add_row("errors", f"{totals.error_rows:,}")
     for reason, count in sorted(totals.errors.items(), key=lambda e: -e[1]):
-        table.add_row(f"  {reason}", f"{count:,}")
+        table.add_row(_safe(f"  {reason}"), f"{count:,}")
     console.print(table)
 
 
@@ -272,7 +273,7 @@ def _figures() -> Table:
 
 
 def _safe(text: str) -> str:
-    """Text from data or paths, so that brackets in it are not taken for markup."""
+    """Text from data or paths: brackets in it are no markup, and control characters are shown, not obeyed."""
     from rich.markup import escape
 
-    return escape(text)
+    return escape(visible(text))
