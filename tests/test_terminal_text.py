@@ -109,11 +109,11 @@ def test_what_a_run_says(run: inline.Inline) -> None:
     view: dict[str, Any] = {"file": io.StringIO(), "width": 200}
     console = Console(**view)
     run.plan.warnings.append(BAD)
-    terminal.print_estimate(console, run.plan, Estimate(100.0, 2.0))
+    terminal.print_estimate(console, run.plan, Estimate(100.0, 2.0, "padded"))
     terminal.print_summary(console, RunSummary(out, run.totals, 1, 1.0, 1.0, 1.0, True, [BAD]))
     terminal.print_status(console, read_status(run.plan.job.output))
     with terminal.ProgressView(console) as progress:
-        progress.planned(run.plan, run.totals)
+        progress.planned(run.plan, run.totals, {f"{BAD}.json": BAD})
     text = view["file"].getvalue()
     assert controls(text) == []
     assert text.count(visible(BAD)) >= 8
