@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import random
 import shutil
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from tokloss_ray.mining.load import read_tokens
 from tokloss_ray.mining.outputs import open_outputs
 from tokloss_ray.mining.row_ranges import row_ranges
 from tokloss_ray.report.sequences import find_sequences, open_scores, sequences_by_id
+from tokloss_ray.scoring.sealed import sealed, unsealed
 
 ROWS = 40
 
@@ -32,7 +32,7 @@ ROWS = 40
 def rewrite(output: Path, checksums: bool) -> None:
     """Write the data files again with checksums of pages and of files, or with neither."""
     for path in (output / "_commits").glob("*.json"):
-        record = json.loads(path.read_text())
+        record = unsealed(path.read_bytes())
         for file in [*record["files"], *([record["errors_file"]] if record["errors_file"] else [])]:
             place = output / file["path"]
             table = pq.ParquetFile(place).read()
@@ -41,7 +41,7 @@ def rewrite(output: Path, checksums: bool) -> None:
             file.pop("sha256", None)
             if checksums:
                 file["sha256"] = hashlib.sha256(place.read_bytes()).hexdigest()
-        path.write_text(json.dumps(record))
+        path.write_bytes(sealed(record))
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +176,7 @@ def test_records_tables_and_errors_that_are_damaged(whole: dict[bool, Path], tmp
         record.write_bytes(damaged)
         for words in (["show", str(output)], ["mine", str(output)], ["report", str(output), "-o", page]):
             code, said = tokloss(*words)
-            assert (code, "_commits has a record that cannot be read: run tokloss verify" in said) == (2, True), damaged
+            assert (code, f"_commits/{record.name} is damaged" in said, "same tokloss score" in said) == (2, True, True)
 
 
 def test_rows_in_errors_that_are_damaged(tmp_path: Path) -> None:
@@ -210,15 +210,15 @@ def with_strangers(tmp_path: Path) -> Path:
     (output / "_SUCCESS").unlink()
     ours = next((output / "scores").glob("000000-000-*.parquet"))
     shutil.copy(ours, ours.with_name("000000-000-ffffff.parquet"))
-    foreign = json.loads(records[0].read_text()) | {"fingerprint": "ffffff", "shard": "000007-000"}
-    (output / "_commits" / "000007-000.json").write_text(json.dumps(foreign))
+    foreign = unsealed(records[0].read_bytes()) | {"fingerprint": "ffffff", "shard": "000007-000"}
+    (output / "_commits" / "000007-000.json").write_bytes(sealed(foreign))
     ours.with_name("notes.parquet").write_bytes(b"not Parquet")
     return output
 
 
 def test_show_goes_by_commit_records(with_strangers: Path) -> None:
     output = with_strangers
-    record = json.loads((output / "_commits" / "000000-000.json").read_text())
+    record = unsealed((output / "_commits" / "000000-000.json").read_bytes())
     committed = [row for file in record["files"] for row in pq.read_table(output / file["path"]).to_pylist()]
     there = {
         row["example_id"] for path in (output / "scores").glob("0*.parquet") for row in pq.read_table(path).to_pylist()

@@ -13,6 +13,7 @@ from tokloss_ray.errors import Refused
 from tokloss_ray.schema import NULL_PARTITION
 from tokloss_ray.scoring.output import read_finished
 from tokloss_ray.scoring.records import read_records
+from tokloss_ray.storage import is_local, open_location
 
 OUTPUT = "output"
 """Name of the slice by output, where several are mined as one."""
@@ -36,6 +37,7 @@ class ScoreFile:
 
     Attributes:
         output: the output it is of, as it was given.
+        folder: the same by a name that is right in every working directory: workers have others.
         path: its path in the output.
         size: bytes.
         rows: sequences.
@@ -46,6 +48,7 @@ class ScoreFile:
     """
 
     output: str
+    folder: str
     path: str
     size: int
     rows: int
@@ -163,32 +166,22 @@ def committed(output: str, run: dict[str, Any]) -> list[dict[str, Any]]:
     """The commit records of an output's run, in the order of shards; `run` is what `_run.json` says.
 
     Raises:
-        Refused: a record is damaged.
+        JobFailed: a record is damaged.
     """
-    try:
-        records = list(read_records(output, run["fingerprint"][:6]).values())
-    except (ValueError, LookupError, TypeError, AttributeError):
-        records = [{}]
-    if not all(record.keys() >= _NEEDED for record in records):
-        raise Refused(
-            f"{output}/_commits has a record that cannot be read: run tokloss verify {output}, then the same tokloss "
-            f"score command scores that shard again"
-        )
-    return records
-
-
-_NEEDED = {"files", "loss_by_tag", "sequences", "tokens"}
+    return list(read_records(output, run["fingerprint"][:6]).values())
 
 
 def _files_of(output: str, record: dict[str, Any], more: dict[str, str]) -> Iterable[ScoreFile]:
     """The files that a commit record names; others in the folder are nobody's. more: constants of them all."""
+    fs, place = open_location(output)
+    folder = place if is_local(fs) else output
     for file in record["files"]:
         folders = [folder.split("=", 1) for folder in file["path"].split("/")[1:-1]]
         constants: dict[str, str | None] = {**more}
         constants |= {unquote(name): None if value == NULL_PARTITION else unquote(value) for name, value in folders}
         tokens = round(record["tokens"] * file["rows"] / max(record["sequences"], 1))
         yield ScoreFile(
-            output, file["path"], file["bytes"], file["rows"], tokens, constants, str(file.get("sha256") or "")
+            output, folder, file["path"], file["bytes"], file["rows"], tokens, constants, str(file.get("sha256") or "")
         )
 
 

@@ -121,7 +121,7 @@ def batch_rows(file: ScoreFile, tokens: int = BATCH_TOKENS) -> int:
 
 def _source(file: ScoreFile, narrow: bool) -> Any:
     """What pyarrow reads a file from."""
-    fs, root = open_location(file.output)
+    fs, root = open_location(file.folder)
     path = f"{root}/{file.path}"
     if is_local(fs):
         return path
