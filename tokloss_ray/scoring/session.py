@@ -7,8 +7,9 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -57,7 +58,7 @@ def ray_session(config: ScoreConfig) -> Iterator[None]:
                 raise
             finally:
                 if ours:
-                    _shut_down()
+                    _shut_down(alone)
         except BaseException as error:
             if not isinstance(error, KeyboardInterrupt) and not stopping.received():
                 raise
@@ -91,8 +92,9 @@ def _start(config: ScoreConfig) -> None:
         raise Refused(f"no Ray cluster at {where}: {reason}" if where else f"Ray does not start: {reason}") from None
 
 
-def _shut_down() -> None:
-    """End Ray. No signal cuts it short: it takes two seconds, and would leave processes behind.
+def _shut_down(alone: bool) -> None:
+    """End Ray, and all its processes if it was started for this run `alone`. No signal cuts it short: it takes two
+    seconds, and would leave processes behind.
 
     Half-way Ray takes its handlers back, and leaves none for SIGTERM: the next one would end this process there and
     then. So ours is put back in place when Ray comes to end its processes, which is what takes the time.
@@ -104,10 +106,23 @@ def _shut_down() -> None:
         stopping.put_back()
         return end(*args, **kwargs) if end else None
 
+    name = getattr(getattr(_private("worker"), "_global_node", None), "session_name", None)
     with stopping.held():
         with patch.object(node.Node, ENDS_PROCESSES, put_back_and_end) if end else nullcontext():
             ray.shutdown()
         stopping.put_back()
+        if alone and name:
+            _end_late(name)
+
+
+def _end_late(session: str) -> None:
+    """End what a Ray was just starting when it ended itself: a signal to the whole group reaches its processes too, and
+    a worker that is not through with its imports notices the loss seconds later."""
+    mark = f"--session-name={session}".encode()
+    for entry in filter(str.isdigit, os.listdir("/proc") if os.path.isdir("/proc") else []):
+        with suppress(OSError):
+            if mark in Path("/proc", entry, "cmdline").read_bytes().split(b"\0"):
+                os.kill(int(entry), signal.SIGKILL)
 
 
 @contextmanager
