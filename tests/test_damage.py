@@ -167,3 +167,47 @@ def test_every_byte_counts() -> None:
             other[at] ^= 1 << bit
             with pytest.raises(DamagedError):
                 unsealed(bytes(other), strict=True)
+
+
+def test_a_lone_damaged_or_lost_record_is_repaired(finished: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
+    """Its files belong to no shard then, and its rows are missing: all that goes with the record."""
+    settings, whole = finished
+    other = unsealed((whole / "_commits" / "000000-002.json").read_bytes()) | {"fingerprint": "ffffff"}
+    for number, damage in enumerate(
+        [
+            lambda file: flip(file, random.Random(1), 1),
+            lambda file: file.unlink(),
+            lambda file: file.write_bytes(sealed(other)),
+        ]
+    ):
+        output = Path(shutil.copytree(whole, tmp_path / str(number)))
+        damage(output / "_commits" / "000000-002.json")
+        flip(sorted(output.glob("scores/**/000001-000-*.parquet"))[0], random.Random(2))
+        found = verify(str(output))
+        assert found.problems
+        assert found.beyond_repair == 0, found.problems
+        again = scored_again(ScoreConfig(output=str(output), **settings))
+        assert again == ["000000-002", "000001-000"]
+        assert verify(str(output)).problems == []
+
+
+def test_what_no_record_names_goes(finished: tuple[dict[str, Any], Path], output: Path) -> None:
+    """A file of an attempt in which a row did not fit into memory, which it did in the end; and a late record."""
+    settings, _ = finished
+    errors = next((output / "errors").iterdir())
+    late = errors.with_name(errors.name.replace(errors.name[:10], "000000-001"))
+    shutil.copy(errors, late)
+    record = unsealed((output / "_commits" / "000000-001.json").read_bytes())
+    stranger = output / "_commits" / "000000-099.json"
+    stranger.write_bytes(sealed(record | {"shard": "000000-099", "fingerprint": "ffffff"}))
+    found = verify(str(output))
+    assert (len(found.problems), found.beyond_repair) == (2, 0)
+    assert scored_again(ScoreConfig(output=str(output), **settings)) == []
+    assert not late.exists()
+    assert not stranger.exists()
+    assert verify(str(output)).problems == []
+    (output / "scores" / "notes.parquet").write_text("mine")
+    (output / "_SUCCESS").unlink()
+    with pytest.raises(JobFailed, match=r"scores/notes\.parquet belongs to no shard: move it away, then run again"):
+        score_inline(ScoreConfig(output=str(output), **settings))
+    assert (output / "scores" / "notes.parquet").exists()

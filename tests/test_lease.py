@@ -15,7 +15,7 @@ import pytest
 import s3fs
 from s3_servers import moto_server
 
-from tokloss_ray.errors import JobFailed, Refused
+from tokloss_ray.errors import JobFailed, Refused, StorageFailed
 from tokloss_ray.scoring import lease as lease_module
 from tokloss_ray.scoring.lease import LEASE, Lease, check_owner
 from tokloss_ray.storage import open_location
@@ -161,3 +161,28 @@ def test_on_object_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
             check_owner("s3://lease/out", "abc123")
         assert fs.find("lease") == []
         fs.clear_instance_cache()
+
+
+def test_a_lease_that_could_not_be_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a process that lives on, such as a notebook's."""
+
+    def fail(output: str) -> None:
+        raise StorageFailed("not now")
+
+    with Lease(str(tmp_path), "abc123") as lease, monkeypatch.context() as gone:
+        gone.setattr(lease_module, "_read", fail)
+        lease.release()
+    lost = json.loads((tmp_path / LEASE).read_text()) if (tmp_path / LEASE).exists() else lease.content
+    (tmp_path / LEASE).write_text(json.dumps(lost))
+    with Lease(str(tmp_path), "abc123"):
+        pass
+
+    def interrupted(self: Lease) -> None:
+        write(self)
+        raise KeyboardInterrupt
+
+    write = Lease._write
+    monkeypatch.setattr(Lease, "_write", interrupted)
+    with pytest.raises(KeyboardInterrupt), Lease(str(tmp_path), "abc123"):
+        pass
+    assert not (tmp_path / LEASE).exists()

@@ -282,3 +282,21 @@ def test_ranges() -> None:
         assert [name for name, _ in range_problems({0: 60}, records)] == [shard]
     assert [name for name, _ in range_problems({0: 60}, whole)] == ["000001-000"]
     assert next(range_problems({0: 90}, [*whole[:2], record(0, 2, 60, 90, True)]))[0] == "000000-001"
+
+
+def test_new_shards_among_old_ones_are_not_written_before_all_fit(
+    tiny: Path, corpora: dict[str, Path], tmp_path: Path
+) -> None:
+    """Commits come out of order: the first shards are missing, later ones are there."""
+    config = config_of(tiny, corpora["table"], tmp_path / "out")
+    score_inline(config)
+    for shard in ("000000-000", "000000-002"):
+        (tmp_path / "out" / "_commits" / f"{shard}.json").unlink()
+    (tmp_path / "out" / "_SUCCESS").unlink()
+    other = changed(make_plan(preflight(config), False, False).job.tokenizer_json, 1)
+    written: list[str] = []
+    with pytest.raises(JobFailed, match="would not be the same again"):
+        score_inline(config, tokenizer=other, committed=lambda record: written.append(record["shard"]))
+    assert written == []
+    assert score_inline(config).totals.rows == ROWS
+    assert verify(str(tmp_path / "out")).problems == []

@@ -106,7 +106,8 @@ def test_a_call_into_c_that_hangs_comes_to_an_end() -> None:
 
 def test_the_caller_gets_its_handlers_back() -> None:
     def handlers() -> list[object]:
-        return [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] + [sys.unraisablehook]
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
+        return [signal.getsignal(number) for number in numbers] + [sys.unraisablehook]
 
     before = handlers()
     with stopping.handled(), stopping.handled():

@@ -57,11 +57,14 @@ def handled() -> Iterator[None]:
         yield
     finally:
         before: dict[int, Any] = _State.handlers or {}
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        if hasattr(signal, "setitimer") and signal.getsignal(signal.SIGALRM) is _alarm:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
         _State.handlers = None
         _State.number, _State.unwinding = None, False
         sys.unraisablehook, _State.hook = _State.hook, None
-        for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def install(is_command: bool = False) -> None:

@@ -178,10 +178,20 @@ def read_whole(fs: fsspec.AbstractFileSystem, path: str) -> bytes:
 
 
 def read_files(fs: fsspec.AbstractFileSystem, folder: str, suffix: str) -> list[tuple[str, bytes]]:
-    """Path and content of the files of a folder with this suffix, by name; nothing if there is no such folder."""
+    """Path and content of the files of a folder with this suffix, by name; nothing if there is no such folder.
+
+    Files that others remove meanwhile are left out.
+    """
     paths = [posixpath.join(folder, name) for name in file_names(fs, folder, suffix)]
+
+    def content(path: str) -> bytes | None:
+        try:
+            return read_whole(fs, path)
+        except FileNotFoundError:
+            return None
+
     with ThreadPoolExecutor(16) as pool:
-        return list(zip(paths, pool.map(lambda path: read_whole(fs, path), paths), strict=True))
+        return [(path, data) for path, data in zip(paths, pool.map(content, paths), strict=True) if data is not None]
 
 
 def open_file(fs: fsspec.AbstractFileSystem, path: str, size: int | None = None, unpack: bool = False) -> BinaryIO:

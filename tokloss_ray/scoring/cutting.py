@@ -38,13 +38,15 @@ def encode_unit(
     """Encode the rows of a unit and cut them into shards.
 
     Shards whose index is in `committed` are done: they are cut again to find where the next one begins, but not
-    yielded. The last shard of a unit is marked; a unit without rows has one empty shard.
+    yielded. Nothing is yielded before all of them were found to be the same: a new shard among old ones that it does
+    not fit would spoil the unit. The last shard of a unit is marked; a unit without rows has one empty shard.
 
     Raises:
         JobFailed: a committed shard would hold other rows today, or rows got lost on the way.
     """
     committed = committed or {}
     written, index = 0, -1
+    waiting: list[Shard] = []
     start = time.perf_counter()
     for index, (sequences, errors, read) in enumerate(_cut(job, tokenizer, unit, source, chunks)):
         rows = int(np.count_nonzero(one_array(sequences.column(schema.WINDOW)).to_numpy() == 0)) + errors.num_rows
@@ -57,7 +59,10 @@ def encode_unit(
         else:
             about = {"unit": unit, "index": index, "source": source, **held}
             about["seconds"] = {"encode": round(time.perf_counter() - start, 4)}
-            yield Shard(about, sequences, errors)
+            waiting.append(Shard(about, sequences, errors))
+        if index >= max(committed, default=0):
+            yield from waiting
+            waiting.clear()
         start = time.perf_counter()
     if beyond := [known for known in committed if known > index]:
         raise _moved(shard_name(unit, min(beyond)), "it would not exist")

@@ -67,9 +67,10 @@ def score(config: ScoreConfig, watcher: Watcher | None = None) -> RunSummary:
         output.check_folder(config.output)
         given = look(config)
         checked = begin(lambda: _preflight(config, given))
-        found = Committed() if run is None else find_committed(config.output, run)
-        joins = joins_cluster(config)
-        finished = found.complete and not found.damaged and output.is_finished(config.output)
+        found, joins = Committed(), joins_cluster(config)
+        if run is not None and output.is_finished(config.output):
+            found = find_committed(config.output, run)
+        finished = found.complete and not found.damaged
         if not finished:
             watcher.stage("joining the cluster" if joins else "starting Ray")
             stack.enter_context(ray_session(config))
@@ -79,13 +80,15 @@ def score(config: ScoreConfig, watcher: Watcher | None = None) -> RunSummary:
             totals = total(found.records.values())
             return RunSummary(config.output, totals, 0, time.monotonic() - began, None, None, True, warnings)
         lease = stack.enter_context(Lease(config.output, plan.job.fingerprint))
+        lease.confirm()
+        # From here on nobody else writes; what was read before may be out of date.
+        if not config.overwrite and output.read_run(config.output) != run:
+            raise Refused(f"another run was at work in {config.output} just now: run the same command again")
+        found = Committed() if run is None else find_committed(config.output, run)
         units, records = (plan.units if run is None else output.read_plan(plan, run)), found.records
         watcher.planned(plan, total(records.values()), found.redo)
         todo = unfinished(units, records)
         actors = plan_actors(config, cluster_hardware(may_grow=joins)) if todo else None
-        if run is None and not config.overwrite and output.read_run(config.output) is not None:
-            raise Refused(f"another run has just begun in {config.output}: name another folder, or wait for its end")
-        lease.confirm()
         take_back(config.output, found)
         if run is None:
             output.clear(config.output)

@@ -64,10 +64,11 @@ def complete(config: ScoreConfig, plan: Plan, units: list[ReadUnit], records: di
     if run is None or run["fingerprint"] != fingerprint(plan.job.identity):
         raise JobFailed(f"another run has taken {config.output} over while this one was at work: name another folder")
     output.forget_attempts(config.output)
-    output.remove_strangers(config.output, plan.job.fingerprint)
+    output.remove_strangers(config.output, records)
     if problems := file_problems(config.output, records.values()):
         more = f", and {len(problems) - 1} more problems" if len(problems) > 1 else ""
-        raise JobFailed(f"{problems[0][1]}{more}: run the same command again, it repairs what it can")
+        remedy = "the same command again scores that shard again" if problems[0][0] else "move it away, then run again"
+        raise JobFailed(f"{problems[0][1]}{more}: {remedy}")
     if config.id_column and totals.rows <= MOST_IDS:
         totals.repeated_ids = repeated_ids(config.output, records.values())
     if totals.error_rate > config.max_error_rate:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
@@ -88,7 +88,7 @@ def open_journal(output: str, name: str) -> Journal:
     fs, path = open_location(uri)
     try:
         content = json.loads(read_whole(fs, path))
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):
         return Journal(uri)
     content["alone"] = {int(row): deaths for row, deaths in content["alone"].items()}
     journal = Journal(**content)
@@ -109,5 +109,8 @@ def open_journal(output: str, name: str) -> Journal:
 def count_deaths(output: str) -> int:
     """Workers that died after the first pass, over all shards: while it grows, another pass gets further."""
     fs, root = open_location(output)
-    journals = [json.loads(data) for _, data in read_files(fs, f"{root}/{ATTEMPTS}", ".json")]
+    journals = []
+    for _, data in read_files(fs, f"{root}/{ATTEMPTS}", ".json"):
+        with suppress(ValueError):  # damaged: as good as none
+            journals.append(json.loads(data))
     return sum(content["deaths"] + content["begun"] + bool(content["note"]) for content in journals)

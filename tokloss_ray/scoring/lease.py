@@ -29,6 +29,8 @@ _SETTLE_LOCAL, _SETTLE_REMOTE = 0.2, 1.0
 """Seconds between writing the file and trusting it: longer than anybody takes between reading and writing it."""
 
 _calls = itertools.count()
+_active: set[int] = set()
+"""The calls of this process that hold a lease: one that could not give its own back does not hold it for ever."""
 
 
 def check_owner(output: str, fingerprint: str) -> None:
@@ -67,7 +69,11 @@ class Lease:
         self.thread: threading.Thread | None = None
 
     def __enter__(self) -> Lease:
-        self.claim()
+        try:
+            self.claim()
+        except BaseException:
+            self.release()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -78,6 +84,7 @@ class Lease:
         theirs = _read(self.output)
         if theirs is not None and self._is_alive(theirs):
             raise Refused(self._taken(theirs))
+        _active.add(self.content["holder"]["call"])
         self._write()
         self.claimed = time.monotonic()
 
@@ -99,6 +106,7 @@ class Lease:
     def release(self) -> None:
         """Give the folder back, if it is ours."""
         self.over.set()
+        _active.discard(self.content["holder"]["call"])
         if self.thread is not None:
             self.thread.join(2 * BEAT_SECONDS)  # or a beat on its way would bring the file back
         # Whoever ends because storage does not answer need not wait for it again.
@@ -118,8 +126,8 @@ class Lease:
                 self.content["beat"] += 1
                 if not self.over.is_set():
                     self._write()
-            except StorageFailed:
-                continue  # the commits have the same storage, and say so
+            except Exception:  # of storage, whatever it is: the commits have the same, and say so
+                continue
 
     def _write(self) -> None:
         fs, root = open_location(self.output)
@@ -132,7 +140,10 @@ class Lease:
         holder = lease.get("holder") or {}
         here = self.content["holder"]
         if holder.get("machine") == here["machine"] and here["started"]:
-            return _started(holder.get("pid", 0)) == holder.get("started")
+            started = _started(holder.get("pid", 0))
+            if started is not None:
+                ours = holder.get("pid") == here["pid"]
+                return started == holder.get("started") and (not ours or holder.get("call") in _active)
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             time.sleep(1.0)
@@ -171,10 +182,19 @@ def _process() -> dict[str, Any]:
     }
 
 
-def _started(pid: int) -> str:
-    """When a process of this machine was started, in ticks since boot; empty if it is not running."""
+def _started(pid: int) -> str | None:
+    """When a process of this machine was started, in ticks since boot; empty if it is not running, None if we may not
+    know."""
     fields = _text(f"/proc/{pid}/stat").rpartition(")")[2].split()
-    return "" if len(fields) < 20 or fields[0] in "ZX" else fields[19]
+    if len(fields) >= 20:
+        return "" if fields[0] in "ZX" else fields[19]
+    try:
+        os.kill(pid, 0)
+    except PermissionError:  # another user's, in a /proc that hides those
+        return None
+    except (OSError, OverflowError, TypeError):
+        pass
+    return ""
 
 
 def _text(path: str) -> str:

@@ -6,7 +6,7 @@ import json
 import platform
 import posixpath
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, replace
 from hashlib import sha256
@@ -22,14 +22,25 @@ from tokloss_ray.scoring.job import ReadUnit
 from tokloss_ray.scoring.journal import ATTEMPTS
 from tokloss_ray.scoring.lease import LEASE
 from tokloss_ray.scoring.plan import Plan, fingerprint
-from tokloss_ray.scoring.records import COMMITS
+from tokloss_ray.scoring.records import COMMITS, Record, files_of
 from tokloss_ray.scoring.sealed import DamagedError, sealed, unsealed
-from tokloss_ray.storage import children, exists, files_below, kind_of, open_location, read_whole, remove, write_whole
+from tokloss_ray.storage import (
+    children,
+    exists,
+    file_names,
+    files_below,
+    kind_of,
+    open_location,
+    read_whole,
+    remove,
+    write_whole,
+)
 
 RUN, PLAN, SUCCESS, REPORT = "_run.json", "_plan.parquet", "_SUCCESS", "report.html"
 DAMAGED = "_damaged.json"
 """The shards that `verify` found damaged, for the next attempt to score again."""
-_DATA_FILE = re.compile(r"\d{6,}-\d{3,}-([0-9a-f]{6})\.parquet")
+DATA_FILE = re.compile(r"(\d{6,}-\d{3,})-[0-9a-f]{6}\.parquet")
+"""Names that this program gives to data files: shard and fingerprint."""
 _RUN_KEYS = {"fingerprint", "identity", "plan", "settings", "tags", "versions"}
 FOLDERS = (COMMITS, ATTEMPTS, "scores", "errors", "mining")
 
@@ -238,14 +249,19 @@ def forget_attempts(output: str) -> None:
     remove(fs, f"{root}/{ATTEMPTS}")
 
 
-def remove_strangers(output: str, fingerprint: str) -> None:
-    """Remove data files of other runs: what a worker that was thought dead has written late, after --overwrite."""
+def remove_strangers(output: str, records: Mapping[str, Record]) -> None:
+    """Remove what no record of the finished run names: data files and records of other runs, which a worker that was
+    thought dead has written late, and files of an attempt in which a shard came out otherwise (without bad rows, say).
+    """
     fs, root = open_location(output)
+    named = {file["path"] for record in records.values() for file in files_of(record)}
     for folder in ("scores", "errors"):
         for file in files_below(fs, f"{root}/{folder}"):
-            name = _DATA_FILE.fullmatch(posixpath.basename(file.path))
-            if name and name[1] != fingerprint:
+            if DATA_FILE.fullmatch(posixpath.basename(file.path)) and file.path.removeprefix(f"{root}/") not in named:
                 remove(fs, file.path)
+    for name in file_names(fs, f"{root}/{COMMITS}", ".json"):
+        if name.removesuffix(".json") not in records:
+            remove(fs, f"{root}/{COMMITS}/{name}")
 
 
 def finish(output: str, totals: dict[str, Any]) -> None:

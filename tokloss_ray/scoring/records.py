@@ -46,13 +46,11 @@ class Scan:
         records: by the name of their shard, in the order of the names.
         damaged: file name (`000017-003.json`) -> what is wrong with it; it does not count as a record.
         strangers: file names of records of other runs.
-        unsealed: file names of records without a checksum, as earlier versions wrote them.
     """
 
     records: dict[str, Record] = field(default_factory=dict)
     damaged: dict[str, str] = field(default_factory=dict)
     strangers: list[str] = field(default_factory=list)
-    unsealed: list[str] = field(default_factory=list)
 
 
 def scan_records(output: str, fingerprint: str | None = None) -> Scan:
@@ -69,14 +67,14 @@ def scan_records(output: str, fingerprint: str | None = None) -> Scan:
         except DamagedError as error:
             scan.damaged[name] = str(error)
             continue
-        if record.get("shard") != name.removesuffix(".json"):
+        if "start" in record and not is_sealed(data):  # earlier versions wrote neither
+            scan.damaged[name] = "it has no checksum"
+        elif record.get("shard") != name.removesuffix(".json"):
             scan.damaged[name] = f"it is the record of shard {record.get('shard')}"
         elif fingerprint is not None and record["fingerprint"] != fingerprint:
             scan.strangers.append(name)
         else:
             scan.records[record["shard"]] = record
-            if not is_sealed(data):
-                scan.unsealed.append(name)
     return scan
 
 

@@ -40,6 +40,7 @@ def find_committed(folder: str, run: dict[str, Any]) -> Committed:
     scan = scan_records(folder, run["fingerprint"][:6])
     noted = output.read_damage(folder)
     redo = {name: f"its record is damaged ({problem})" for name, problem in scan.damaged.items()}
+    redo |= dict.fromkeys(scan.strangers, "its record is of another run")
     redo |= {f"{shard}.json": f"{problem}" for shard, problem in file_problems(folder, scan.records.values()) if shard}
     redo |= {f"{shard}.json": "tokloss verify found it damaged" for shard in noted or () if shard in scan.records}
     records = {shard: record for shard, record in scan.records.items() if f"{shard}.json" not in redo}

@@ -90,22 +90,21 @@ def verify(output: str) -> Verified:
     again = _check_folder(output, run, found)
     for name, problem in scan.damaged.items():
         found.add(f"{COMMITS}/{name} is damaged: {problem}", redo=name.removesuffix(".json"))
-    for name in scan.unsealed if output_folder.has_checksums(run) else ():
-        found.add(f"{COMMITS}/{name} is damaged: it has no checksum", redo=name.removesuffix(".json"))
     for name in scan.strangers:
-        found.add(f"{COMMITS}/{name} belongs to another run")
+        found.add(f"{COMMITS}/{name} belongs to another run", repaired=True)
     units = output_folder.recorded_units(output, run)
     if units is None:
         found.add(f"{output_folder.PLAN} is damaged or missing", repaired=True)
         units = [{"number": number} for number in range(run["plan"]["units"])]
-    missing = [name for _, name in missing_shards(range(len(units)), records.values())]
-    for name in missing:
+    missing = dict(missing_shards(range(len(units)), records.values()))
+    for name in missing.values():
         if f"{name}.json" not in scan.damaged:
             found.add(f"shard {name} is missing", repaired=True)
     for shard, problem in range_problems({u["number"]: u.get("rows") for u in units}, records.values()):
         found.add(f"shard {shard}: {problem}")
     for file_of, problem in file_problems(output, records.values()):
-        found.add(f"shard {file_of}: {problem}" if file_of else problem, redo=file_of)
+        ours = output_folder.DATA_FILE.fullmatch(problem.split()[0].rpartition("/")[2])
+        found.add(f"shard {file_of}: {problem}" if file_of else problem, redo=file_of, repaired=ours is not None)
     if not again and not missing:
         for problem in _sums(found.totals, run, output_folder.read_success(output, run)):
             found.add(problem)
@@ -113,7 +112,10 @@ def verify(output: str) -> Verified:
     of_unit = by_unit(records.values())
     ids: list[np.ndarray] = []
     with ThreadPoolExecutor(8) as pool:
-        checks = pool.map(lambda unit: _check_unit(output, unit, of_unit.get(unit["number"], [])), units)
+        checks = pool.map(
+            lambda unit: _check_unit(output, unit, of_unit.get(unit["number"], []), unit["number"] not in missing),
+            units,
+        )
         for damaged, problems, hashes in checks:
             for shard, problem in damaged:
                 if shard not in found.redo:  # one whose file has another size is told already
@@ -122,7 +124,7 @@ def verify(output: str) -> Verified:
                 found.add(problem)
             ids.append(hashes)
     found.repeated_ids = _repeated(ids)
-    if found.problems and not found.beyond_repair:
+    if len(found.problems) > found.beyond_repair:
         output_folder.note_damage(output, found.redo & records.keys())
     return found
 
@@ -179,8 +181,13 @@ def _sums(totals: Totals, run: dict[str, Any], written: dict[str, Any]) -> Itera
 _Damaged = list[tuple[str, str]]
 
 
-def _check_unit(output: str, unit: dict[str, Any], records: list[Record]) -> tuple[_Damaged, list[str], np.ndarray]:
-    """Damaged files of one unit by their shard, what is wrong with whole ones, and the hashes of the unit's ids."""
+def _check_unit(
+    output: str, unit: dict[str, Any], records: list[Record], complete: bool
+) -> tuple[_Damaged, list[str], np.ndarray]:
+    """Damaged files of one unit by their shard, what is wrong with whole ones, and the hashes of the unit's ids.
+
+    complete: the unit lacks no shard.
+    """
     damaged: _Damaged = []
     problems: list[str] = []
     keys, refused, ids = [], [], [np.zeros(0, dtype=np.uint64)]
@@ -209,7 +216,7 @@ def _check_unit(output: str, unit: dict[str, Any], records: list[Record]) -> tup
             numbers.append(one_array(table.column(schema.SOURCE_ROW)).to_numpy())
         if not any(name == shard for name, _ in damaged):
             problems += [f"shard {shard}: {problem}" for problem in _against_record(record, rows, numbers)]
-    if not damaged and "source" in unit:
+    if not damaged and complete and "source" in unit:
         problems += _once(unit, keys, refused)
     return damaged, problems, np.concatenate(ids)
 
