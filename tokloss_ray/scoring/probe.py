@@ -245,4 +245,7 @@ def _in_float32(model: nn.Module) -> nn.Module:
     """The model, or a copy of it in float32, in which a difference cannot be mistaken for rounding."""
     if _is_float32(model) or sum(parameter.numel() for parameter in model.parameters()) > _MOST_COPIED:
         return model
-    return copy.deepcopy(model).float()
+    try:
+        return copy.deepcopy(model).float()
+    except Exception:  # no memory for another, or a model that cannot be copied: then as it is, less closely
+        return model

@@ -75,28 +75,36 @@ def _read_parquet(job: Job, unit: ReadUnit) -> Iterator[RawChunk]:
 
 
 def _read_arrow(job: Job, unit: ReadUnit) -> Iterator[RawChunk]:
-    for row, batch in read_stream(unit):
+    for row, whole in read_stream(unit):
+        batch = whole.select(job.columns.names)
+        valid = _is_valid(batch)
         for start in range(0, batch.num_rows, CHUNK_ROWS):
-            part = batch.slice(start, CHUNK_ROWS)
-            yield from _row_range(part.select(job.columns.names), row + start, unit)
+            yield from _row_range(batch.slice(start, CHUNK_ROWS), row + start, unit, valid)
 
 
-def _row_range(batch: pa.RecordBatch, row: int, unit: ReadUnit) -> Iterator[RawChunk]:
-    """The part of a batch, whose first row has number `row`, that belongs to the unit."""
+def _is_valid(batch: pa.RecordBatch | pa.Table) -> bool:
+    """Whether all strings are UTF-8. Of a slice Arrow looks at all strings of what it is a slice of."""
+    try:
+        batch.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def _row_range(batch: pa.RecordBatch, row: int, unit: ReadUnit, valid: bool = False) -> Iterator[RawChunk]:
+    """The part of a batch, whose first row has number `row`, that belongs to the unit. valid: its strings are."""
     stop = row + batch.num_rows if unit.stop < 0 else min(unit.stop, row + batch.num_rows)
     start = max(unit.start, row)
     if start < stop:
         table = pa.Table.from_batches([batch.slice(start - row, stop - start)])
-        yield _valid_text(table, np.arange(start, stop))
+        rows = np.arange(start, stop)
+        yield RawChunk(table, rows, []) if valid else _valid_text(table, rows)
 
 
 def _valid_text(table: pa.Table, source_rows: np.ndarray) -> RawChunk:
     """Set rows apart whose strings are not UTF-8: files do not promise it, and Arrow fails on them late."""
-    try:
-        table.validate(full=True)
+    if _is_valid(table):
         return RawChunk(table, source_rows, [])
-    except pa.ArrowInvalid:
-        pass
     good = np.ones(table.num_rows, dtype=bool)
     broken = []
     for i in range(table.num_rows):
