@@ -211,7 +211,8 @@ def recorded_units(output: str, run: dict[str, Any]) -> list[dict[str, Any]] | N
         data = read_whole(fs, f"{root}/{PLAN}")
     except FileNotFoundError:
         return None
-    if sha256(data).hexdigest() != run["plan"].get("sha256", sha256(data).hexdigest()):  # earlier versions wrote none
+    written = run["plan"].get("sha256")  # earlier versions wrote none
+    if written is not None and sha256(data).hexdigest() != written:
         return None
     return pq.read_table(pa.BufferReader(data)).to_pylist()
 

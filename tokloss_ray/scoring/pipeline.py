@@ -31,7 +31,7 @@ SHARDS_AHEAD, BYTES_PER_TOKEN = 12, 64
 """Shards for each actor in all queues together (three are given to it ahead), and a token's bytes once it is scored."""
 MIN_WAITING_BYTES = 1 << 28
 
-Committed = Mapping[int, Mapping[int, Rows]]
+Held = Mapping[int, Mapping[int, Rows]]
 """The rows that committed shards hold, by unit and by the shard's number in it."""
 
 
@@ -44,7 +44,7 @@ class Result(NamedTuple):
 
 
 def build(
-    job: ray.ObjectRef, units: list[ReadUnit], committed: Committed, actors: Actors, again: bool = False
+    job: ray.ObjectRef, units: list[ReadUnit], committed: Held, actors: Actors, again: bool = False
 ) -> ray.data.Dataset:
     """plan -> read + encode (CPU task) -> score (actor) -> decode + commit (CPU task)."""
     retries = {"max_restarts": 8, "max_task_retries": 2}
@@ -84,7 +84,7 @@ def build(
 def run(
     job: Job,
     units: list[ReadUnit],
-    committed: Committed,
+    committed: Held,
     actors: Actors,
     stall_timeout: float,
     again: bool = False,
@@ -147,7 +147,7 @@ def _given_up(error: Exception) -> PassFailed:
     return PassFailed(f"Ray gave the job up: {sentence}", detail)
 
 
-def _source(units: list[ReadUnit], committed: Committed) -> list[pa.Table]:
+def _source(units: list[ReadUnit], committed: Held) -> list[pa.Table]:
     """The units as a table in blocks: one unit a block, more only where the plan is very long."""
 
     def known(unit: ReadUnit) -> list[dict[str, Any]]:
