@@ -25,10 +25,10 @@ import ray
 
 from tokloss_ray.config import ScoreConfig
 from tokloss_ray.demo import DATA, MODEL
+from tokloss_ray.ragged import list_array, list_lengths, offsets_of, one_array
 from tokloss_ray.scoring import pipeline
 from tokloss_ray.scoring.driver import Watcher, score
-from tokloss_ray.scoring.ragged import list_array, list_lengths, offsets_of, one_array
-from tokloss_ray.scoring.shard import from_row, to_row
+from tokloss_ray.scoring.stages.shard import from_row, to_row
 
 TOKENS_PER_ROW = 18.7  # of the bundled corpus with the bundled tokenizer
 

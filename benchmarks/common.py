@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tokloss_ray import schema
-from tokloss_ray.scoring.ragged import list_array, list_lengths, offsets_of, one_array
+from tokloss_ray.ragged import list_array, list_lengths, offsets_of, one_array
 
 ID_COLUMN = "id"
 ROWS_PER_FILE, ROWS_PER_GROUP = 100_000, 2_500

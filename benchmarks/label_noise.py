@@ -31,11 +31,11 @@ import numpy as np
 from sklearn.metrics import average_precision_score
 
 import tokloss_ray
-from tokloss_ray.mining.label_scores import label_scores, log_priors, prior_adjusted, shared_evidence
-from tokloss_ray.mining.load import read_words
-from tokloss_ray.mining.outputs import open_outputs
-from tokloss_ray.mining.tag_schemes import Spans, TagSet, breaks_of, read_spans, read_tag_set, write_spans
-from tokloss_ray.mining.words import Words, concat_words
+from tokloss_ray.mining.ranks.label_scores import label_scores, log_priors, prior_adjusted, shared_evidence
+from tokloss_ray.mining.words.load import read_words
+from tokloss_ray.mining.words.words import Words, concat_words
+from tokloss_ray.output.opened import open_outputs
+from tokloss_ray.tags.schemes import Spans, TagSet, breaks_of, read_spans, read_tag_set, write_spans
 
 KINDS = ("type", "boundary", "drop", "invent")
 DEFAULT = "default"

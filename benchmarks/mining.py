@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tokloss_ray.scoring.sealed import sealed, unsealed
+from tokloss_ray.storage.sealed import sealed, unsealed
 
 PANDAS_TOKENS = 1_000_000
 
@@ -163,7 +163,7 @@ def main() -> None:
         source = Path(args.output) if args.output else Path(folder, "demo")
         if not args.output:
             subprocess.run(
-                [sys.executable, "-m", "tokloss_ray.cli", "demo", "-o", str(source)],
+                [sys.executable, "-m", "tokloss_ray", "demo", "-o", str(source)],
                 check=True,
                 stdout=subprocess.DEVNULL,
             )

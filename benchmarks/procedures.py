@@ -23,8 +23,8 @@ from transformers import (
 )
 from transformers.pipelines.pt_utils import KeyDataset
 
-from tokloss_ray.scoring.batching import pad, plan_batches
-from tokloss_ray.scoring.engine import pack
+from tokloss_ray.model.packed_linear import pack
+from tokloss_ray.scoring.stages.batching import pad, plan_batches
 
 BUDGET = 1024
 """Padded tokens a micro-batch of the loops, as in the job on CPUs: the best for the plain loop."""
@@ -142,7 +142,7 @@ def torch_forward(model: torch.nn.Module) -> Callable[[np.ndarray, np.ndarray], 
 
 
 def packed(model: torch.nn.Module) -> torch.nn.Module:
-    """The model with the linear layers that the job uses on CPUs (`scoring/engine.py`)."""
+    """The model with the linear layers that the job uses on CPUs (`model/packed_linear.py`)."""
     ids = torch.arange(20).reshape(2, 10)
     with torch.inference_mode():
         assert pack(model, lambda m: m(input_ids=ids, attention_mask=torch.ones_like(ids)).logits)

@@ -45,8 +45,8 @@ from tokloss_ray.config import ScoreConfig
 from tokloss_ray.demo import DATA, MODEL
 from tokloss_ray.schema import INPUT_IDS
 from tokloss_ray.scoring import driver, pipeline
-from tokloss_ray.scoring.hardware import Actors
-from tokloss_ray.scoring.shard import Shard, from_row, to_row
+from tokloss_ray.scoring.on_ray.hardware import Actors
+from tokloss_ray.scoring.stages.shard import Shard, from_row, to_row
 
 TOKENS_PER_ROW = 18.7  # of the bundled corpus with the bundled tokenizer
 LINEAR, MEMORY_GROWTH = 0.9, 1.1

@@ -36,21 +36,22 @@ import ray
 from common import StandIn, count_tokens, machine, processes, save, say, settings, show, spread, write_corpus
 from tokenizers import Tokenizer
 
+from tokloss_ray.cluster.session import ray_session
 from tokloss_ray.config import ScoreConfig
 from tokloss_ray.demo import DATA, MODEL
+from tokloss_ray.inputs.read import read_unit
+from tokloss_ray.output import folder as output
+from tokloss_ray.ragged import list_lengths, one_array
 from tokloss_ray.schema import INPUT_IDS
-from tokloss_ray.scoring import output, pipeline
-from tokloss_ray.scoring.commit import commit_shard
-from tokloss_ray.scoring.cutting import encode_unit
-from tokloss_ray.scoring.decode import decode_shard
-from tokloss_ray.scoring.hardware import Actors
+from tokloss_ray.scoring import pipeline
 from tokloss_ray.scoring.job import ReadUnit
 from tokloss_ray.scoring.lease import LEASE, Lease
+from tokloss_ray.scoring.on_ray.hardware import Actors
 from tokloss_ray.scoring.plan import Plan, make_plan, preflight
-from tokloss_ray.scoring.ragged import list_lengths, one_array
-from tokloss_ray.scoring.read import read_unit
-from tokloss_ray.scoring.session import ray_session
-from tokloss_ray.scoring.shard import Shard, from_row, to_row
+from tokloss_ray.scoring.stages.commit import commit_shard
+from tokloss_ray.scoring.stages.cutting import encode_unit
+from tokloss_ray.scoring.stages.decode import decode_shard
+from tokloss_ray.scoring.stages.shard import Shard, from_row, to_row
 
 TARGET = 200_000
 STAGES = ("read", "encode", "rows", "decode", "commit")

@@ -35,10 +35,10 @@ from tokenizers import Tokenizer
 
 from tokloss_ray.config import ScoreConfig
 from tokloss_ray.demo import DATA, MODEL
+from tokloss_ray.inputs.read import read_unit
 from tokloss_ray.schema import EXAMPLE_ID, INPUT_IDS, LABEL_IDS, LABELS
-from tokloss_ray.scoring.cutting import encode_unit
 from tokloss_ray.scoring.plan import make_plan, preflight
-from tokloss_ray.scoring.read import read_unit
+from tokloss_ray.scoring.stages.cutting import encode_unit
 
 READY, FIRST, SUCCESS, EXIT, LEAVING = "actor ready", "first commit", "_SUCCESS", "exit", "exit - _SUCCESS"
 POINTS = {"actor.ready": READY, "commit.record": FIRST, "success.after": SUCCESS}
@@ -72,7 +72,7 @@ def run_once(model: str, data: Path, folder: Path) -> dict[str, float]:
     folder.mkdir()
     notes = folder / "notes"
     faults = ",".join(f"{point}=note:{notes}" for point in POINTS)
-    command = [sys.executable, "-m", "tokloss_ray.cli", "score", "--model", model, "--input", str(data)]
+    command = [sys.executable, "-m", "tokloss_ray", "score", "--model", model, "--input", str(data)]
     for name, value in settings(data).items():
         command += [f"--{name.replace('_', '-')}", value]
     start = time.time()

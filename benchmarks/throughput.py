@@ -32,8 +32,8 @@ import torch
 from common import save, say, show
 
 from tokloss_ray.config import ScoreConfig
-from tokloss_ray.scoring.cutting import FIRST_HALVINGS
 from tokloss_ray.scoring.driver import Watcher, score
+from tokloss_ray.scoring.stages.cutting import FIRST_HALVINGS
 
 ROWS = {("small", "panx"): 4000, ("base", "panx"): 600, ("small", "tail"): 1000, ("base", "tail"): 200}
 """Rows of (d) and (e)."""
@@ -150,7 +150,7 @@ def against_ray(size: str, dtype: str, sentences: int, runs: int) -> dict:
         pq.write_table(corpora.panx(sentences), data)
         common = ["--model", str(folder), "--input", str(data), "--dtype", dtype]
         commands = {
-            "job": [sys.executable, "-m", "tokloss_ray.cli", "score", *common],
+            "job": [sys.executable, "-m", "tokloss_ray", "score", *common],
             "by hand": [sys.executable, str(Path(__file__).parent / "plain_ray.py"), *common],
         }
         for run in range(runs):

@@ -34,7 +34,7 @@ from s3_servers import S3Server, ceph_server, moto_server
 
 from tokloss_ray import ScoreConfig
 from tokloss_ray.demo import DATA, MODEL
-from tokloss_ray.scoring.verify import verify
+from tokloss_ray.output.verify import verify
 
 WORKER = ("--num-cpus=2",)
 KINDS = {"actor": 5, "worker": 3, "driver": 2, "raylet": 1}

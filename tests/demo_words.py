@@ -14,9 +14,9 @@ from inline import score_inline
 
 import tokloss_ray.demo
 from tokloss_ray import ScoreConfig
-from tokloss_ray.mining.load import read_words
-from tokloss_ray.mining.outputs import open_outputs
-from tokloss_ray.mining.words import Words, concat_words, take_words
+from tokloss_ray.mining.words.load import read_words
+from tokloss_ray.mining.words.words import Words, concat_words, take_words
+from tokloss_ray.output.opened import open_outputs
 
 DEMO = Path(tokloss_ray.demo.__file__).parent
 SENTENCES = 1000

@@ -22,7 +22,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_TOKEN_CLASSIFICATIO
 
 from tokloss_ray import ScoreConfig
 from tokloss_ray.errors import TokLossError
-from tokloss_ray.scoring.batching import PADDED
+from tokloss_ray.scoring.stages.batching import PADDED
 
 ARCHITECTURES = tuple(sorted(MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES))
 TAGS = ("O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC")

@@ -25,16 +25,17 @@ import pyarrow.parquet as pq
 from tokenizers import Tokenizer
 
 from tokloss_ray import ScoreConfig, schema
-from tokloss_ray.scoring import finish, output
-from tokloss_ray.scoring.commit import commit_shard
-from tokloss_ray.scoring.cutting import encode_unit
-from tokloss_ray.scoring.decode import decode_shard
+from tokloss_ray.inputs.read import read_unit
+from tokloss_ray.output import folder as output
+from tokloss_ray.output.records import read_records
+from tokloss_ray.output.verify import verify
+from tokloss_ray.ragged import list_array, list_lengths, offsets_of, one_array
+from tokloss_ray.scoring import finish
 from tokloss_ray.scoring.lease import Lease
 from tokloss_ray.scoring.plan import make_plan, preflight
-from tokloss_ray.scoring.ragged import list_array, list_lengths, offsets_of, one_array
-from tokloss_ray.scoring.read import read_unit
-from tokloss_ray.scoring.records import read_records
-from tokloss_ray.scoring.verify import verify
+from tokloss_ray.scoring.stages.commit import commit_shard
+from tokloss_ray.scoring.stages.cutting import encode_unit
+from tokloss_ray.scoring.stages.decode import decode_shard
 
 TAGS = ["O", "B-PER", "I-PER", "B-LOC"]
 WORDS = [

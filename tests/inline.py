@@ -15,18 +15,19 @@ import pyarrow.parquet as pq
 from tokenizers import Tokenizer
 
 from tokloss_ray import ScoreConfig
-from tokloss_ray.scoring import finish, output, resume
-from tokloss_ray.scoring.commit import commit_shard
-from tokloss_ray.scoring.cutting import encode_unit
-from tokloss_ray.scoring.decode import decode_shard
+from tokloss_ray.inputs.read import read_unit
+from tokloss_ray.output import folder as output
+from tokloss_ray.output.records import read_records, scan_records
+from tokloss_ray.output.totals import Totals, total
+from tokloss_ray.scoring import finish, resume
 from tokloss_ray.scoring.job import Job
 from tokloss_ray.scoring.lease import Lease
 from tokloss_ray.scoring.plan import Plan, make_plan, preflight
-from tokloss_ray.scoring.read import read_unit
-from tokloss_ray.scoring.records import read_records, scan_records
-from tokloss_ray.scoring.scorer import Scorer
-from tokloss_ray.scoring.shard import Shard, from_row, to_row
-from tokloss_ray.scoring.summary import Totals, total
+from tokloss_ray.scoring.stages.commit import commit_shard
+from tokloss_ray.scoring.stages.cutting import encode_unit
+from tokloss_ray.scoring.stages.decode import decode_shard
+from tokloss_ray.scoring.stages.scorer import Scorer
+from tokloss_ray.scoring.stages.shard import Shard, from_row, to_row
 
 Row = dict[str, Any]
 

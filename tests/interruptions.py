@@ -32,7 +32,7 @@ from s3_proxy import proxied
 from s3_servers import S3Server, moto_server
 
 from tokloss_ray.demo import DATA
-from tokloss_ray.scoring.verify import verify
+from tokloss_ray.output.verify import verify
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 MARK = "TOKLOSS_TEST_INTERRUPTION"  # all processes of a run inherit it

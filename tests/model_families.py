@@ -74,7 +74,7 @@ def page(outcomes: dict[str, families.Outcome], rows: int) -> str:
         what the job would do without looking; "as scored" is what the job gives.
 
         What a model needs is not looked up here. Each actor asks the model that it has loaded, with a few made-up
-        rows, alone and in batches (`tokloss_ray/scoring/probe.py`). So weights count: a MobileBERT whose padding
+        rows, alone and in batches (`tokloss_ray/scoring/stages/probe.py`). So weights count: a MobileBERT whose padding
         embedding is zero is exact in padded batches, too. `tokloss check` says what was found before a run, and the
         summary after it. Rows of fewer tokens than a model's code can take (Funnel, CANINE) go to `errors/`
         as `too_short`.

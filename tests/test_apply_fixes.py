@@ -22,9 +22,9 @@ from tokloss_ray import ScoreConfig, faults
 from tokloss_ray.demo import DATA
 from tokloss_ray.errors import Refused
 from tokloss_ray.exporting.apply import apply_fixes
-from tokloss_ray.exporting.csv_words import csv_words
+from tokloss_ray.exporting.csv_sheet import csv_words
 from tokloss_ray.exporting.sentences import Sentence
-from tokloss_ray.scoring.inputs import list_inputs
+from tokloss_ray.inputs.listing import list_inputs
 
 TAGS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC"]
 

@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from tokloss_ray.demo import DATA
-from tokloss_ray.scoring import arrow_stream
-from tokloss_ray.scoring.arrow_stream import inspect_stream, read_stream
-from tokloss_ray.scoring.inputs import InputFile, Inspected
-from tokloss_ray.scoring.units import make_units
-from tokloss_ray.storage import Listed
+from tokloss_ray.inputs import arrow_stream
+from tokloss_ray.inputs.arrow_stream import inspect_stream, read_stream
+from tokloss_ray.inputs.listing import InputFile, Inspected
+from tokloss_ray.inputs.units import make_units
+from tokloss_ray.storage.files import Listed
 
 ROWS = pq.read_table(DATA).slice(0, 400)
 

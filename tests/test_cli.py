@@ -14,13 +14,14 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from tokloss_ray import ScoreConfig, __version__, cli
+from tokloss_ray import ScoreConfig, __version__
+from tokloss_ray.cli import app as cli
+from tokloss_ray.cli.views.run import ProgressView, duration, print_summary, size
 from tokloss_ray.config import make_config
 from tokloss_ray.demo import DATA
 from tokloss_ray.errors import Refused
-from tokloss_ray.report.terminal import ProgressView, duration, print_summary, size
-from tokloss_ray.scoring.output import SUCCESS
-from tokloss_ray.scoring.summary import RunSummary, Totals
+from tokloss_ray.output.folder import SUCCESS
+from tokloss_ray.output.totals import RunSummary, Totals
 
 TAGS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC"]
 
@@ -154,7 +155,7 @@ def test_progress_lines(
     """Elsewhere than on a terminal: a line now and then, with shards done and what is going on."""
     import time
 
-    from tokloss_ray.report import terminal
+    from tokloss_ray.cli.views import run as terminal
 
     monkeypatch.setattr(terminal, "LINE_SECONDS", 0.05)
     with ProgressView(Console(stderr=True, force_terminal=False)) as view:
@@ -175,7 +176,7 @@ def test_durations_and_sizes() -> None:
 
 
 def test_version_and_help_do_not_wait_for_ray_or_torch() -> None:
-    code = "import sys; sys.argv = ['tokloss', '--version']; from tokloss_ray.cli import main; main(); "
+    code = "import sys; sys.argv = ['tokloss', '--version']; from tokloss_ray.cli.app import main; main(); "
     code += "assert not {'ray', 'torch', 'transformers'} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == __version__

@@ -23,15 +23,15 @@ from hypothesis import strategies as st
 from inline import Inline, read_rows, score_inline
 
 from tokloss_ray import ScoreConfig, schema
-from tokloss_ray.conll_cells import cell
 from tokloss_ray.demo import DATA, MODEL
 from tokloss_ray.errors import Refused
 from tokloss_ray.exporting.export import export
-from tokloss_ray.scoring.conll import layout_of, sentences
+from tokloss_ray.inputs.conll import layout_of, sentences
+from tokloss_ray.inputs.conll_cells import cell
+from tokloss_ray.inputs.read import read_unit
 from tokloss_ray.scoring.job import Job, ReadUnit
 from tokloss_ray.scoring.plan import make_plan, preflight
-from tokloss_ray.scoring.read import read_unit
-from tokloss_ray.storage import listed, open_location
+from tokloss_ray.storage.files import listed, open_location
 
 Row = dict[str, Any]
 TAGS = ["O", "B-PER", "I-PER", "B-LOC"]
@@ -383,7 +383,7 @@ def test_the_command_gives_what_parquet_gives(demo: Path, tmp_path: Path) -> Non
     common += ["--output", str(tmp_path / "a.conll")]
     for command in ("check", "score"):
         done = subprocess.run(
-            [sys.executable, "-m", "tokloss_ray.cli", command, *common], capture_output=True, text=True, timeout=150
+            [sys.executable, "-m", "tokloss_ray", command, *common], capture_output=True, text=True, timeout=150
         )
         assert done.returncode == 0, done.stdout + done.stderr
         assert command == "score" or "about 500 rows" in " ".join(done.stdout.split())

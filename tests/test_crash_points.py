@@ -18,7 +18,7 @@ import pytest
 
 from tokloss_ray.demo import DATA
 from tokloss_ray.faults import POINTS
-from tokloss_ray.scoring.verify import verify
+from tokloss_ray.output.verify import verify
 
 TAGS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC"]
 
@@ -129,7 +129,7 @@ def test_overwrite_dies_and_runs_again(removed: str, corpus: Path, undisturbed: 
 
 def job(corpus: Path, output: Path, fault: str = "") -> tuple[int, str]:
     """`tokloss score` with a fault that happens once: exit code, and what it said."""
-    command = [sys.executable, "-m", "tokloss_ray.cli", "score", "--model", str(corpus / "model")]
+    command = [sys.executable, "-m", "tokloss_ray", "score", "--model", str(corpus / "model")]
     command += ["--input", str(corpus / "in.parquet"), "--output", str(output), "--shard-tokens", "500"]
     command += ["--partition-by", "lang", "--max-error-rate", "0.1"]
     env = os.environ | {"TOKLOSS_FAULTS": fault, "TOKLOSS_FAULTS_ONCE": str(output.parent)}

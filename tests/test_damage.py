@@ -17,11 +17,11 @@ from inline import score_inline
 from tokloss_ray import ScoreConfig
 from tokloss_ray.demo import DATA
 from tokloss_ray.errors import JobFailed, Refused
-from tokloss_ray.scoring.output import read_run
-from tokloss_ray.scoring.records import read_records
-from tokloss_ray.scoring.sealed import DamagedError, sealed, unsealed
-from tokloss_ray.scoring.status import read_status
-from tokloss_ray.scoring.verify import verify
+from tokloss_ray.output.folder import read_run
+from tokloss_ray.output.records import read_records
+from tokloss_ray.output.status import read_status
+from tokloss_ray.output.verify import verify
+from tokloss_ray.storage.sealed import DamagedError, sealed, unsealed
 
 TAGS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC"]
 

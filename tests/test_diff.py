@@ -17,13 +17,13 @@ from typer.testing import CliRunner
 
 import tokloss_ray
 from tokloss_ray import ScoreConfig
-from tokloss_ray.cli import app
+from tokloss_ray.cli.app import app
 from tokloss_ray.demo import DATA
 from tokloss_ray.errors import Refused
-from tokloss_ray.mining import bootstrap
-from tokloss_ray.mining.bootstrap import add_to_groups, paired_bootstrap, resampled_totals
-from tokloss_ray.mining.compare import Diff, diff, diff_folder
-from tokloss_ray.mining.diff import OUTCOMES
+from tokloss_ray.mining.diff import bootstrap
+from tokloss_ray.mining.diff.bootstrap import add_to_groups, paired_bootstrap, resampled_totals
+from tokloss_ray.mining.diff.compare import Diff, diff, diff_folder
+from tokloss_ray.mining.diff.counts import OUTCOMES
 from tokloss_ray.mining.write import write_tables
 
 TAGS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC"]

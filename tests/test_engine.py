@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForTokenClassification
 
-from tokloss_ray.scoring.engine import PackedLinear, pack
+from tokloss_ray.model.packed_linear import PackedLinear, pack
 
 TAGS = ["O", "B-PER", "I-PER"]
 SENTENCES = [["Ada", "Lovelace", "wrote", "the", "first", "program"], ["Wien", "liegt", "an", "der", "Donau"]]

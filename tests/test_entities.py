@@ -17,9 +17,10 @@ from seqeval.metrics.sequence_labeling import get_entities
 from seqeval.scheme import BILOU, IOB1, IOB2, IOBES, Entities
 
 from tokloss_ray.errors import Refused
-from tokloss_ray.mining import entities, entity_errors, tag_schemes
-from tokloss_ray.mining.tag_schemes import breaks_of, malformed_words, read_spans, read_tag_set
-from tokloss_ray.scoring.ragged import offsets_of
+from tokloss_ray.mining.tables import entities, entity_errors
+from tokloss_ray.ragged import offsets_of
+from tokloss_ray.tags import schemes as tag_schemes
+from tokloss_ray.tags.schemes import breaks_of, malformed_words, read_spans, read_tag_set
 
 SEQEVAL = {"IOB1": IOB1, "IOB2": IOB2, "IOBES": IOBES, "BILOU": BILOU}
 PREFIXES = {"IOB1": "BI", "IOB2": "BI", "IOBES": "BIES", "BILOU": "BILU"}

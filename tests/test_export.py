@@ -28,20 +28,20 @@ from typer.testing import CliRunner
 
 import tokloss_ray
 from tokloss_ray import ScoreConfig
-from tokloss_ray.cli import app
+from tokloss_ray.cli.app import app
 from tokloss_ray.demo import DATA
 from tokloss_ray.errors import Refused
 from tokloss_ray.exporting.apply import apply_fixes
-from tokloss_ray.exporting.conll import cell, conll, read_conll, uncell
-from tokloss_ray.exporting.csv_words import csv_words, read_csv_words
-from tokloss_ray.exporting.dataset_files import value_span
+from tokloss_ray.exporting.conll_sheet import cell, conll, read_conll, uncell
+from tokloss_ray.exporting.csv_sheet import csv_words, read_csv_words
+from tokloss_ray.exporting.dataset.fix_rows import value_span
 from tokloss_ray.exporting.export import export
 from tokloss_ray.exporting.label_studio import read_tasks, tasks_json, text_of
 from tokloss_ray.exporting.sentences import Correction, Sentence, read_sentences
-from tokloss_ray.exporting.spans import Span, retag, spans_of, tag_set_of
 from tokloss_ray.mining.mined import about_of
-from tokloss_ray.mining.outputs import open_outputs
 from tokloss_ray.mining.write import write_tables
+from tokloss_ray.output.opened import open_outputs
+from tokloss_ray.tags.sentence_spans import Span, retag, spans_of, tag_set_of
 
 TAGS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC"]
 FORMATS = ("label-studio", "conll", "csv")

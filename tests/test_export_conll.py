@@ -17,8 +17,8 @@ from inline import score_inline
 
 from tokloss_ray import ScoreConfig, apply_fixes, export
 from tokloss_ray.errors import Refused
-from tokloss_ray.exporting.dataset_conll import fix_conll
-from tokloss_ray.scoring.conll import layout_of
+from tokloss_ray.exporting.dataset.fix_conll import fix_conll
+from tokloss_ray.inputs.conll import layout_of
 from tokloss_ray.scoring.job import Columns
 
 TAGS = ["O", "B-PER", "I-PER", "B-LOC"]

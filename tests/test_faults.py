@@ -20,14 +20,15 @@ from tokenizers import Tokenizer
 
 from tokloss_ray import ScoreConfig, faults
 from tokloss_ray.demo import DATA
-from tokloss_ray.scoring import journal, stages
-from tokloss_ray.scoring.cutting import encode_unit
-from tokloss_ray.scoring.journal import Journal, count_deaths, open_journal
+from tokloss_ray.inputs.read import read_unit
+from tokloss_ray.output.verify import verify
+from tokloss_ray.scoring.on_ray import workers as stages
 from tokloss_ray.scoring.plan import make_plan, preflight
-from tokloss_ray.scoring.read import read_unit
-from tokloss_ray.scoring.shard import from_row, to_row
-from tokloss_ray.scoring.verify import verify
-from tokloss_ray.storage import remove
+from tokloss_ray.scoring.stages import journal
+from tokloss_ray.scoring.stages.cutting import encode_unit
+from tokloss_ray.scoring.stages.journal import Journal, count_deaths, open_journal
+from tokloss_ray.scoring.stages.shard import from_row, to_row
+from tokloss_ray.storage.files import remove
 
 TAGS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC"]
 
@@ -42,7 +43,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tokloss(corpus: Path, output: Path, fault: str, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tokloss_ray.cli", "score", "--model", str(corpus / "model"), "--id-column", "id"]
+    command = [sys.executable, "-m", "tokloss_ray", "score", "--model", str(corpus / "model"), "--id-column", "id"]
     command += ["--input", str(corpus / "in.parquet"), "--output", str(output), "--shard-tokens", "800", *options]
     env = os.environ | {"TOKLOSS_FAULTS": fault}
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=280)
@@ -191,7 +192,7 @@ def test_late_writer_of_another_run(corpus: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("same", [True, False])
 def test_two_runs_at_once(corpus: Path, tmp_path: Path, same: bool) -> None:
     """One finishes, the other is refused, whether its settings are the same or not."""
-    command = [sys.executable, "-m", "tokloss_ray.cli", "score", "--model", str(corpus / "model"), "--id-column", "id"]
+    command = [sys.executable, "-m", "tokloss_ray", "score", "--model", str(corpus / "model"), "--id-column", "id"]
     command += ["--input", str(corpus / "in.parquet"), "--output", str(tmp_path / "out"), "--shard-tokens"]
     both = [
         subprocess.Popen([*command, tokens], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -205,7 +206,7 @@ def test_two_runs_at_once(corpus: Path, tmp_path: Path, same: bool) -> None:
 
 @pytest.mark.slow
 def test_nothing_is_alive_after_the_driver_was_killed(corpus: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tokloss_ray.cli", "score", "--model", str(corpus / "model")]
+    command = [sys.executable, "-m", "tokloss_ray", "score", "--model", str(corpus / "model")]
     command += ["--input", str(corpus / "in.parquet"), "--output", str(tmp_path / "out"), "--shard-tokens", "300"]
     env = os.environ | {"TOKLOSS_FAULTS": "score.batch=stall:2"}
     process = subprocess.Popen(command, env=env, start_new_session=True, stderr=subprocess.DEVNULL)

@@ -18,13 +18,13 @@ from tokenizers import Tokenizer
 
 from tokloss_ray import ScoreConfig, score
 from tokloss_ray.demo import DATA
+from tokloss_ray.inputs.read import read_unit
+from tokloss_ray.output.records import Rows
 from tokloss_ray.scoring import pipeline
-from tokloss_ray.scoring.cutting import encode_unit
-from tokloss_ray.scoring.decode import decode_shard
-from tokloss_ray.scoring.hardware import Hardware, plan_actors
+from tokloss_ray.scoring.on_ray.hardware import Hardware, plan_actors
 from tokloss_ray.scoring.plan import make_plan, preflight
-from tokloss_ray.scoring.read import read_unit
-from tokloss_ray.scoring.records import Rows
+from tokloss_ray.scoring.stages.cutting import encode_unit
+from tokloss_ray.scoring.stages.decode import decode_shard
 
 TAGS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC"]
 MAX_LENGTH = 24

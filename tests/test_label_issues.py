@@ -20,9 +20,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokloss_ray.errors import Refused
-from tokloss_ray.mining import confident, entity_issues, label_issues
-from tokloss_ray.mining.label_scores import PRIOR_WEIGHT, RANKS, label_scores
-from tokloss_ray.mining.tag_schemes import breaks_of, malformed_words, read_spans, read_tag_set, write_spans
+from tokloss_ray.mining.ranks import confident
+from tokloss_ray.mining.ranks.label_scores import PRIOR_WEIGHT, RANKS, label_scores
+from tokloss_ray.mining.tables import entity_issues, label_issues
+from tokloss_ray.tags.schemes import breaks_of, malformed_words, read_spans, read_tag_set, write_spans
 
 ROOT = Path(__file__).parents[1]
 EVERYTHING = 10**6

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from tokloss_ray.exporting.label_studio import labelling_config, read_tasks, tasks_json
 from tokloss_ray.exporting.sentences import Correction, Sentence
-from tokloss_ray.exporting.spans import Span, spans_of, tag_set_of, types_of
-from tokloss_ray.mining.tag_schemes import TagSet
+from tokloss_ray.tags.schemes import TagSet
+from tokloss_ray.tags.sentence_spans import Span, spans_of, tag_set_of, types_of
 
 Letters = Callable[[int, bool], str]
 

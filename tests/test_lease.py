@@ -18,7 +18,7 @@ from s3_servers import moto_server
 from tokloss_ray.errors import JobFailed, Refused, StorageFailed
 from tokloss_ray.scoring import lease as lease_module
 from tokloss_ray.scoring.lease import LEASE, Lease, check_owner
-from tokloss_ray.storage import open_location
+from tokloss_ray.storage.files import open_location
 
 HOLD = """
 import sys, time

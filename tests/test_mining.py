@@ -20,10 +20,10 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 import tokloss_ray
 from tokloss_ray.errors import JobFailed, Refused
-from tokloss_ray.mining.load import file_batches, read_tokens, read_words
-from tokloss_ray.mining.outputs import open_outputs
-from tokloss_ray.mining.words import concat_words, first_tokens
-from tokloss_ray.scoring.sealed import sealed, unsealed
+from tokloss_ray.mining.words.load import file_batches, read_tokens, read_words
+from tokloss_ray.mining.words.words import concat_words, first_tokens
+from tokloss_ray.output.opened import open_outputs
+from tokloss_ray.storage.sealed import sealed, unsealed
 
 TAGS = mining_outputs.TAGS
 TOPIC = ["a", "b c", None, ""]

@@ -19,14 +19,14 @@ from typer.testing import CliRunner
 
 import tokloss_ray
 from tokloss_ray import ScoreConfig
-from tokloss_ray.cli import app
+from tokloss_ray.cli.app import app
+from tokloss_ray.cli.views.tables import print_tables
 from tokloss_ray.demo import DATA
-from tokloss_ray.mining.load import read_tokens, read_words
-from tokloss_ray.mining.outputs import open_outputs
-from tokloss_ray.mining.words import Words, concat_words, first_tokens
-from tokloss_ray.report.tables import print_tables
-from tokloss_ray.report.text import visible
-from tokloss_ray.scoring import encode
+from tokloss_ray.mining.words.load import read_tokens, read_words
+from tokloss_ray.mining.words.words import Words, concat_words, first_tokens
+from tokloss_ray.output.opened import open_outputs
+from tokloss_ray.scoring.stages import encode
+from tokloss_ray.text import visible
 
 TAGS = mining_outputs.TAGS
 

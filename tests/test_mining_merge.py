@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokloss_ray.errors import Refused
-from tokloss_ray.mining.groups import SUM, combine_tallies, figures_of, moments, slices
-from tokloss_ray.mining.lengths import bucket
-from tokloss_ray.mining.run import Partials, Pass, combine_in_order, combine_tables, final_tables, partial_tables
-from tokloss_ray.mining.words import Words
+from tokloss_ray.mining.passes import Partials, Pass, combine_in_order, combine_tables, final_tables, partial_tables
+from tokloss_ray.mining.tables.grouping import SUM, combine_tallies, figures_of, moments, slices
+from tokloss_ray.mining.tables.lengths import bucket
+from tokloss_ray.mining.words.words import Words
 
 
 def with_slices(words: Words) -> Words:
@@ -116,7 +116,7 @@ def test_too_many_slices_are_refused() -> None:
     words = demo_words.demo_words()
     many = replace(words, by={"id": pa.array([str(i // 9) for i in range(len(words.offsets) - 1)])})
     assert len(slices(many)[1][0]) == 112
-    from tokloss_ray.mining import groups
+    from tokloss_ray.mining.tables import grouping as groups
 
     before, groups.MAX_SLICES = groups.MAX_SLICES, 100
     try:

@@ -100,7 +100,7 @@ def test_load_as_a_ray_dataset(output: Path) -> None:
 
 
 def test_no_cluster_there(output: Path) -> None:
-    command = [sys.executable, "-m", "tokloss_ray.cli", "mine", str(output), "--address", "127.0.0.1:1"]
+    command = [sys.executable, "-m", "tokloss_ray", "mine", str(output), "--address", "127.0.0.1:1"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.startswith("error: no Ray cluster at 127.0.0.1:1")
@@ -144,7 +144,7 @@ def test_object_storage(output: Path, server: S3Server, monkeypatch: pytest.Monk
         with fs.open(f"mining/out/mining/{file.name}") as there:
             here, there = (str(pq.read_table(table).to_pylist()) for table in (file, there))
             assert there.replace("'s3://mining/out'", repr(str(output))) == here, file.name
-    monkeypatch.setattr("tokloss_ray.mining.score_files.WHOLE_FILE", 0)  # by ranges, as of large files
+    monkeypatch.setattr("tokloss_ray.output.score_files.WHOLE_FILE", 0)  # by ranges, as of large files
     again = tokloss_ray.mine("s3://mining/out", address="local", write=False)
     assert again["tokens"].equals(pq.read_table(output / "mining/tokens.parquet"))
     with pytest.raises(Refused, match="is not an output"):

@@ -17,11 +17,11 @@ from inline import Inline, score_inline, write_jsonl
 
 from tokloss_ray import ScoreConfig
 from tokloss_ray.errors import JobFailed, Refused, StorageFailed
-from tokloss_ray.scoring import cutting
-from tokloss_ray.scoring.commit import commit_shard
-from tokloss_ray.scoring.decode import Decoded
+from tokloss_ray.inputs.read import read_unit
 from tokloss_ray.scoring.plan import make_plan, preflight
-from tokloss_ray.scoring.read import read_unit
+from tokloss_ray.scoring.stages import cutting
+from tokloss_ray.scoring.stages.commit import commit_shard
+from tokloss_ray.scoring.stages.decode import Decoded
 
 TAGS = ["O", "B-PER"]
 ENCODED = {"input_ids": [2, 7, 3], "labels": [-100, 1, -100]}

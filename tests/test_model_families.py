@@ -20,16 +20,16 @@ from torch import nn
 from transformers import CONFIG_MAPPING, AutoModelForTokenClassification
 
 from tokloss_ray import ScoreConfig
+from tokloss_ray.cli.views.run import print_estimate, print_summary
 from tokloss_ray.errors import JobFailed, Refused
-from tokloss_ray.model_files import POSITIONS_AFTER_PAD
-from tokloss_ray.report.terminal import print_estimate, print_summary
-from tokloss_ray.scoring.batching import EQUAL_LENGTH, PADDED
+from tokloss_ray.model.files import POSITIONS_AFTER_PAD
+from tokloss_ray.output.totals import RunSummary
 from tokloss_ray.scoring.driver import check
-from tokloss_ray.scoring.journal import Journal
 from tokloss_ray.scoring.plan import make_plan, preflight, sample_rows
-from tokloss_ray.scoring.probe import LONG, Probe, find_batching
-from tokloss_ray.scoring.scorer import Scorer
-from tokloss_ray.scoring.summary import RunSummary
+from tokloss_ray.scoring.stages.batching import EQUAL_LENGTH, PADDED
+from tokloss_ray.scoring.stages.journal import Journal
+from tokloss_ray.scoring.stages.probe import LONG, Probe, find_batching
+from tokloss_ray.scoring.stages.scorer import Scorer
 
 
 @pytest.fixture(scope="module")
@@ -322,7 +322,7 @@ def test_out_of_reach_positions_are_found_in_the_model(
     tokenizer: Path, rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An architecture that `POSITIONS_AFTER_PAD` lacks, as one of tomorrow may."""
-    monkeypatch.setattr("tokloss_ray.model_files.POSITIONS_AFTER_PAD", set())
+    monkeypatch.setattr("tokloss_ray.model.files.POSITIONS_AFTER_PAD", set())
     model = families.build("roberta", tmp_path / "model", tokenizer)
     usable = families.POSITIONS - PAD - 1
     plan = make_plan(preflight(settings(model, tokenizer, tmp_path, rows)), gpu=False, bfloat16=False)

@@ -20,12 +20,12 @@ from transformers import AutoModelForTokenClassification, PreTrainedTokenizerFas
 from tokloss_ray import ScoreConfig
 from tokloss_ray.demo import DATA
 from tokloss_ray.errors import JobFailed, Refused
-from tokloss_ray.model_files import ModelInfo, resolve_model
-from tokloss_ray.model_store import find_model
+from tokloss_ray.model.files import ModelInfo, resolve_model
+from tokloss_ray.model.store import find_model
 from tokloss_ray.scoring.driver import check
 from tokloss_ray.scoring.job import Job
 from tokloss_ray.scoring.plan import make_plan, preflight
-from tokloss_ray.scoring.scorer import load_model
+from tokloss_ray.scoring.stages.scorer import load_model
 
 TAGS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC"]
 SENTENCES: list[list[str]] = pq.read_table(DATA, columns=["tokens"])["tokens"].slice(0, 300).to_pylist()

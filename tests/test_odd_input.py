@@ -31,9 +31,10 @@ import torch
 from inline import Inline, read_rows, score_inline, write_jsonl
 
 from tokloss_ray import ScoreConfig, score
-from tokloss_ray.scoring import conll, lines, plan, units
+from tokloss_ray.inputs import conll, lines, units
+from tokloss_ray.inputs.read import read_unit
+from tokloss_ray.scoring import plan
 from tokloss_ray.scoring.job import ReadUnit
-from tokloss_ray.scoring.read import read_unit
 
 Row = dict[str, Any]
 

@@ -14,10 +14,10 @@ import s3fs
 from s3_servers import moto_server
 from typer.testing import CliRunner
 
-import tokloss_ray.mining.compare
+import tokloss_ray.mining.diff.compare
 import tokloss_ray.mining.mine
-import tokloss_ray.report.page_tables
-from tokloss_ray import cli
+import tokloss_ray.report.data
+from tokloss_ray.cli import app as cli
 from tokloss_ray.demo import DATA
 from tokloss_ray.errors import Refused
 
@@ -36,8 +36,8 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("the work had begun")
 
     monkeypatch.setattr(tokloss_ray.mining.mine, "file_batches", begun)
-    monkeypatch.setattr(tokloss_ray.mining.compare, "open_outputs", begun)
-    monkeypatch.setattr(tokloss_ray.report.page_tables, "read_finished", begun)
+    monkeypatch.setattr(tokloss_ray.mining.diff.compare, "open_outputs", begun)
+    monkeypatch.setattr(tokloss_ray.report.data, "read_finished", begun)
 
 
 def run(*words: object) -> None:

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 
 from tokloss_ray.config import ScoreConfig, make_config
 from tokloss_ray.errors import Refused
-from tokloss_ray.scoring.batching import pad, plan_batches
-from tokloss_ray.scoring.commit import partition_value
+from tokloss_ray.output.totals import missing_shards
+from tokloss_ray.ragged import any_per_row, offsets_of, positions, sum_per_row
 from tokloss_ray.scoring.finish import _rate_above
-from tokloss_ray.scoring.hardware import RESERVED_CPUS, Hardware, plan_actors
-from tokloss_ray.scoring.loss import score_tokens
-from tokloss_ray.scoring.ragged import any_per_row, offsets_of, positions, sum_per_row
-from tokloss_ray.scoring.summary import missing_shards
-from tokloss_ray.scoring.windows import window_owners, window_starts
+from tokloss_ray.scoring.on_ray.hardware import RESERVED_CPUS, Hardware, plan_actors
+from tokloss_ray.scoring.stages.batching import pad, plan_batches
+from tokloss_ray.scoring.stages.commit import partition_value
+from tokloss_ray.scoring.stages.loss import score_tokens
+from tokloss_ray.scoring.stages.windows import window_owners, window_starts
 
 lengths_of_rows = st.lists(st.integers(1, 60), max_size=40)
 

@@ -17,13 +17,14 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from tokloss_ray import ScoreConfig, cli
+from tokloss_ray import ScoreConfig
+from tokloss_ray.cli import app as cli
 from tokloss_ray.errors import Refused
 from tokloss_ray.exporting.export import export
 from tokloss_ray.mining.mine import mine
+from tokloss_ray.report.data import read_report_data
 from tokloss_ray.report.page import render
-from tokloss_ray.report.page_tables import read_report_data
-from tokloss_ray.scoring.sealed import sealed, unsealed
+from tokloss_ray.storage.sealed import sealed, unsealed
 
 TAGS = mining_outputs.TAGS
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -22,9 +22,9 @@ import pytest
 from tokloss_ray import ScoreConfig, score
 from tokloss_ray.demo import DATA, MODEL
 from tokloss_ray.errors import Interrupted, Refused
+from tokloss_ray.output.folder import read_run
 from tokloss_ray.scoring import driver
 from tokloss_ray.scoring.driver import Watcher
-from tokloss_ray.scoring.output import read_run
 from tokloss_ray.scoring.plan import Plan
 
 TAGS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC"]
@@ -209,7 +209,7 @@ def part(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start(output: Path, model: Path, corpus: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tokloss_ray.cli", "score", "--model", str(model), "--input", str(corpus)]
+    command = [sys.executable, "-m", "tokloss_ray", "score", "--model", str(model), "--input", str(corpus)]
     command += ["--output", str(output), "--id-column", "id", "--shard-tokens", "4000", "--batch-tokens", "256"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
 

@@ -22,13 +22,13 @@ from tokenizers import Tokenizer
 from tokloss_ray import ScoreConfig
 from tokloss_ray.demo import DATA
 from tokloss_ray.errors import JobFailed, Refused, TokLossError
-from tokloss_ray.scoring import stages
-from tokloss_ray.scoring.cutting import encode_unit
+from tokloss_ray.inputs.read import read_unit
+from tokloss_ray.output.records import range_problems, read_records
+from tokloss_ray.output.verify import verify
+from tokloss_ray.scoring.on_ray import workers as stages
 from tokloss_ray.scoring.plan import make_plan, preflight
-from tokloss_ray.scoring.read import read_unit
-from tokloss_ray.scoring.records import range_problems, read_records
-from tokloss_ray.scoring.sealed import sealed, unsealed
-from tokloss_ray.scoring.verify import verify
+from tokloss_ray.scoring.stages.cutting import encode_unit
+from tokloss_ray.storage.sealed import sealed, unsealed
 
 TAGS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC"]
 ROWS = 60

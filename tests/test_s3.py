@@ -32,16 +32,17 @@ from inline import Inline, score_inline
 from s3_proxy import Proxy, Request, proxied
 from s3_servers import CephMissing, S3Server, ceph_server, moto_server, server_from_environment
 
-from tokloss_ray import ScoreConfig, storage_errors
+from tokloss_ray import ScoreConfig
 from tokloss_ray.demo import DATA
 from tokloss_ray.errors import JobFailed, Refused, StorageFailed, before_work
-from tokloss_ray.model_store import fetch_model, find_model
-from tokloss_ray.scoring.arrow_stream import _schema_of
+from tokloss_ray.inputs.arrow_stream import _schema_of
+from tokloss_ray.inputs.read import read_unit
+from tokloss_ray.model.store import fetch_model, find_model
+from tokloss_ray.output.folder import clear
 from tokloss_ray.scoring.driver import check
-from tokloss_ray.scoring.output import clear
 from tokloss_ray.scoring.plan import make_plan, preflight
-from tokloss_ray.scoring.read import read_unit
-from tokloss_ray.storage import RangeFile, files_below, open_location, read_whole, remove, write_whole
+from tokloss_ray.storage import failures as storage_errors
+from tokloss_ray.storage.files import RangeFile, files_below, open_location, read_whole, remove, write_whole
 
 TAGS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC"]
 ROWS = 300
@@ -142,7 +143,7 @@ def tokloss(*words: str, **env: str) -> tuple[int, str, float]:
     """Run the command as a user would: exit code, all it said, seconds."""
     start = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-m", "tokloss_ray.cli", *words],
+        [sys.executable, "-m", "tokloss_ray", *words],
         capture_output=True, text=True, timeout=150, env=os.environ | env,
     )  # fmt: skip
     return done.returncode, done.stdout + done.stderr, time.monotonic() - start
@@ -402,7 +403,7 @@ def test_model_is_fetched_once(bucket: str, proxy: Proxy, model: Path, tmp_path:
     folder = find_model(f"{bucket}/model", None, "model")
     proxy.seen.clear()
     code = (
-        "import sys, pickle; from tokloss_ray.model_store import fetch_model; "
+        "import sys, pickle; from tokloss_ray.model.store import fetch_model; "
         "print(fetch_model(pickle.load(open(sys.argv[1], 'rb'))))"
     )
     (tmp_path / "folder.pickle").write_bytes(pickle.dumps(folder))

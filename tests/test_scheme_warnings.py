@@ -16,11 +16,11 @@ from typer.testing import CliRunner
 
 import tokloss_ray
 from tokloss_ray import ScoreConfig
-from tokloss_ray.cli import app
+from tokloss_ray.cli.app import app
 from tokloss_ray.demo import DATA, MODEL
-from tokloss_ray.mining.scheme_hint import scheme_hint
-from tokloss_ray.mining.tag_schemes import begins_with_inside, is_mostly, read_tag_set
 from tokloss_ray.scoring.plan import make_plan, preflight
+from tokloss_ray.tags.hint import scheme_hint
+from tokloss_ray.tags.schemes import begins_with_inside, is_mostly, read_tag_set
 
 ROWS = 300
 Convert = Callable[[list[str]], list[str]]

@@ -13,13 +13,14 @@ import models
 import pytest
 from rich.console import Console
 
-from tokloss_ray import ScoreConfig, cli
+from tokloss_ray import ScoreConfig
+from tokloss_ray.cli import app as cli
+from tokloss_ray.cli.views import run as terminal
 from tokloss_ray.errors import TokLossError
-from tokloss_ray.report import terminal
-from tokloss_ray.report.text import visible
+from tokloss_ray.output.status import read_status
+from tokloss_ray.output.totals import RunSummary
 from tokloss_ray.scoring.estimate import Estimate
-from tokloss_ray.scoring.status import read_status
-from tokloss_ray.scoring.summary import RunSummary
+from tokloss_ray.text import visible
 
 BAD = "\x1b[31m[/]\x07\x9b2J\u202e"
 """Colour, markup, a bell, a one-character control sequence, right to left."""

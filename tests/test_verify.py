@@ -17,11 +17,12 @@ import pytest
 from inline import score_inline
 from typer.testing import CliRunner
 
-from tokloss_ray import ScoreConfig, cli
+from tokloss_ray import ScoreConfig
+from tokloss_ray.cli import app as cli
 from tokloss_ray.demo import DATA
 from tokloss_ray.errors import JobFailed, Refused
-from tokloss_ray.scoring.sealed import sealed, unsealed
-from tokloss_ray.scoring.verify import verify
+from tokloss_ray.output.verify import verify
+from tokloss_ray.storage.sealed import sealed, unsealed
 
 TAGS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC"]
 

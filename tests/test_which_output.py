@@ -14,11 +14,11 @@ from mining_outputs import demo_sentences, score_demo
 from typer.testing import CliRunner
 
 import tokloss_ray
-from tokloss_ray.cli import app
+from tokloss_ray.cli.app import app
 from tokloss_ray.errors import Refused
 from tokloss_ray.exporting.export import export
+from tokloss_ray.report.data import read_report_data
 from tokloss_ray.report.page import render
-from tokloss_ray.report.page_tables import read_report_data
 
 ROWS = 60
 

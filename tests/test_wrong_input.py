@@ -28,7 +28,7 @@ from inline import Inline, read_rows, score_inline, write_jsonl
 from tokloss_ray import ScoreConfig, score
 from tokloss_ray.config import make_config, read_yaml
 from tokloss_ray.errors import JobFailed, Refused, TokLossError, TooManyBadRows
-from tokloss_ray.scoring.scorer import MAX_STREAMS
+from tokloss_ray.scoring.stages.scorer import MAX_STREAMS
 
 Row = dict[str, Any]
 
@@ -880,7 +880,7 @@ def test_mostly_bad_rows_stop_the_job_early(model: Path, tmp_path: Path) -> None
 
 
 def command_line(*arguments: Any, timeout: float = 90) -> subprocess.CompletedProcess[str]:
-    code = "import sys; from tokloss_ray.cli import main; sys.exit(main())"
+    code = "import sys; from tokloss_ray.cli.app import main; sys.exit(main())"
     return subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, timeout=timeout, check=False
     )

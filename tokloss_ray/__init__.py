@@ -21,11 +21,11 @@ __all__ = [
 _HOME = {
     "ScoreConfig": "tokloss_ray.config",
     "TokLossError": "tokloss_ray.errors",
-    "RunSummary": "tokloss_ray.scoring.summary",
+    "RunSummary": "tokloss_ray.output.totals",
     "apply_fixes": "tokloss_ray.exporting.apply",
-    "diff": "tokloss_ray.mining.compare",
+    "diff": "tokloss_ray.mining.diff.compare",
     "export": "tokloss_ray.exporting.export",
-    "load": "tokloss_ray.mining.load",
+    "load": "tokloss_ray.mining.words.load",
     "mine": "tokloss_ray.mining.mine",
     "score": "tokloss_ray.scoring.driver",
 }

@@ -14,7 +14,7 @@ def main(arguments: list[str] | None = None) -> None:
     stopping.install(is_command=True)
     try:
         try:
-            from tokloss_ray.cli import main as run
+            from tokloss_ray.cli.app import main as run
 
             run(arguments)
         finally:

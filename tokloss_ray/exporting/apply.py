@@ -9,21 +9,21 @@ from typing import Any
 
 from tokloss_ray.config import ScoreConfig
 from tokloss_ray.errors import Refused
-from tokloss_ray.exporting.conll import read_conll
-from tokloss_ray.exporting.csv_words import read_csv_words
-from tokloss_ray.exporting.dataset_conll import fix_conll
-from tokloss_ray.exporting.dataset_copy import check_target, copy_others, is_folder, read_unpacked, write_file
-from tokloss_ray.exporting.dataset_files import Seen, Tags, fix_arrow, fix_jsonl
-from tokloss_ray.exporting.dataset_parquet import fix_parquet
-from tokloss_ray.exporting.dataset_publish import whole_folder
+from tokloss_ray.exporting.conll_sheet import read_conll
+from tokloss_ray.exporting.csv_sheet import read_csv_words
+from tokloss_ray.exporting.dataset.copy import check_target, copy_others, is_folder, read_unpacked, write_file
+from tokloss_ray.exporting.dataset.fix_conll import fix_conll
+from tokloss_ray.exporting.dataset.fix_parquet import fix_parquet
+from tokloss_ray.exporting.dataset.fix_rows import Seen, Tags, fix_arrow, fix_jsonl
+from tokloss_ray.exporting.dataset.publish import whole_folder
 from tokloss_ray.exporting.label_studio import read_tasks
 from tokloss_ray.exporting.sentences import Correction
+from tokloss_ray.inputs.columns import find_columns
+from tokloss_ray.inputs.conll import layout_of
+from tokloss_ray.inputs.listing import InputFile, Inspected, declared_tags, inspect_files, list_inputs
 from tokloss_ray.schema import IGN, IGNORE_INDEX
-from tokloss_ray.scoring.columns import find_columns
-from tokloss_ray.scoring.conll import layout_of
-from tokloss_ray.scoring.inputs import InputFile, Inspected, declared_tags, inspect_files, list_inputs
 from tokloss_ray.scoring.job import Columns
-from tokloss_ray.storage import kind_of, open_location, read_whole
+from tokloss_ray.storage.files import kind_of, open_location, read_whole
 
 _FIXERS = {"parquet": fix_parquet, "arrow": fix_arrow, "jsonl": fix_jsonl}
 

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 from tokloss_ray.errors import Refused
-from tokloss_ray.exporting.conll import conll
-from tokloss_ray.exporting.csv_words import csv_words
+from tokloss_ray.exporting.conll_sheet import conll
+from tokloss_ray.exporting.csv_sheet import csv_words
 from tokloss_ray.exporting.label_studio import labelling_config, tasks_json
 from tokloss_ray.exporting.sentences import Sentence, issue_keys, keys_of_id, read_sentences, worst_keys
-from tokloss_ray.exporting.spans import tag_set_of
-from tokloss_ray.mining.outputs import open_outputs
-from tokloss_ray.storage import exists, open_location, write_whole
+from tokloss_ray.output.opened import open_outputs
+from tokloss_ray.storage.files import exists, open_location, write_whole
+from tokloss_ray.tags.sentence_spans import tag_set_of
 
 Format = Literal["label-studio", "conll", "csv"]
 

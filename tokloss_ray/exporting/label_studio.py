@@ -17,8 +17,8 @@ from xml.sax.saxutils import quoteattr
 
 from tokloss_ray.errors import Refused
 from tokloss_ray.exporting.sentences import Correction, Sentence
-from tokloss_ray.exporting.spans import Span, retag, spans_of, tag_set_in, types_of
-from tokloss_ray.mining.tag_schemes import OUTSIDE, TagSet
+from tokloss_ray.tags.schemes import OUTSIDE, TagSet
+from tokloss_ray.tags.sentence_spans import Span, retag, spans_of, tag_set_in, types_of
 
 FROM_NAME, TO_NAME = "label", "text"
 _BLANK, _CONTROL = "␣", 0x2400

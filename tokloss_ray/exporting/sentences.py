@@ -13,10 +13,10 @@ import pyarrow.compute as pc
 
 from tokloss_ray import schema
 from tokloss_ray.errors import Refused
-from tokloss_ray.mining.load import read_rows
 from tokloss_ray.mining.mined import read_mined
-from tokloss_ray.mining.outputs import by_column, files_where, open_outputs, parse_where
-from tokloss_ray.mining.score_files import reading
+from tokloss_ray.mining.words.load import read_rows
+from tokloss_ray.output.opened import by_column, files_where, open_outputs, parse_where
+from tokloss_ray.output.score_files import reading
 from tokloss_ray.schema import IGN
 
 KEY = [schema.SOURCE, schema.SOURCE_ROW]

@@ -7,14 +7,14 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 
 from tokloss_ray.errors import Refused, before_work
-from tokloss_ray.mining.label_scores import BY_LOSS, MARGIN, PRIOR_ADJUSTED, check_rank
-from tokloss_ray.mining.load import file_batches
 from tokloss_ray.mining.mined import about_of, mining_folder
-from tokloss_ray.mining.outputs import OUTPUT, ScoreFile, Scores, check_columns, files_where, open_outputs, parse_where
-from tokloss_ray.mining.run import Partials, Pass, Tables, combine_in_order, final_tables, mine_batch
-from tokloss_ray.mining.tag_schemes import read_tag_set
-from tokloss_ray.mining.threads import map_in_threads
+from tokloss_ray.mining.passes import Partials, Pass, Tables, combine_in_order, final_tables, mine_batch
+from tokloss_ray.mining.ranks.label_scores import BY_LOSS, MARGIN, PRIOR_ADJUSTED, check_rank
+from tokloss_ray.mining.words.load import file_batches
 from tokloss_ray.mining.write import check_folder, write_tables
+from tokloss_ray.output.opened import OUTPUT, ScoreFile, Scores, check_columns, files_where, open_outputs, parse_where
+from tokloss_ray.tags.schemes import read_tag_set
+from tokloss_ray.threads import map_in_threads
 
 Progress = Callable[[int, int], None]
 

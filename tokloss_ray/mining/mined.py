@@ -15,10 +15,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tokloss_ray.errors import Refused
-from tokloss_ray.mining.outputs import OUTPUT, Run, Scores, open_outputs
-from tokloss_ray.mining.score_files import cause_of
 from tokloss_ray.mining.write import METADATA
-from tokloss_ray.storage import open_location, read_whole
+from tokloss_ray.output.opened import OUTPUT, Run, Scores, open_outputs
+from tokloss_ray.output.score_files import cause_of
+from tokloss_ray.storage.files import open_location, read_whole
 
 _OPTIONS = {"by", "limit", "where"}
 

@@ -13,11 +13,11 @@ import pyarrow as pa
 import ray
 import ray.data
 
+from tokloss_ray.cluster.session import ray_session
+from tokloss_ray.cluster.stream import stream, watch
 from tokloss_ray.errors import Interrupted, JobFailed, TokLossError
-from tokloss_ray.mining.outputs import ScoreFile
-from tokloss_ray.mining.run import Partials, Pass, mine_batch
-from tokloss_ray.scoring.session import ray_session
-from tokloss_ray.scoring.stream import stream, watch
+from tokloss_ray.mining.passes import Partials, Pass, mine_batch
+from tokloss_ray.output.opened import ScoreFile
 from tokloss_ray.stopping import raise_if_stopped
 
 _NUMBER, _RESULT = "number", "result"

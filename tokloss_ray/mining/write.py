@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tokloss_ray.errors import Refused
-from tokloss_ray.mining.threads import map_in_threads
-from tokloss_ray.scoring.inputs import format_in_folder
-from tokloss_ray.storage import files_below, kind_of, open_location, open_random, write_whole
+from tokloss_ray.inputs.listing import format_in_folder
+from tokloss_ray.storage.files import files_below, kind_of, open_location, open_random, write_whole
+from tokloss_ray.threads import map_in_threads
 
 METADATA = b"tokloss"
 """Key of the Parquet metadata under which a table says, as JSON, how it was made; no other file has it."""

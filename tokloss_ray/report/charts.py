@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 from markupsafe import Markup, escape
 
-from tokloss_ray.mining.loss_distribution import EDGES
-from tokloss_ray.report.text import visible
+from tokloss_ray.mining.tables.loss_distribution import EDGES
+from tokloss_ray.text import visible
 
 HIGH_LOSS = 1.0
 """From here on a loss is called high: the model gives the label less than 1 / e, 37 %."""

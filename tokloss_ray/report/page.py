@@ -13,15 +13,17 @@ from markupsafe import Markup
 
 from tokloss_ray import __version__
 from tokloss_ray.errors import Refused
-from tokloss_ray.mining.confusion import entity_types
-from tokloss_ray.mining.words import NO_STRING
-from tokloss_ray.report import charts, page_grids, page_heat
-from tokloss_ray.report.page_details import details, subject
-from tokloss_ray.report.page_grids import NONE, count, number, percent
-from tokloss_ray.report.page_sentences import Sentence, key_of, rows_by_key, sentence, shorten
-from tokloss_ray.report.page_tables import ReportData
-from tokloss_ray.report.text import visible
-from tokloss_ray.storage import kind_of, open_location, open_random, write_whole
+from tokloss_ray.mining.tables.confusion import entity_types
+from tokloss_ray.mining.words.words import NO_STRING
+from tokloss_ray.report import charts
+from tokloss_ray.report import grids as page_grids
+from tokloss_ray.report import heat as page_heat
+from tokloss_ray.report.data import ReportData
+from tokloss_ray.report.details import details, subject
+from tokloss_ray.report.grids import NONE, count, number, percent
+from tokloss_ray.report.sentences import Sentence, key_of, rows_by_key, sentence, shorten
+from tokloss_ray.storage.files import kind_of, open_location, open_random, write_whole
+from tokloss_ray.text import visible
 
 WORST = 30
 ISSUES = 60

@@ -10,23 +10,30 @@ from concurrent.futures import Future
 from contextlib import ExitStack
 from typing import Any, TypeVar
 
+from tokloss_ray.cluster.session import joins_cluster, raise_if_stopped, ray_session
 from tokloss_ray.config import ScoreConfig
 from tokloss_ray.errors import JobFailed, PassFailed, Refused, before_work
-from tokloss_ray.imports import no_collection
-from tokloss_ray.scoring import output
+from tokloss_ray.model.quick_imports import no_collection
+from tokloss_ray.output import folder as output
+from tokloss_ray.output.records import Record, scan_records
+from tokloss_ray.output.totals import RunSummary, Totals, total
 from tokloss_ray.scoring.estimate import Estimate, estimate
 from tokloss_ray.scoring.finish import break_early, complete
-from tokloss_ray.scoring.hardware import Actors, cluster_hardware, gpu_has_bfloat16, local_gpu, plan_actors, uses_gpus
 from tokloss_ray.scoring.job import ReadUnit
-from tokloss_ray.scoring.journal import count_deaths
 from tokloss_ray.scoring.lease import Lease
-from tokloss_ray.scoring.nodes import NodeWatch, check_nodes
+from tokloss_ray.scoring.on_ray.hardware import (
+    Actors,
+    cluster_hardware,
+    gpu_has_bfloat16,
+    local_gpu,
+    plan_actors,
+    uses_gpus,
+)
+from tokloss_ray.scoring.on_ray.nodes import NodeWatch, check_nodes
 from tokloss_ray.scoring.plan import Given, Plan, Preflight, look, make_plan, preflight
-from tokloss_ray.scoring.records import Record, scan_records
 from tokloss_ray.scoring.resume import Committed, find_committed, rows_by_unit, take_back, unfinished
-from tokloss_ray.scoring.session import joins_cluster, raise_if_stopped, ray_session
-from tokloss_ray.scoring.summary import RunSummary, Totals, total
-from tokloss_ray.storage_errors import HASTY, set_tries, take_retries
+from tokloss_ray.scoring.stages.journal import count_deaths
+from tokloss_ray.storage.failures import HASTY, set_tries, take_retries
 
 IDLE_PASSES = 2
 """Shards that Ray lost (their worker died again and again) are tried in further passes, until so many in a row have

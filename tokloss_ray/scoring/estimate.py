@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 
 from tokloss_ray.errors import before_work
 from tokloss_ray.schema import ERRORS_SCHEMA
-from tokloss_ray.scoring.decode import decode_shard
 from tokloss_ray.scoring.plan import Plan, sample_rows
+from tokloss_ray.scoring.stages.decode import decode_shard
 
 SECONDS = 3.0
 _ROWS = 64
@@ -32,7 +32,7 @@ def estimate(plan: Plan, gpu: bool) -> Estimate:
     Raises:
         Refused: the model does not load, or its answers cannot be repeated.
     """
-    from tokloss_ray.scoring.scorer import Scorer
+    from tokloss_ray.scoring.stages.scorer import Scorer
 
     with before_work():
         scorer = Scorer(plan.job, None, "cuda" if gpu else "cpu")

@@ -6,12 +6,12 @@ from dataclasses import asdict
 
 from tokloss_ray.config import ScoreConfig
 from tokloss_ray.errors import JobFailed, TooManyBadRows
-from tokloss_ray.scoring import output
+from tokloss_ray.output import folder as output
+from tokloss_ray.output.records import Record, file_problems, range_problems
+from tokloss_ray.output.totals import Totals, missing_shards, total
+from tokloss_ray.output.verify import repeated_ids
 from tokloss_ray.scoring.job import ReadUnit
 from tokloss_ray.scoring.plan import Plan, fingerprint
-from tokloss_ray.scoring.records import Record, file_problems, range_problems
-from tokloss_ray.scoring.summary import Totals, missing_shards, total
-from tokloss_ray.scoring.verify import repeated_ids
 
 BREAKER_ROWS = 1000
 NOT_IN_SUCCESS = ("padded_tokens", "batch_tokens", "batching", "storage_retries")

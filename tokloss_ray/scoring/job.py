@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from tokloss_ray.model_store import ModelFolder
+from tokloss_ray.model.store import ModelFolder
 
 WORDS_COLUMNS = ("tokens", "words")
 LABELS_COLUMNS = ("ner_tags", "tags", "labels")

@@ -18,8 +18,8 @@ from contextlib import suppress
 from typing import Any
 
 from tokloss_ray.errors import JobFailed, Refused, StorageFailed
-from tokloss_ray.storage import is_local, open_location, read_whole, remove, write_whole
-from tokloss_ray.storage_errors import tries
+from tokloss_ray.storage.failures import tries
+from tokloss_ray.storage.files import is_local, open_location, read_whole, remove, write_whole
 
 LEASE = "_lease.json"
 BEAT_SECONDS = 5.0

@@ -16,12 +16,12 @@ import ray
 import ray.data
 from ray.util.annotations import RayDeprecationWarning
 
+from tokloss_ray.cluster.stream import Running, stream, watch
 from tokloss_ray.errors import JobFailed, PassFailed
-from tokloss_ray.scoring.hardware import Actors
+from tokloss_ray.output.records import Rows
 from tokloss_ray.scoring.job import Job, ReadUnit
-from tokloss_ray.scoring.records import Rows
-from tokloss_ray.scoring.stages import ScoreActor, decode_and_commit, read_and_encode
-from tokloss_ray.scoring.stream import Running, stream, watch
+from tokloss_ray.scoring.on_ray.hardware import Actors
+from tokloss_ray.scoring.on_ray.workers import ScoreActor, decode_and_commit, read_and_encode
 
 ENCODE_CPUS, COMMIT_CPUS = 0.5, 0.25
 """Different on purpose, and different from the actors': Ray Data fuses neighbours that ask for the same resources,

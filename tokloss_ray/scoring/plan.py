@@ -16,18 +16,18 @@ from tokenizers import Tokenizer
 from tokloss_ray import schema
 from tokloss_ray.config import ScoreConfig
 from tokloss_ray.errors import Refused, before_work
-from tokloss_ray.model_files import ModelInfo, resolve_model
-from tokloss_ray.model_store import ModelFolder, find_model
-from tokloss_ray.scoring.columns import find_columns, find_tags
-from tokloss_ray.scoring.encode import encode_rows
-from tokloss_ray.scoring.inputs import Inspected, inspect_files, list_inputs
+from tokloss_ray.inputs.columns import find_columns, find_tags
+from tokloss_ray.inputs.lines import MAX_RECORD
+from tokloss_ray.inputs.listing import Inspected, inspect_files, list_inputs
+from tokloss_ray.inputs.read import Chunk, read_unit
+from tokloss_ray.inputs.units import make_units
+from tokloss_ray.model.files import ModelInfo, resolve_model
+from tokloss_ray.model.store import ModelFolder, find_model
+from tokloss_ray.ragged import list_lengths, one_array
 from tokloss_ray.scoring.job import Columns, Job, ReadUnit
-from tokloss_ray.scoring.lines import MAX_RECORD
-from tokloss_ray.scoring.ragged import list_lengths, one_array
-from tokloss_ray.scoring.read import Chunk, read_unit
-from tokloss_ray.scoring.scheme_warnings import scheme_warnings
-from tokloss_ray.scoring.units import make_units
-from tokloss_ray.storage import is_local, kind_of, open_location
+from tokloss_ray.scoring.stages.encode import encode_rows
+from tokloss_ray.storage.files import is_local, kind_of, open_location
+from tokloss_ray.tags.warnings import scheme_warnings
 
 CPU_SHARD_TOKENS, GPU_SHARD_TOKENS = 1 << 16, 1 << 20
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 1 << 10, 1 << 15

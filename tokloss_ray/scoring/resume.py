@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tokloss_ray.scoring import output
+from tokloss_ray.output import folder as output
+from tokloss_ray.output.records import Record, Rows, file_problems, scan_records
+from tokloss_ray.output.totals import missing_shards
 from tokloss_ray.scoring.job import ReadUnit
-from tokloss_ray.scoring.records import Record, Rows, file_problems, scan_records
-from tokloss_ray.scoring.summary import missing_shards
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,58 @@
+"""`tokloss diff`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+
+def diff(
+    a: Annotated[str, typer.Argument(metavar="A", help="Output of the first model.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="Output of the second, on the same rows.")],
+    by: Annotated[list[str] | None, typer.Option(help="Slice every table by this column of A (repeatable).")] = None,
+    where: Annotated[
+        list[str] | None, typer.Option(help="COLUMN=VALUE or COLUMN!=VALUE, of columns of both (repeatable).")
+    ] = None,
+    common: Annotated[bool, typer.Option("--common", help="Leave out rows that one output alone has.")] = False,
+    scheme: Annotated[
+        str | None, typer.Option(help="Scheme of the tags, where their names do not tell: IOB1, for one.")
+    ] = None,
+    level: Annotated[float, typer.Option(min=0.5, max=0.999, help="Level of the intervals.")] = 0.95,
+    resamples: Annotated[int, typer.Option(min=100, help="Resamples of the bootstrap.")] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
+    limit: Annotated[int, typer.Option(min=1, help="Rows of the tables of regressions.")] = 10_000,
+    show: Annotated[int, typer.Option(min=0, help="Rows of each table that are printed.")] = 5,
+    to: Annotated[
+        str | None,
+        typer.Option("--to", "-o", help="Folder of the tables; by default B/mining/diff-..., named after A."),
+    ] = None,
+) -> None:
+    """What the second model mends and what it breaks, word by word, and how sure that is.
+
+    [bold]tokloss diff old-model new-model[/]
+
+    Tokenizers may differ: words are compared. Tables go to B/mining/diff-..., as Parquet.
+    """
+    from tokloss_ray import stopping
+    from tokloss_ray.cli.views.diff import print_diff
+    from tokloss_ray.errors import Interrupted, before_work
+    from tokloss_ray.mining.diff.compare import diff as diff_outputs
+    from tokloss_ray.mining.diff.compare import diff_folder
+    from tokloss_ray.mining.write import check_folder, write_tables
+
+    try:
+        with before_work(), Console(stderr=True).status("comparing words"):
+            if to is not None:
+                check_folder(to, diff_folder(a, b))
+            settings: dict[str, Any] = {
+                "by": by or [], "where": where or [], "common": common, "scheme": scheme, "limit": limit,
+                "resamples": resamples, "level": level, "seed": seed,
+            }  # fmt: skip
+            found = diff_outputs(a, b, **settings)
+            folder = to or diff_folder(a, b)
+            write_tables(folder, found.tables, {"diff": [a, b]} | settings)
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted; nothing is kept of a diff", stopping.exit_code()) from None
+    print_diff(Console(), found, a, b, folder, by or (), level, show)

@@ -1,0 +1,73 @@
+"""`tokloss mine`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+
+def mine(
+    outputs: Annotated[
+        list[str], typer.Argument(metavar="OUTPUT...", help="Output folders; several are mined as one.")
+    ],
+    by: Annotated[list[str] | None, typer.Option(help="Slice every table by this column (repeatable).")] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="COLUMN=VALUE or COLUMN!=VALUE (repeatable). Of one column any value, of several columns all."
+        ),
+    ] = None,
+    min_count: Annotated[int, typer.Option(min=1, help="Leave rarer tokens and words out.")] = 1,
+    limit: Annotated[int, typer.Option(min=1, help="Rows of the ranked tables, of each slice.")] = 10_000,
+    rank: Annotated[
+        str,
+        typer.Option(
+            help="Ranking of label issues: prior-adjusted, loss, margin, confidence-weighted-entropy, confident-joint "
+            "or confident-learning."
+        ),
+    ] = "prior-adjusted",
+    scheme: Annotated[
+        str | None, typer.Option(help="Scheme of the tags, where their names do not tell: IOB1, for one.")
+    ] = None,
+    show: Annotated[int, typer.Option(min=0, help="Rows of each table that are printed.")] = 10,
+    to: Annotated[str | None, typer.Option("--to", help="Folder of the tables; OUTPUT/mining by default.")] = None,
+    partial: Annotated[bool, typer.Option("--partial", help="Mine what there is of an unfinished run.")] = False,
+    address: Annotated[str | None, typer.Option(help="Ray cluster to work on; by default this machine alone.")] = None,
+) -> None:
+    """Tables that say where the model, or the annotation, is wrong; written as Parquet to OUTPUT/mining.
+
+    [bold]tokloss mine tokloss-demo[/]
+
+    Tokens, words and tags with the highest loss; confusions; entities and what is wrong with them; worst sequences;
+    labels that are probably wrong (if the model was not trained on them); words labelled in different ways.
+    """
+    from tokloss_ray import stopping
+    from tokloss_ray.cli.views.tables import MiningProgress, print_tables
+    from tokloss_ray.errors import Interrupted
+    from tokloss_ray.mining.mine import mine as mine_outputs
+    from tokloss_ray.mining.mine import mining_folder
+    from tokloss_ray.tags.hint import scheme_hint
+
+    try:
+        with MiningProgress(Console(stderr=True)) as progress:
+            tables = mine_outputs(
+                outputs,
+                by=by or (),
+                where=where or (),
+                min_count=min_count,
+                limit=limit,
+                scheme=scheme,
+                rank=rank,
+                partial=partial,
+                to=to,
+                address=address,
+                progress=progress.moved,
+            )
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted; mining again starts afresh", stopping.exit_code()) from None
+    if hint := scheme_hint(tables, scheme):
+        Console(stderr=True, soft_wrap=True).print(Text.assemble(("warning: ", "yellow"), hint))
+    print_tables(Console(), tables, show, by or (), outputs[0], to or mining_folder(outputs[0]))

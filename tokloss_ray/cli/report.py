@@ -1,0 +1,53 @@
+"""`tokloss report`."""
+
+from __future__ import annotations
+
+import posixpath
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+
+def report(
+    output: Annotated[str, typer.Argument(help="Output folder of a finished run.")],
+    to: Annotated[
+        str | None, typer.Option("--to", "-o", metavar="FILE", help="The page; OUTPUT/report.html by default.")
+    ] = None,
+    by: Annotated[list[str] | None, typer.Option(help="Compare slices by this column (repeatable).")] = None,
+    where: Annotated[
+        list[str] | None, typer.Option(help="COLUMN=VALUE or COLUMN!=VALUE: only these rows (repeatable).")
+    ] = None,
+    rank: Annotated[str | None, typer.Option(help="Ranking of label issues, as for mine.")] = None,
+    scheme: Annotated[str | None, typer.Option(help="Scheme of the tags, as for mine.")] = None,
+    partial: Annotated[bool, typer.Option("--partial", help="Report what there is of an unfinished run.")] = False,
+    address: Annotated[str | None, typer.Option(help="Ray cluster to work on; by default this machine alone.")] = None,
+) -> None:
+    """One self-contained page: how good the model is, where it is wrong, and which labels look wrong.
+
+    [bold]tokloss report tokloss-demo -o report.html[/]
+
+    Tables that mine has written are used where they are about all of OUTPUT as it is now; else they are made in memory.
+    """
+    from tokloss_ray import stopping
+    from tokloss_ray.cli.views.tables import MiningProgress
+    from tokloss_ray.errors import Interrupted, before_work
+    from tokloss_ray.output.folder import REPORT
+    from tokloss_ray.report.data import read_report_data
+    from tokloss_ray.report.page import check_place, render, write_page
+    from tokloss_ray.text import visible
+
+    own = posixpath.join(output.rstrip("/"), REPORT)
+    place = to or own
+    try:
+        with before_work():
+            check_place(place, own)
+        with MiningProgress(Console(stderr=True)) as progress:
+            data = read_report_data(
+                output, by=by or (), where=where or (), scheme=scheme, rank=rank, partial=partial, address=address,
+                progress=progress.moved,
+            )  # fmt: skip
+        write_page(place, render(data))
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted; nothing was written", stopping.exit_code()) from None
+    Console().print(f"The report is in {visible(place)}", markup=False, highlight=False, soft_wrap=True)

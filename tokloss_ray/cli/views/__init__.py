@@ -1,0 +1,1 @@
+"""What commands print: tables, summaries and progress, from values that others have made."""

@@ -1,0 +1,1 @@
+"""Copies of a dataset in which some tags are replaced."""

@@ -1,0 +1,126 @@
+"""One file of a dataset with some tags replaced: everything else in it stays as it is.
+
+Each function takes the bytes of a file and a `Fix`, which is called with the words and tags of the rows that have
+corrections, and returns the new bytes; None if no row changed.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from tokloss_ray.ragged import list_array, list_lengths, offsets_of, one_array
+
+Tags = list[Any]
+Fix = Callable[[int, str | None, list[str], Tags], Tags | None]
+"""(source_row, id, words, tags) -> new tags, or None to leave the row alone."""
+Wanted = Callable[[int, str | None], bool]
+"""(source_row, id) -> whether there are corrections for the row."""
+Seen = set[Any]
+
+
+def fix_arrow(data: bytes, names: tuple[str, str, str | None], wanted: Wanted, fix: Fix, seen: Seen) -> bytes | None:
+    """An Arrow stream, as `datasets` saves it: batches, schema and its metadata are kept."""
+    changed, start = False, 0
+    sink = io.BytesIO()
+    with pa.ipc.open_stream(pa.BufferReader(data)) as stream, pa.ipc.new_stream(sink, stream.schema) as writer:
+        for batch in stream:
+            table = pa.Table.from_batches([batch])
+            column = fix_column(table, start, names, wanted, fix, seen)
+            if column is not None:
+                changed, table = True, replaced(table, names[1], column)
+            for part in table.combine_chunks().to_batches():
+                writer.write_batch(part)
+            start += table.num_rows
+    return sink.getvalue() if changed else None
+
+
+def replaced(table: pa.Table, name: str, column: pa.Array) -> pa.Table:
+    """A table with other values in one column."""
+    index = table.schema.get_field_index(name)
+    return table.set_column(index, table.schema.field(index), column)
+
+
+def fix_column(
+    table: pa.Table, start: int, names: tuple[str, str, str | None], wanted: Wanted, fix: Fix, seen: Seen
+) -> pa.Array | None:
+    """The column of tags with the corrections in it, in its own type; None if nothing changes."""
+    words, tags = (one_array(table.column(name)) for name in names[:2])
+    ids = table.column(names[2]).cast(pa.string()).to_pylist() if names[2] else [None] * table.num_rows
+    values = tags.flatten()
+    seen.update(values.unique().to_pylist())
+    offsets = offsets_of(list_lengths(tags))
+    flat: list[Any] | None = None
+    for row, id_ in enumerate(ids):
+        if not wanted(start + row, id_):
+            continue
+        old = tags[row].as_py() or []
+        new = fix(start + row, id_, words[row].as_py() or [], old)
+        if new is None or new == old:
+            continue
+        flat = values.to_pylist() if flat is None else flat
+        flat[offsets[row] : offsets[row + 1]] = new
+    if flat is None:
+        return None
+    type_ = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
+    null = np.asarray(tags.is_null())
+    return list_array(pa.array(flat, type_).cast(values.type), offsets, null).cast(tags.type)
+
+
+def fix_jsonl(data: bytes, names: tuple[str, str, str | None], wanted: Wanted, fix: Fix, seen: Seen) -> bytes | None:
+    """JSON lines: in the lines that change the list of tags is replaced, and not a byte beside it."""
+    lines, offset, changed = [], 0, False
+    for line in io.BytesIO(data):
+        lines.append(line)
+        row = _object(line)
+        if row is not None:
+            tags = row.get(names[1])
+            if isinstance(tags, list):
+                seen.update(tag for tag in tags if isinstance(tag, (str, int)))
+            id_ = _as_text(row.get(names[2])) if names[2] else None
+            new = fix(offset, id_, row.get(names[0]) or [], tags or []) if wanted(offset, id_) else None
+            if new is not None and new != tags:
+                text = line.decode()
+                start, end = value_span(text, names[1])
+                value = json.dumps(new, ensure_ascii=text.isascii())
+                lines[-1], changed = (text[:start] + value + text[end:]).encode(), True
+        offset += len(line)
+    return b"".join(lines) if changed else None
+
+
+def _object(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def _as_text(value: Any) -> str | None:
+    return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def value_span(text: str, key: str) -> tuple[int, int]:
+    """Where the value of a key of the object in a line begins and ends; of the last one, if the key is there twice."""
+    decoder = json.JSONDecoder()
+    position, found = text.index("{") + 1, (0, 0)
+    while True:
+        position = _skip(text, position, " \t\r\n,")
+        if text[position] == "}":
+            return found
+        name, position = decoder.raw_decode(text, position)
+        start = _skip(text, position, " \t\r\n:")
+        _, position = decoder.raw_decode(text, start)
+        if name == key:
+            found = start, position
+
+
+def _skip(text: str, position: int, characters: str) -> int:
+    while text[position] in characters:
+        position += 1
+    return position

@@ -1,0 +1,1 @@
+"""What is scored: files, columns, read units, and a reader for each format."""

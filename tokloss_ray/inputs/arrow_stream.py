@@ -1,0 +1,162 @@
+"""Arrow IPC streams, as `datasets` saves them: where their record batches are, and reading some of them.
+
+A stream has no table of contents, but each message begins with its own length: the batches are found by going from one
+header to the next. https://arrow.apache.org/docs/format/Columnar.html#encapsulated-message-format, and Message.fbs and
+https://flatbuffers.dev/internals for what is in a header.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import BinaryIO, NamedTuple
+
+import pyarrow as pa
+
+from tokloss_ray.scoring.job import ReadUnit
+from tokloss_ray.storage.files import is_local, open_file, open_location, open_random
+
+_FIRST_STEP = 8 << 10
+_SHORT_MESSAGES, _LARGE_STEP = 32 << 10, 1 << 20
+"""Where messages are shorter than this on average, to fetch all of them is cheaper than a request for each header."""
+_NEW_FORMAT = 0xFFFFFFFF
+_RECORDS = 3
+
+
+class Batch(NamedTuple):
+    """A record batch: its rows, its bytes in the file, and where it begins.
+
+    offset is 0 in files with dictionaries, which `datasets` does not write: they must be read from the start.
+    """
+
+    rows: int
+    size: int
+    offset: int
+
+
+class _Message(NamedTuple):
+    kind: int
+    offset: int
+    size: int
+    rows: int
+
+
+class _Steps:
+    """Bytes of a file, fetched in steps of `step`."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.step = file, _FIRST_STEP
+        self.start, self.data = 0, b""
+
+    def get(self, offset: int, count: int) -> bytes:
+        if not self.start <= offset <= offset + count <= self.start + len(self.data):
+            self.file.seek(offset)
+            self.start, self.data = offset, self.file.read(max(count, self.step))
+        found = self.data[offset - self.start : offset - self.start + count]
+        if len(found) < count:
+            raise pa.ArrowInvalid("it is cut off")
+        return found
+
+
+def inspect_stream(path: str, size: int) -> tuple[pa.Schema, tuple[Batch, ...]]:
+    """The schema of a file and its record batches, from the headers alone.
+
+    Raises:
+        ArrowInvalid: it is no Arrow stream, or cut off.
+    """
+    with open_random(*open_location(path), size) as file:
+        steps = _Steps(file)
+        messages = _messages(steps, size)
+        schema = _schema(steps, next(messages, None))
+        found = list(messages)
+    seekable = all(message.kind == _RECORDS for message in found)
+    batches = (m for m in found if m.kind == _RECORDS)
+    return schema, tuple(Batch(m.rows, m.size, m.offset if seekable else 0) for m in batches)
+
+
+def read_stream(unit: ReadUnit) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """The record batches of a unit, each with the number of its first row; from a file with dictionaries more."""
+    fs, path = open_location(unit.path)
+    end = unit.offset + unit.size if unit.offset else None
+    row = unit.start if unit.offset else 0
+    with pa.memory_map(path) if is_local(fs) else open_file(fs, path, end) as source:
+        if not unit.offset:
+            with pa.ipc.open_stream(source) as stream:
+                for batch in stream:
+                    yield row, batch
+                    row += batch.num_rows
+                    if 0 <= unit.stop <= row:
+                        return
+            return
+        schema = _schema_of(unit.path, unit.version)
+        source.seek(unit.offset)
+        while row < unit.stop:
+            batch = pa.ipc.read_record_batch(pa.ipc.read_message(source), schema)
+            yield row, batch
+            row += batch.num_rows
+
+
+@lru_cache(maxsize=64)
+def _schema_of(path: str, version: str) -> pa.Schema:
+    """The schema of a file; `version` keeps changed files apart."""
+    fs, local_path = open_location(path)
+    with open_random(fs, local_path) as file:
+        size = file.seek(0, 2)
+        steps = _Steps(file)
+        return _schema(steps, next(_messages(steps, size), None))
+
+
+def _schema(steps: _Steps, first: _Message | None) -> pa.Schema:
+    if first is None:
+        raise pa.ArrowInvalid("it is empty")
+    return pa.ipc.read_schema(pa.py_buffer(steps.get(first.offset, first.size)))
+
+
+def _messages(steps: _Steps, size: int) -> Iterator[_Message]:
+    """The messages of a stream, one after the other; between them nothing but headers is fetched."""
+    offset = count = 0
+    while offset < size:
+        head = 4
+        (length,) = struct.unpack("<I", steps.get(offset, 4))
+        if length == _NEW_FORMAT:
+            head = 8
+            (length,) = struct.unpack("<I", steps.get(offset + 4, 4))
+        if not length:  # the end of the stream
+            return
+        if length > size:
+            raise pa.ArrowInvalid("it is no Arrow stream")
+        try:
+            kind, body, rows = _header(steps.get(offset + head, length))
+        except struct.error:
+            raise pa.ArrowInvalid("it is no Arrow stream") from None
+        end = offset + head + length + body
+        if body < 0 or end > size:
+            raise pa.ArrowInvalid("it is cut off")
+        yield _Message(kind, offset, end - offset, rows)
+        offset, count = end, count + 1
+        # Headers of one kind are of one length, so a step of that length is a header.
+        steps.step = _LARGE_STEP if offset < count * _SHORT_MESSAGES else head + length
+
+
+def _header(message: bytes) -> tuple[int, int, int]:
+    """Of a message (a flatbuffer) its kind, the bytes of its body, and the rows of a record batch."""
+
+    def field(table: int, number: int) -> int:
+        """Where a field of a table is; 0 if it has its default."""
+        fields = table - struct.unpack_from("<i", message, table)[0]
+        at = 4 + 2 * number
+        if at >= struct.unpack_from("<H", message, fields)[0]:
+            return 0
+        offset = struct.unpack_from("<H", message, fields + at)[0]
+        return table + offset if offset else 0
+
+    def value(form: str, at: int) -> int:
+        return int(struct.unpack_from(form, message, at)[0]) if at else 0
+
+    (root,) = struct.unpack_from("<I", message, 0)
+    kind, body = value("<B", field(root, 1)), value("<q", field(root, 3))
+    rows = 0
+    if kind == _RECORDS and (at := field(root, 2)):
+        rows = value("<q", field(at + value("<I", at), 0))
+    return kind, body, rows

@@ -1,0 +1,206 @@
+"""Which columns the job reads, and what its tags are called."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from tokloss_ray import schema
+from tokloss_ray.config import ScoreConfig
+from tokloss_ray.errors import Refused
+from tokloss_ray.inputs.listing import Inspected, declared_tags
+from tokloss_ray.inputs.read import is_text
+from tokloss_ray.inputs.units import sample_json, text_records
+from tokloss_ray.model.files import ModelInfo
+from tokloss_ray.schema import IGN
+from tokloss_ray.scoring.job import LABELS_COLUMNS, WORDS_COLUMNS, Columns
+from tokloss_ray.scoring.stages.commit import MAX_FOLDER_NAME, partition_folder
+
+
+def find_columns(config: ScoreConfig, inspected: list[Inspected]) -> Columns:
+    """Find the columns in every file.
+
+    Raises:
+        Refused: a column is missing or holds what it must not, with the columns there are.
+    """
+    _short_folders(config)
+    kinds = [(item, kind) for item in inspected if (kind := _kinds(item)) is not None]
+    if not kinds:
+        for item in inspected:
+            if item.schema is None and next(text_records(item.file), None) is not None:
+                raise Refused(f"{item.file.source} is not JSON lines: none of its first lines is a JSON object")
+        return Columns(config.tokens_column or WORDS_COLUMNS[0], config.labels_column or LABELS_COLUMNS[0])
+    words, labels = _main_columns(config, list(kinds[0][1]), kinds[0][0].file.source)
+    mask = _mask_column(kinds) if words is None else None
+    carried_names = [n for n in dict.fromkeys([*config.keep, *config.partition_by]) if n not in config.add_column]
+    for name in (words, labels):
+        if name in carried_names:
+            raise Refused(f"column {name} is in the output already, as {'words' if name == words else 'labels'}")
+    wanted = {
+        "--tokens-column": words or schema.INPUT_IDS,
+        "--labels-column": labels,
+        "--id-column": config.id_column,
+        **{f"--{'keep' if n in config.keep else 'partition-by'} {n}": n for n in carried_names},
+    }
+    for item, kind in kinds:
+        for option, name in wanted.items():
+            # A record may leave out what is only carried along; some file must have it, to know its type.
+            optional = item.schema is None and name in carried_names and any(name in other for _, other in kinds)
+            if name is not None and name not in kind and not optional:
+                raise Refused(
+                    f"no column {name} ({option.split()[0]}): {item.file.source} has the columns {', '.join(kind)}"
+                )
+            if item.schema is not None and name is not None and item.schema.names.count(name) > 1:
+                raise Refused(f"{item.file.source} has two columns called {name}")
+        _right_types(item, kind, words, labels, config)
+    carried = tuple(_carried(name, kinds) for name in carried_names)
+    return Columns(words, labels, mask, config.id_column, carried, _text_tags(kinds[0][0], labels))
+
+
+def _short_folders(config: ScoreConfig) -> None:
+    """Refuse partition columns whose name, or whose constant, no folder can have."""
+    for name in config.partition_by:
+        constant = config.add_column.get(name)
+        size = len(partition_folder(name, constant))
+        if size > MAX_FOLDER_NAME:
+            what = f"--partition-by {name}" if constant is None else f"--add-column {name}={constant}"
+            raise Refused(
+                f"{what} makes a folder's name of {size} bytes, of which {MAX_FOLDER_NAME} may be: shorten it"
+            )
+
+
+def _carried(name: str, kinds: list[tuple[Inspected, dict[str, pa.DataType]]]) -> pa.Field:
+    """A column that is copied to the output, with the one type it has in all files."""
+    where, type_ = next((item.file.source, _plain(kind[name])) for item, kind in kinds if name in kind)
+    for item, kind in kinds:
+        if item.schema is not None and _plain(kind[name]) != type_:
+            raise Refused(f"column {name} is {type_} in {where} and {kind[name]} in {item.file.source}")
+    return pa.field(name, type_)
+
+
+def _mask_column(kinds: list[tuple[Inspected, dict[str, pa.DataType]]]) -> str | None:
+    """The attention mask of pre-encoded input, if it has one: files with a schema must agree, JSON rows need not."""
+    have = [(item.file.source, schema.ATTENTION_MASK in kind) for item, kind in kinds if item.schema is not None]
+    having, lacking = (next((source for source, has in have if has is which), None) for which in (True, False))
+    if having and lacking:
+        raise Refused(f"{having} has a column {schema.ATTENTION_MASK}, {lacking} has none: they must agree")
+    return schema.ATTENTION_MASK if any(schema.ATTENTION_MASK in kind for _, kind in kinds) else None
+
+
+def _main_columns(config: ScoreConfig, names: list[str], source: str) -> tuple[str | None, str]:
+    """The columns of words (None if the input is pre-encoded) and of labels."""
+    encoded_labels = config.labels_column or "labels"
+    if config.tokens_column is None and schema.INPUT_IDS in names and encoded_labels in names:
+        return None, encoded_labels
+    listing = f"{source} has the columns {', '.join(names)}"
+    words = config.tokens_column or next((n for n in WORDS_COLUMNS if n in names), None)
+    if words is None:
+        raise Refused(f"no column with words: {listing}; name one with --tokens-column")
+    labels = config.labels_column or next((n for n in LABELS_COLUMNS if n in names), None)
+    if labels is None:
+        raise Refused(f"no column with tags: {listing}; name one with --labels-column")
+    return words, labels
+
+
+def _kinds(item: Inspected) -> dict[str, pa.DataType] | None:
+    """Column types of a file; those of JSON lines from its first rows. None for a text file without rows."""
+    if item.schema is not None:
+        return dict(zip(item.schema.names, item.schema.types, strict=True))
+    rows = sample_json(item.file)
+    if not rows:
+        return None
+    kinds: dict[str, pa.DataType] = {}
+    for name in dict.fromkeys(key for row in rows for key in row):
+        seen = {type(row[name]) for row in rows if row.get(name) is not None}
+        kinds[name] = next((t for ok, t in _JSON_TYPES if seen and seen <= ok), pa.string())
+    return kinds
+
+
+_JSON_TYPES = (({bool}, pa.bool_()), ({int}, pa.int64()), ({int, float}, pa.float64()))
+
+
+def _plain(type_: pa.DataType) -> pa.DataType:
+    """The type a carried column has in the output: dictionaries and string views as plain strings."""
+    return pa.string() if is_text(type_) else type_
+
+
+def _right_types(
+    item: Inspected, kind: dict[str, pa.DataType], words: str | None, labels: str, config: ScoreConfig
+) -> None:
+    if item.schema is None:
+        return  # JSON is checked row by row
+
+    def refuse(name: str, wants: str) -> None:
+        raise Refused(f"column {name} of {item.file.source} is {kind[name]}, where {wants} is needed")
+
+    def item_type(name: str) -> pa.DataType | None:
+        type_ = kind[name]
+        is_list = pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_)
+        return type_.value_type if is_list else None
+
+    first = words or schema.INPUT_IDS
+    inner = item_type(first)
+    if inner is None or (not (is_text(inner) if words else pa.types.is_integer(inner)) and not pa.types.is_null(inner)):
+        refuse(first, "a list of strings (words)" if words else "a list of integers (token ids)")
+    tag = item_type(labels)
+    if tag is None or not (pa.types.is_integer(tag) or is_text(tag) or pa.types.is_null(tag)):
+        refuse(labels, "a list of tags, as integers or strings,")
+    id_type = kind.get(config.id_column) if config.id_column else None
+    if config.id_column and id_type is not None and not (is_text(id_type) or pa.types.is_integer(id_type)):
+        refuse(config.id_column, "text or an integer per row (ids)")
+    for name in config.partition_by:
+        if name in kind and (pa.types.is_nested(kind[name]) or _is_binary(kind[name])):
+            refuse(name, "one value per row that a folder can be named by")
+
+
+def _is_binary(type_: pa.DataType) -> bool:
+    return pa.types.is_binary(type_) or pa.types.is_large_binary(type_) or pa.types.is_fixed_size_binary(type_)
+
+
+def find_tags(
+    config: ScoreConfig, inspected: list[Inspected], columns: Columns, model: ModelInfo, warnings: list[str]
+) -> tuple[str, ...] | None:
+    """The names that the data declare for its tags, from --tags or from ClassLabel features.
+
+    Raises:
+        Refused: a declared name is no tag of the model, or two files declare different names.
+    """
+    declared = [
+        (item.file.source, names)
+        for item in inspected
+        if item.schema is not None and (names := declared_tags(item.schema, columns.labels))
+    ]
+    if config.tags is not None:
+        names, where = config.tags, "--tags"
+    elif declared:
+        where, names = declared[0]
+        other = next((source for source, their in declared if their != names), None)
+        if other is not None:
+            raise Refused(f"{where} and {other} declare different tag names for column {columns.labels}")
+    else:
+        _warn_integers(inspected, columns, model, warnings)
+        return None
+    missing = [name for name in names if name not in model.tags and name != IGN]
+    if missing:
+        raise Refused(
+            f"{where} names tags that the model does not have: {', '.join(missing)} "
+            f"(data: {', '.join(names)}; model: {', '.join(model.tags)})"
+        )
+    return names
+
+
+def _text_tags(item: Inspected, labels: str) -> bool:
+    """Whether the tags of a file are strings; a text file's first tag says it."""
+    if item.schema is not None:
+        return is_text(getattr(item.schema.field(labels).type, "value_type", pa.null()))
+    tags = (tag for row in sample_json(item.file) if isinstance(row.get(labels), list) for tag in row[labels])
+    return isinstance(next((tag for tag in tags if tag is not None), ""), str)
+
+
+def _warn_integers(inspected: list[Inspected], columns: Columns, model: ModelInfo, warnings: list[str]) -> None:
+    for item in inspected:
+        if not _text_tags(item, columns.labels):
+            mapping = ", ".join(f"{i}={tag}" for i, tag in enumerate(model.tags))
+            warnings.append(
+                f"the data does not name its integer tags: taken as the model's ({mapping}); --tags names them"
+            )
+            return

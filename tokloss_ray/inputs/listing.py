@@ -1,0 +1,271 @@
+"""What the input is: its files, their columns, and the tag names they declare."""
+
+from __future__ import annotations
+
+import json
+import posixpath
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tokloss_ray.config import ScoreConfig
+from tokloss_ray.errors import Refused
+from tokloss_ray.inputs.arrow_stream import inspect_stream
+from tokloss_ray.inputs.conll import conll_schema
+from tokloss_ray.inputs.jsonl import UNREADABLE
+from tokloss_ray.storage.failures import display
+from tokloss_ray.storage.files import (
+    Listed,
+    files_below,
+    is_local,
+    kind_of,
+    listed,
+    matching,
+    open_location,
+    open_random,
+    read_whole,
+)
+
+_JSON = (".jsonl", ".ndjson", ".json")
+_CONLL = (".conll", ".conllu", ".conllup", ".iob", ".iob2", ".bio")
+_NAMED_CONLL = (".tsv", ".txt")  # such a file may be anything, so a folder's are left alone
+PACKED = (".gz", ".bz2", ".xz")
+_GLOB = "*?["
+_COMPANIONS = (
+    "readme*", "license*", "licence*", "*.md", "*.py", "*.lock", "dataset_dict.json", "dataset_info.json",
+    "dataset_infos.json", "state.json", "cache-*.arrow", "data-*-of-*.arrow",
+)  # fmt: skip
+"""What lies beside data and is none, in lower case: nobody expects these to be read."""
+_MOST_NAMES = 3
+INCOMPLETE = "_INCOMPLETE"
+"""Name of a file in a folder on object storage into which a dataset is being copied."""
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """One file: its listing, its path relative to the input root, and its format (parquet, arrow, jsonl or conll)."""
+
+    listed: Listed
+    source: str
+    format: str
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """A file and what its metadata say; `groups` are (rows, bytes, offset of an Arrow batch) read together.
+
+    `schema` is None for JSON lines, whose rows may differ, and for CoNLL files without a sentence.
+    """
+
+    file: InputFile
+    schema: pa.Schema | None
+    groups: tuple[tuple[int, int, int], ...]
+
+
+def list_inputs(config: ScoreConfig, warnings: list[str] | None = None) -> list[InputFile]:
+    """All input files, in the order of the arguments, each argument's files by name.
+
+    `warnings` gets a sentence for each folder of which files are left out that one might take for input.
+
+    Raises:
+        Refused: nothing there, a format that is not known, or a --split that does not fit.
+    """
+    if len({type(open_location(uri)[0]) for uri in config.input}) > 1:
+        raise Refused(f"--input mixes kinds of storage ({', '.join(config.input)}): give them to jobs of their own")
+    roots: list[str] = []
+    files: list[tuple[Listed, str]] = []
+    beside: list[tuple[str, str, list[Listed]]] = []
+    for uri in config.input:
+        fs, path = open_location(uri)
+        root, found, others = _one_input(fs, path, uri, config)
+        roots.append(root)
+        beside.append((uri, root, others))
+        files += found
+    if warnings is not None:
+        read = {one.path for one, _ in files}
+        warnings += [said for uri, root, others in beside if (said := _left_out(uri, root, others, read))]
+    common = roots[0] if len(roots) == 1 else posixpath.commonpath(roots)
+    result: dict[str, InputFile] = {}
+    for one, form in files:
+        source = posixpath.relpath(one.path, common)
+        result.setdefault(source, InputFile(replace(one, path=display(fs, one.path)), source, form))
+    return list(result.values())
+
+
+def _one_input(
+    fs: fsspec.AbstractFileSystem, path: str, uri: str, config: ScoreConfig
+) -> tuple[str, list[tuple[Listed, str]], list[Listed]]:
+    """Root and files (with their format) of one --input argument, and of a folder the files that are visible in it."""
+    pattern = any(c in path for c in _GLOB)
+    kind = None if pattern and not is_local(fs) else kind_of(fs, path)
+    if pattern and kind is None:
+        root = posixpath.dirname(path[: min(path.index(c) for c in _GLOB if c in path)])
+        matches = matching(fs, path)
+        if not matches:
+            kind_of(fs, root)  # says so if there is not even a bucket
+            raise Refused(f"no input: nothing matches {uri}")
+        _no_split(config)
+        return root, [(file, _format(file.path)) for file in matches], []
+    if kind is None:
+        raise Refused(f"no input: {uri} does not exist")
+    if kind != "directory":
+        _no_split(config)
+        return posixpath.dirname(path), [(listed(fs, path), _format(path))], []
+    files = files_below(fs, path)
+    if any(file.path == posixpath.join(path, INCOMPLETE) for file in files):
+        raise Refused(f"{uri} is not whole: apply-fixes is writing it still, or was cut off and is to be run again")
+    saved = _saved_dataset(fs, path, uri, config.split, {file.path: file for file in files})
+    shown = [file for file in files if not _hidden(posixpath.relpath(file.path, path))]
+    if saved is not None:
+        folders = {path, *(posixpath.dirname(file.path) for file in saved)}  # others hold other splits
+        beside = [file for file in shown if posixpath.dirname(file.path) in folders]
+        return path, [(file, "arrow") for file in saved], beside
+    _no_split(config)
+    known = [(file, form) for file in shown if (form := format_in_folder(file.path))]
+    if not known:
+        raise Refused(
+            f"no input: {uri} holds no Parquet (.parquet), JSON lines (.jsonl) or CoNLL ({', '.join(_CONLL)}) files"
+        )
+    return path, known, shown
+
+
+def _left_out(uri: str, root: str, there: list[Listed], read: set[str]) -> str | None:
+    """Which files of a folder are not read, in a sentence; None where it is clear that they are no input."""
+    left = [file.path for file in there if file.path not in read]
+    left = [path for path in left if not any(fnmatch(posixpath.basename(path).lower(), c) for c in _COMPANIONS)]
+    if not left:
+        return None
+    names = [posixpath.relpath(path, root) for path in left]
+    more = f" and {len(names) - _MOST_NAMES:,} more" if len(names) > _MOST_NAMES else ""
+    listing = f"{', '.join(names[:_MOST_NAMES])}{more}"
+    hint = ""
+    if any(_format_or_none(path, in_folder=False) == "conll" for path in left):
+        hint = "; files of CoNLL columns called .txt or .tsv are read where --input names them"
+    count = f"{len(names):,} files in {uri} are" if len(names) > 1 else f"1 file in {uri} is"
+    return f"{count} no input, going by the name, and left out: {listing}{hint}"
+
+
+def _no_split(config: ScoreConfig) -> None:
+    if config.split is not None:
+        raise Refused("--split is for folders written by DatasetDict.save_to_disk; name the split's files with --input")
+
+
+def _hidden(relative: str) -> bool:
+    return any(part.startswith((".", "_")) for part in relative.split("/"))
+
+
+def format_in_folder(path: str) -> str | None:
+    """The format that a file in a folder is read in as input, going by its name; None if it is left alone."""
+    return _format_or_none(path, in_folder=True)
+
+
+def _format_or_none(path: str, in_folder: bool) -> str | None:
+    name = path.lower()
+    if name.endswith((".parquet", ".pq")):
+        return "parquet"
+    for packed in PACKED:
+        name = name.removesuffix(packed)
+    if name.endswith(_JSON):
+        return "jsonl"
+    return "conll" if name.endswith(_CONLL if in_folder else (*_CONLL, *_NAMED_CONLL)) else None
+
+
+def _format(path: str) -> str:
+    form = _format_or_none(path, in_folder=False)
+    if form is None:
+        raise Refused(
+            f"{path} is neither Parquet (.parquet) nor JSON lines (.jsonl) nor CoNLL columns "
+            f"({', '.join((*_CONLL, *_NAMED_CONLL))}), going by its name"
+        )
+    return form
+
+
+def _saved_dataset(
+    fs: fsspec.AbstractFileSystem, path: str, uri: str, split: str | None, files: dict[str, Listed]
+) -> list[Listed] | None:
+    """The Arrow files of a folder written by `datasets`' save_to_disk, or None if it is none. `files` are all in it."""
+    splits_file = posixpath.join(path, "dataset_dict.json")
+    if splits_file in files:
+        splits = _description(fs, splits_file, "splits")["splits"]
+        if split is None and len(splits) > 1:
+            raise Refused(f"{uri} holds the splits {', '.join(splits)}: choose one with --split")
+        chosen = split or splits[0]
+        if chosen not in splits:
+            raise Refused(f"{uri} has no split {chosen}; it has {', '.join(splits)}")
+        return _saved_dataset(fs, posixpath.join(path, chosen), uri, None, files)
+    state_file = posixpath.join(path, "state.json")
+    if not {state_file, posixpath.join(path, "dataset_info.json")} <= files.keys():
+        return None
+    if split is not None:
+        raise Refused(f"{uri} is a single dataset without splits: leave out --split")
+    state = _description(fs, state_file, "_data_files")
+    if state.get("_indices_data_files"):
+        raise Refused(f"{uri} holds an index over its rows: save it again with a newer version of datasets")
+    names = [item["filename"] for item in state["_data_files"]]
+    lost = next((name for name in names if posixpath.join(path, name) not in files), None)
+    if lost is not None:
+        raise Refused(f"the dataset in {uri} is incomplete: {lost} is missing")
+    return [files[posixpath.join(path, name)] for name in names]
+
+
+def _description(fs: fsspec.AbstractFileSystem, path: str, key: str) -> dict:
+    """A description that `datasets` wrote beside its Arrow files, with a list under `key`."""
+    try:
+        description = json.loads(read_whole(fs, path))
+    except ValueError:
+        description = None
+    if not isinstance(description, dict) or not isinstance(description.get(key), list):
+        raise Refused(f"{path} is damaged: it has no list of {key.removeprefix('_')}")
+    return description
+
+
+def inspect_files(files: list[InputFile]) -> list[Inspected]:
+    """Schema and row groups of each file, from metadata alone.
+
+    Raises:
+        Refused: a file is not what its name says.
+    """
+    with ThreadPoolExecutor(16) as pool:
+        return list(pool.map(_inspect, files))
+
+
+def _inspect(file: InputFile) -> Inspected:
+    fs, path = open_location(file.listed.path)
+    try:
+        if file.format == "parquet":
+            if not file.listed.size:
+                raise pa.ArrowInvalid("it is empty")
+            with open_random(fs, path, file.listed.size) as opened:
+                metadata = pq.ParquetFile(opened)
+                groups = (metadata.metadata.row_group(i) for i in range(metadata.num_row_groups))
+                return Inspected(file, metadata.schema_arrow, tuple((g.num_rows, g.total_byte_size, 0) for g in groups))
+        if file.format == "arrow":
+            return Inspected(file, *inspect_stream(file.listed.path, file.listed.size))
+        if file.format == "conll":
+            return Inspected(file, conll_schema(file.listed.path, file.listed.version), ())
+    except (*UNREADABLE, pa.ArrowException) as error:
+        cause = str(error).split("\n")[0].rstrip(".")
+        name = "CoNLL columns" if file.format == "conll" else file.format.capitalize()
+        raise Refused(f"cannot read {file.source} as {name}: {cause}") from None
+    return Inspected(file, None, ())
+
+
+def declared_tags(schema: pa.Schema, column: str) -> tuple[str, ...] | None:
+    """The tag names that `datasets` recorded for a ClassLabel column in a file's metadata, if any."""
+    metadata = (schema.metadata or {}).get(b"huggingface")
+    if metadata is None:
+        return None
+    feature = json.loads(metadata).get("info", {}).get("features", {}).get(column)
+    while isinstance(feature, (dict, list)):
+        if isinstance(feature, list):
+            feature = feature[0] if feature else None
+        elif feature.get("_type") == "ClassLabel":
+            names = feature.get("names")
+            return tuple(names) if names else None
+        else:
+            feature = feature.get("feature")
+    return None

@@ -1,0 +1,300 @@
+"""Rows of one read unit, each validated: good ones go on in one canonical form, bad ones with their reason."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from tokloss_ray import schema
+from tokloss_ray.errors import JobFailed
+from tokloss_ray.inputs.arrow_stream import read_stream
+from tokloss_ray.inputs.conll import read_conll
+from tokloss_ray.inputs.jsonl import CHUNK_ROWS, UNREADABLE, RawChunk, json_table, read_jsonl
+from tokloss_ray.ragged import any_per_row, list_array, list_lengths, offsets_of, one_array
+from tokloss_ray.schema import IGN, IGNORE_INDEX
+from tokloss_ray.scoring.job import Job, ReadUnit
+from tokloss_ray.scoring.stages.commit import MAX_FOLDER_NAME, partition_folder
+from tokloss_ray.storage.files import RangeFile, is_local, listed, open_location
+
+
+class Chunk(NamedTuple):
+    """Some consecutive rows of a unit.
+
+    `rows` has example_id, source_row, words or input_ids (and attention_mask where the input has it), label_ids (the
+    model's) and the carried columns; `errors` has the schema of errors/.
+    """
+
+    rows: pa.Table
+    errors: pa.Table
+
+
+def read_unit(job: Job, unit: ReadUnit) -> Iterator[Chunk]:
+    """Read and validate one unit, some rows at a time; at least one chunk, if an empty one.
+
+    Raises:
+        JobFailed: the file cannot be read (it is gone, or is not what its name says).
+    """
+    fs, path = open_location(unit.path)
+    if listed(fs, path).version != unit.version:
+        raise JobFailed(f"{unit.source} has changed since the run began")
+    readers = {"parquet": _read_parquet, "arrow": _read_arrow, "jsonl": read_jsonl, "conll": read_conll}
+    try:
+        chunk = None
+        for raw in readers[unit.format](job, unit):
+            chunk = validate(job, unit.source, raw)
+            yield chunk
+        if chunk is None:
+            yield validate(
+                job, unit.source, RawChunk(json_table(job, [], pa.int64()), np.array([], dtype=np.int64), [])
+            )
+    except (*UNREADABLE, pa.ArrowInvalid) as error:
+        reason = str(error).split("\n")[0]
+        raise JobFailed(f"cannot read {unit.source}: {reason}") from error
+
+
+def _read_parquet(job: Job, unit: ReadUnit) -> Iterator[RawChunk]:
+    fs, path = open_location(unit.path)
+    # Of an object, pre_buffer fetches the column chunks that are asked for, neighbours in one request.
+    with (
+        pq.ParquetFile(path, memory_map=True)
+        if is_local(fs)
+        else pq.ParquetFile(RangeFile(fs, path), pre_buffer=True) as file
+    ):
+        starts = offsets_of(np.array([file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]))
+        groups = [i for i in range(file.num_row_groups) if starts[i] < unit.stop and starts[i + 1] > unit.start]
+        row = int(starts[groups[0]]) if groups else 0
+        for batch in file.iter_batches(CHUNK_ROWS, row_groups=groups, columns=job.columns.names, use_threads=False):
+            yield from _row_range(batch, row, unit)
+            row += batch.num_rows
+
+
+def _read_arrow(job: Job, unit: ReadUnit) -> Iterator[RawChunk]:
+    for row, whole in read_stream(unit):
+        batch = whole.select(job.columns.names)
+        valid = _is_valid(batch)
+        for start in range(0, batch.num_rows, CHUNK_ROWS):
+            yield from _row_range(batch.slice(start, CHUNK_ROWS), row + start, unit, valid)
+
+
+def _is_valid(batch: pa.RecordBatch | pa.Table) -> bool:
+    """Whether all strings are UTF-8. Of a slice Arrow looks at all strings of what it is a slice of."""
+    try:
+        batch.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def _row_range(batch: pa.RecordBatch, row: int, unit: ReadUnit, valid: bool = False) -> Iterator[RawChunk]:
+    """The part of a batch, whose first row has number `row`, that belongs to the unit. valid: its strings are."""
+    stop = row + batch.num_rows if unit.stop < 0 else min(unit.stop, row + batch.num_rows)
+    start = max(unit.start, row)
+    if start < stop:
+        table = pa.Table.from_batches([batch.slice(start - row, stop - start)])
+        rows = np.arange(start, stop)
+        yield RawChunk(table, rows, []) if valid else _valid_text(table, rows)
+
+
+def _valid_text(table: pa.Table, source_rows: np.ndarray) -> RawChunk:
+    """Set rows apart whose strings are not UTF-8: files do not promise it, and Arrow fails on them late."""
+    if _is_valid(table):
+        return RawChunk(table, source_rows, [])
+    good = np.ones(table.num_rows, dtype=bool)
+    broken = []
+    for i in range(table.num_rows):
+        try:
+            table.take([i]).validate(full=True)
+        except pa.ArrowInvalid as error:
+            good[i] = False
+            detail = f"not UTF-8: {error}"
+            broken.append(
+                {
+                    "source_row": int(source_rows[i]),
+                    "reason": "malformed",
+                    "detail": detail,
+                    "payload": _bytes_of(table, i),
+                }
+            )
+    return RawChunk(table.filter(pa.array(good)), source_rows[good], broken)
+
+
+def _bytes_of(table: pa.Table, i: int) -> str:
+    """A row as JSON, with replacement characters where a string is not UTF-8."""
+
+    def plain(value: pa.Scalar) -> Any:
+        if isinstance(value, pa.ListScalar) and value.is_valid:
+            return [plain(item) for item in value.values]
+        if value.is_valid and is_text(value.type):
+            return value.as_buffer().to_pybytes().decode("utf-8", "replace")
+        return value.as_py()
+
+    return json.dumps(
+        {name: plain(table.column(name)[i]) for name in table.column_names}, ensure_ascii=False, default=str
+    )
+
+
+def validate(job: Job, source: str, raw: RawChunk) -> Chunk:
+    """Split raw rows into good ones, in canonical form, and bad ones, each with the first reason that holds."""
+    table, columns = raw.table, job.columns
+    reasons = np.full(table.num_rows, "", dtype=object)
+
+    def mark(bad: np.ndarray, reason: str) -> None:
+        reasons[bad & (reasons == "")] = reason
+
+    items = as_list(table.column(columns.words or schema.INPUT_IDS), pa.string() if columns.words else pa.int64())
+    tags = _tag_lists(table.column(columns.labels))
+    offsets, tag_offsets = offsets_of(list_lengths(items)), offsets_of(list_lengths(tags))
+    flat, flat_tags = items.flatten(), tags.flatten()
+    mark(_is_null(items) | _is_null(tags) | any_per_row(_is_null(flat), offsets), "null_field")
+    if columns.example_id:
+        mark(_is_null(one_array(table.column(columns.example_id))), "null_field")
+    mark(np.diff(offsets) == 0, "empty")
+    mark(np.diff(offsets) != np.diff(tag_offsets), "length_mismatch")
+    label_ids, bad_tag = _label_ids(job, flat_tags)
+    mark(
+        any_per_row(bad_tag, tag_offsets), "unknown_tag" if pa.types.is_string(flat_tags.type) else "label_out_of_range"
+    )
+    values: pa.Array | np.ndarray = flat
+    if columns.words is None:
+        token_ids = pc.fill_null(flat, 0).to_numpy(zero_copy_only=False)
+        mark(any_per_row((token_ids < 0) | (token_ids >= job.embedding_rows), offsets), "token_out_of_range")
+        values = np.clip(token_ids, 0, np.iinfo(np.int32).max).astype(np.int32)
+    masks = None
+    if columns.mask:
+        masks = _masks(table.column(columns.mask), np.diff(offsets))
+        mark(list_lengths(masks) != np.diff(offsets), "length_mismatch")
+    ids = _example_ids(job, source, table, raw.source_rows)
+    made = {
+        schema.EXAMPLE_ID: ids,
+        schema.SOURCE_ROW: pa.array(raw.source_rows, pa.int64()),
+        schema.WORDS if columns.words else schema.INPUT_IDS: list_array(values, offsets),
+        schema.LABEL_IDS: list_array(label_ids, tag_offsets),
+    }
+    if masks is not None:
+        made[schema.ATTENTION_MASK] = masks
+    for field in columns.carried:
+        made[field.name] = one_array(table.column(field.name)).cast(field.type)
+        if field.name in job.partition_by:
+            mark(_too_long_for_a_folder(field.name, made[field.name]), "malformed")
+    good = reasons == ""
+    errors = [
+        _error_row(job, source, table, raw.source_rows, ids, i, reasons[i]) for i in np.flatnonzero(~good).tolist()
+    ]
+    errors += [
+        {"example_id": f"{source}:{b['source_row']}", "source": source, "stage": "read", **b} for b in raw.broken
+    ]
+    errors.sort(key=lambda e: e["source_row"])
+    return Chunk(pa.table(made).filter(pa.array(good)), pa.Table.from_pylist(errors, schema.ERRORS_SCHEMA))
+
+
+def _too_long_for_a_folder(column: str, values: pa.Array) -> np.ndarray:
+    """Which values of a partition column make a name of more bytes than a folder may have."""
+    encoded = pc.dictionary_encode(values, null_encoding="encode")
+    long = [len(partition_folder(column, value)) > MAX_FOLDER_NAME for value in encoded.dictionary.to_pylist()]
+    return np.array(long, dtype=bool)[encoded.indices.to_numpy(zero_copy_only=False)]
+
+
+def as_list(column: pa.ChunkedArray, item: pa.DataType) -> pa.ListArray:
+    """A list column of any width as list<item>."""
+    array = one_array(column)
+    if pa.types.is_null(array.type):
+        return pa.nulls(len(array), pa.list_(item))
+    # Unsafe: an unsigned integer beyond int64 becomes a negative one, which no tag and no token id is.
+    return array.cast(pa.list_(item), safe=False)
+
+
+def _tag_lists(column: pa.ChunkedArray) -> pa.ListArray:
+    item = getattr(column.type, "value_type", pa.int64())
+    return as_list(column, pa.string() if is_text(item) else pa.int64())
+
+
+def is_text(type_: pa.DataType) -> bool:
+    """Whether an Arrow type holds strings, plain or dictionary-encoded."""
+    if pa.types.is_dictionary(type_):
+        type_ = type_.value_type
+    return pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_)
+
+
+def _is_null(array: pa.Array) -> np.ndarray:
+    return array.is_null().to_numpy(zero_copy_only=False)
+
+
+def _label_ids(job: Job, tags: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """The model's class id of each tag (int32, IGNORE_INDEX where there is none) and which tags it does not know."""
+    names = job.data_tags or job.tags
+    to_model = np.array([IGNORE_INDEX if name == IGN else job.tags.index(name) for name in names], dtype=np.int32)
+    if pa.types.is_string(tags.type):
+        index = pc.fill_null(pc.index_in(tags, pa.array(names)), -1).to_numpy(zero_copy_only=False)
+        ignored = _is_null(tags) | pc.fill_null(pc.equal(tags, IGN), False).to_numpy(zero_copy_only=False)
+        bad = (index < 0) & ~ignored
+    else:
+        index = pc.fill_null(tags, IGNORE_INDEX).to_numpy(zero_copy_only=False)
+        ignored = index == IGNORE_INDEX
+        bad = ((index < 0) | (index >= len(names))) & ~ignored
+    usable = np.where(ignored | bad, 0, index)
+    return np.where(ignored | bad, np.int32(IGNORE_INDEX), to_model[usable]), bad
+
+
+def _masks(column: pa.ChunkedArray, lengths: np.ndarray) -> pa.ListArray:
+    """The attention masks as lists of 0 and 1; a row without one attends to everything."""
+    given = as_list(column, pa.int64())
+    ones = list_array(np.ones(int(lengths.sum()), dtype=np.int64), offsets_of(lengths))
+    filled = pc.if_else(given.is_null(), ones, given) if given.null_count else given
+    flat = pc.fill_null(filled.flatten(), 0).to_numpy(zero_copy_only=False) != 0
+    return list_array(flat.astype(np.int8), offsets_of(list_lengths(filled)))
+
+
+def _example_ids(job: Job, source: str, table: pa.Table, source_rows: np.ndarray) -> pa.Array:
+    if job.columns.example_id:
+        return one_array(table.column(job.columns.example_id)).cast(pa.string())
+    return pa.array([f"{source}:{row}" for row in source_rows.tolist()], pa.string())
+
+
+def _error_row(
+    job: Job, source: str, table: pa.Table, source_rows: np.ndarray, ids: pa.Array, i: int, reason: str
+) -> dict:
+    row = table.slice(i, 1).to_pylist()[0]
+    return {
+        "example_id": ids[i].as_py() or f"{source}:{source_rows[i]}",
+        "source": source,
+        "source_row": int(source_rows[i]),
+        "stage": "read",
+        "reason": reason,
+        "detail": _detail(job, row, reason),
+        "payload": json.dumps(row, ensure_ascii=False, default=str),
+    }
+
+
+def _detail(job: Job, row: dict, reason: str) -> str:
+    """What exactly is wrong with one row, for a person."""
+    columns = job.columns
+    first = columns.words or schema.INPUT_IDS
+    items, tags = row[first], row[columns.labels]
+    if reason == "null_field":
+        nulls = [name for name in (first, columns.labels, columns.example_id) if name and row[name] is None]
+        return f"{', '.join(nulls)} is null" if nulls else f"{first}[{items.index(None)}] is null"
+    if reason == "empty":
+        return f"{first} has no {'words' if columns.words else 'tokens'}"
+    if reason == "length_mismatch":
+        mask = f", {len(row[columns.mask])} {columns.mask}" if columns.mask and row[columns.mask] is not None else ""
+        return f"{len(items)} {first}, {len(tags)} {columns.labels}{mask}"
+    if reason == "malformed":
+        sizes = {name: len(partition_folder(name, row[name])) for name in job.partition_by if name in row}
+        name = max(sizes, key=lambda n: sizes[n])
+        return (
+            f"{name} makes a folder's name of {sizes[name]} bytes (--partition-by), of which {MAX_FOLDER_NAME} may be"
+        )
+    names = job.data_tags or job.tags
+    if reason == "unknown_tag":
+        return f"{sorted({t for t in tags if t is not None and t != IGN} - set(names))} not in {list(names)}"
+    if reason == "label_out_of_range":
+        wrong = [t for t in tags if t is not None and t != IGNORE_INDEX and not 0 <= t < len(names)]
+        return f"{wrong[0]} is not among the {len(names)} labels"
+    wrong = [t for t in items if not 0 <= t < job.embedding_rows]
+    return f"{wrong[0]} is not among the {job.embedding_rows} embeddings"

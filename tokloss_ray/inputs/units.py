@@ -1,0 +1,111 @@
+"""The units a corpus is read in: runs of row groups, and byte ranges of text."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from tokloss_ray.errors import Refused
+from tokloss_ray.inputs.conll import sentences
+from tokloss_ray.inputs.jsonl import UNREADABLE, json_lines
+from tokloss_ray.inputs.lines import MAX_RECORD
+from tokloss_ray.inputs.listing import PACKED, InputFile, Inspected
+from tokloss_ray.scoring.job import ReadUnit
+
+SHARDS_PER_UNIT = 4
+_BYTES_PER_TOKEN = {"parquet": 6, "arrow": 12, "jsonl": 12, "conll": 8}
+_SAMPLE_ROWS = 200
+
+
+def text_records(file: InputFile) -> Iterator[tuple[Any, ...]]:
+    """The records of a text file, JSON lines or sentences: of each the offset, then the bytes, then what there is."""
+    unit = ReadUnit(0, file.source, file.listed.path, file.listed.version, file.format, 0, -1, None, 0)
+    return sentences(unit) if file.format == "conll" else json_lines(unit)
+
+
+def sample_json(file: InputFile) -> list[dict]:
+    """The first records of a JSON lines file that parse to objects, and not more of them than fit into memory."""
+    rows: list[dict] = []
+    size = 0
+    try:
+        for number, (_, line, length) in enumerate(text_records(file)):
+            size += len(line)
+            if number == _SAMPLE_ROWS or (rows and size > MAX_RECORD):
+                break
+            try:
+                row = json.loads(line) if length == len(line) else None
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(row, dict):
+                rows.append(row)
+    except UNREADABLE as error:
+        raise Refused(f"cannot read {file.source}: {error}") from None
+    return rows
+
+
+def make_units(inspected: list[Inspected], shard_tokens: int, limit: int | None) -> list[ReadUnit]:
+    """The plan: units of about SHARDS_PER_UNIT shards, in the order of the files.
+
+    A pure function of the files and the settings. `limit` counts rows (for JSON lines, lines that are not blank).
+    """
+    units: list[ReadUnit] = []
+    left = limit
+    for item in inspected:
+        target = shard_tokens * SHARDS_PER_UNIT * _BYTES_PER_TOKEN[item.file.format]
+        text = item.file.format in ("jsonl", "conll")
+        parts = _text_parts(item.file, target, left) if text else _row_parts(item.groups, target, left)
+        for start, stop, rows, size, *offset in parts:
+            file = item.file
+            where = file.source, file.listed.path, file.listed.version, file.format
+            units.append(ReadUnit(len(units), *where, start, stop, rows, size, *offset))
+            if left is not None:
+                left -= rows or 0
+        if left is not None and left <= 0:
+            break
+    return units
+
+
+def _row_parts(
+    groups: tuple[tuple[int, int, int], ...], target: int, left: int | None
+) -> Iterator[tuple[int, int, int, int, int]]:
+    """Runs of row groups as (first row, end row, rows, bytes, offset of the first)."""
+    start = end = size = first = 0
+    for number, (rows, nbytes, offset) in enumerate(groups):
+        first = first if size else offset
+        end += rows
+        size += nbytes
+        cut = end - start if left is None else min(end - start, left)
+        if cut and (size >= target or number == len(groups) - 1 or cut == left):
+            yield start, start + cut, cut, size, first
+            if left is not None:
+                left -= cut
+                if not left:
+                    return
+            start, size = end, 0
+
+
+def _text_parts(file: InputFile, target: int, left: int | None) -> Iterator[tuple[int, int, int | None, int]]:
+    """Byte ranges as (start, stop, rows or None, bytes). A packed file is one range, as it cannot be entered midway."""
+    size = file.listed.size
+    if not size:
+        return
+    if left is not None:
+        # A limit counts records, so they must be counted here; no more are read than it asks for.
+        end = rows = 0
+        try:
+            for offset, data, *_ in text_records(file):
+                end, rows = offset + len(data), rows + 1
+                if rows == left:
+                    break
+        except UNREADABLE as error:
+            raise Refused(f"cannot read {file.source}: {error}") from None
+        if rows:
+            yield 0, end, rows, end
+    elif os.path.splitext(file.source.lower())[1] in PACKED:
+        yield 0, -1, None, size
+    else:
+        for start in range(0, size, target):
+            stop = min(start + target, size)
+            yield start, stop, None, stop - start

@@ -1,0 +1,1 @@
+"""How suspicious a label is."""

@@ -1,0 +1,145 @@
+"""Rows of scores/ as flat arrays: columns of lists become one entry per labelled token."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tokloss_ray import schema
+from tokloss_ray.mining.words.words import Words
+from tokloss_ray.ragged import list_lengths, offsets_of, one_array
+
+STRINGS = (schema.WORDS, schema.INPUT_TOKENS, schema.LABELS, schema.PREDICTED_LABEL, schema.SECOND_LABEL)
+"""Lists of strings; read as dictionaries."""
+
+COLUMNS = (
+    schema.EXAMPLE_ID,
+    schema.SOURCE,
+    schema.SOURCE_ROW,
+    schema.WINDOW,
+    schema.WORD_IDS,
+    schema.LOSS,
+    schema.PREDICTED_PROB,
+    schema.SECOND_PROB,
+    *STRINGS,
+)
+"""What `flatten` needs; and `probs`, where it is there."""
+
+
+def flatten(table: pa.Table, tags: tuple[str, ...], by: dict[str, pa.Array], output: str) -> Words:
+    """The labelled tokens of some rows of scores/: strings as dictionaries, the windows of a row one after another.
+
+    by: slice columns, a string for each row of the table. output: whose rows they are.
+
+    Raises:
+        ValueError: a tag is not among `tags`.
+    """
+    flat = {name: one_array(table.column(name)) for name in COLUMNS}
+    lengths = list_lengths(flat[schema.LABELS])
+    starts = offsets_of(lengths)
+    label = _codes(flat[schema.LABELS].flatten(), (*tags, schema.IGN))
+    at = np.flatnonzero(label < len(tags))
+    row = np.repeat(np.arange(table.num_rows), lengths)[at]
+    first = _first_windows(flat[schema.SOURCE], flat[schema.SOURCE_ROW])
+    sequence = np.cumsum(first)[row] - 1
+    base = np.flatnonzero(first)
+
+    chosen = pa.array(at)
+    token = flat[schema.INPUT_TOKENS].flatten().take(chosen)
+    word_index, num_subtokens, word = _word_columns(flat, at, row, sequence, base, first, token)
+
+    def floats(name: str) -> np.ndarray:
+        values = flat[name].flatten()
+        return pc.fill_null(values, 0.0).to_numpy(zero_copy_only=False)[at]
+
+    probs = None
+    if schema.PROBS in table.column_names:
+        lists = one_array(table.column(schema.PROBS)).flatten()
+        probs = lists.flatten().to_numpy(zero_copy_only=False).reshape(-1, len(tags))[at]
+    words = Words(
+        tags=tags,
+        offsets=offsets_of(np.bincount(sequence, minlength=len(base))),
+        output=pa.repeat(pa.scalar(output), len(base)),
+        example_id=flat[schema.EXAMPLE_ID].take(pa.array(base)),
+        source=flat[schema.SOURCE].take(pa.array(base)).cast(pa.string()),
+        source_row=flat[schema.SOURCE_ROW].to_numpy()[base],
+        token_index=(at - starts[row]).astype(np.int32),
+        window=flat[schema.WINDOW].to_numpy()[row],
+        word_index=word_index,
+        token=token,
+        word=word,
+        num_subtokens=num_subtokens,
+        label=label[at],
+        predicted=_codes(flat[schema.PREDICTED_LABEL].flatten(), tags)[at],
+        second=_codes(flat[schema.SECOND_LABEL].flatten(), tags)[at],
+        loss=floats(schema.LOSS),
+        predicted_prob=floats(schema.PREDICTED_PROB),
+        second_prob=floats(schema.SECOND_PROB),
+        probs=probs,
+        by={name: values.take(pa.array(base)) for name, values in by.items()},
+    )
+    return _in_order(words)
+
+
+def _codes(values: pa.DictionaryArray, names: tuple[str, ...]) -> np.ndarray:
+    """Position of each string among `names`, as int32; -1 where it is null."""
+    codes = {name: code for code, name in enumerate(names)}
+    strings = values.dictionary.to_pylist()
+    if unknown := [string for string in strings if string not in codes]:
+        raise ValueError(f"it has the tag {unknown[0]!r}, which _run.json does not have")
+    table = np.array([*(codes[string] for string in strings), -1], dtype=np.int32)
+    return table[pc.fill_null(values.indices, len(strings)).to_numpy(zero_copy_only=False)]
+
+
+def _first_windows(source: pa.DictionaryArray, source_row: pa.Array) -> np.ndarray:
+    """Which rows of the table begin a row of the input: its windows follow one another."""
+    rows, codes = source_row.to_numpy(), source.indices.to_numpy()
+    first = np.ones(len(rows), dtype=bool)
+    first[1:] = (rows[1:] != rows[:-1]) | (codes[1:] != codes[:-1])
+    return first
+
+
+def _word_columns(
+    flat: dict[str, pa.Array],
+    at: np.ndarray,
+    row: np.ndarray,
+    sequence: np.ndarray,
+    base: np.ndarray,
+    first: np.ndarray,
+    token: pa.DictionaryArray,
+) -> tuple[np.ndarray, np.ndarray, pa.DictionaryArray]:
+    """Index, number of sub-tokens and string of the word of each labelled token."""
+    lists = flat[schema.WORD_IDS]
+    encoded = pc.is_null(lists).to_numpy(zero_copy_only=False)
+    if encoded.all():  # the input was pre-encoded
+        starts = offsets_of(np.bincount(sequence, minlength=len(base)))
+        return (np.arange(len(at)) - starts[sequence]).astype(np.int32), np.zeros(len(at), np.int32), token
+    ids = pc.fill_null(lists.flatten(), -1).to_numpy(zero_copy_only=False)
+    ends = np.ones(len(ids) + 1, dtype=bool)
+    ends[1:-1] = ids[1:] != ids[:-1]
+    ends[offsets_of(list_lengths(lists))] = True
+    run = (np.cumsum(ends) - 1)[at]
+    word_index = ids[at].astype(np.int32)
+    # Later windows of a very long row have no words of their own: those of its first window serve.
+    lengths = list_lengths(flat[schema.WORDS])
+    words_at = offsets_of(lengths)[:-1]
+    own = np.where(lengths > 0, np.arange(len(lengths)), base[np.cumsum(first) - 1])
+    word = flat[schema.WORDS].flatten().take(pa.array(words_at[own[row]] + word_index))
+    return word_index, np.diff(np.flatnonzero(ends))[run].astype(np.int32), word
+
+
+def _in_order(words: Words) -> Words:
+    """Words by their index in each sequence: windows follow one another, but nothing promises that their words do."""
+    later = np.diff(words.word_index) >= 0
+    later[words.offsets[1:-1][(words.offsets[1:-1] > 0) & (words.offsets[1:-1] < len(words))] - 1] = True
+    if later.all():
+        return words
+    order = np.lexsort((words.token_index, words.window, words.word_index, words.sequence))
+    at = pa.array(order)
+    names = ("token_index", "window", "word_index", "num_subtokens", "label", "predicted", "second", "loss")
+    columns = {name: getattr(words, name)[order] for name in (*names, "predicted_prob", "second_prob")}
+    probs = None if words.probs is None else words.probs[order]
+    return replace(words, token=words.token.take(at), word=words.word.take(at), probs=probs, **columns)

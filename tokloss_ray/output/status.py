@@ -1,0 +1,47 @@
+"""How far the run of an output folder has come, from its records alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tokloss_ray.errors import Refused
+from tokloss_ray.output import folder as output_folder
+from tokloss_ray.output.records import scan_records
+from tokloss_ray.output.totals import Totals, missing_shards, total
+
+
+@dataclass(frozen=True)
+class Status:
+    """State of a run. `rows` is what the input holds, where metadata tell; `missing` names shards and units."""
+
+    finished: bool
+    units: int
+    units_missing: int
+    rows: int | None
+    missing: list[str]
+    totals: Totals
+    tokens_per_busy_second: float | None
+
+
+def read_status(output: str) -> Status:
+    """The state of the run in a folder.
+
+    Raises:
+        Refused: the folder is not an output of this program.
+    """
+    run = output_folder.read_run(output)
+    if run is None:
+        raise Refused(f"{output} is not an output of tokloss: it has no {output_folder.RUN}")
+    records = scan_records(output, run["fingerprint"][:6]).records.values()
+    missing = missing_shards(range(run["plan"]["units"]), records)
+    totals = total(records)
+    busy = sum(record["seconds"]["score"] for record in records)
+    return Status(
+        finished=output_folder.is_finished(output),
+        units=run["plan"]["units"],
+        units_missing=len({unit for unit, _ in missing}),
+        rows=run["plan"]["rows"],
+        missing=[name for _, name in missing],
+        totals=totals,
+        tokens_per_busy_second=totals.tokens / busy if busy else None,
+    )

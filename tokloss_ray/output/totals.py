@@ -1,0 +1,128 @@
+"""What a run came to: sums over commit records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from tokloss_ray.scoring.stages.batching import EQUAL_LENGTH
+
+_SUMS = ("rows", "scored_rows", "error_rows", "sequences", "tokens", "labels", "padded_tokens", "dropped_words")
+
+
+@dataclass
+class Totals:
+    """Sums over commit records; they add up in any order.
+
+    Attributes:
+        rows: input rows read: scored_rows + error_rows.
+        sequences: rows of scores/, more than scored_rows where long rows became windows.
+        tokens, labels: tokens scored, and those among them that carry a label.
+        padded_tokens: tokens with padding that went through the model.
+        dropped_words: words lost to truncation, or to a tokenizer that makes no token of them.
+        errors: rows in errors/ by reason.
+        loss_by_tag: tag -> (labelled tokens, sum of their losses).
+        batch_tokens: the smallest micro-batch budget an actor settled on.
+        batching: how micro-batches were formed: padded, or equal-length where padding would change the model's answers;
+            None of records that do not say it.
+        repeated_ids: rows whose id another row has too, None if nobody counted.
+        storage_retries: storage operations that were tried again.
+    """
+
+    shards: int = 0
+    rows: int = 0
+    scored_rows: int = 0
+    error_rows: int = 0
+    sequences: int = 0
+    tokens: int = 0
+    labels: int = 0
+    padded_tokens: int = 0
+    dropped_words: int = 0
+    errors: dict[str, int] = field(default_factory=dict)
+    loss_by_tag: dict[str, tuple[int, float]] = field(default_factory=dict)
+    batch_tokens: int | None = None
+    batching: str | None = None
+    repeated_ids: int | None = None
+    storage_retries: int = 0
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Count one commit record."""
+        self.shards += 1
+        for name in _SUMS:
+            setattr(self, name, getattr(self, name) + record[name])
+        self.storage_retries += record.get("storage_retries", 0)
+        for reason, count in record["errors"].items():
+            self.errors[reason] = self.errors.get(reason, 0) + count
+        for tag, (count, total) in record["loss_by_tag"].items():
+            before = self.loss_by_tag.get(tag, (0, 0.0))
+            self.loss_by_tag[tag] = (before[0] + count, before[1] + total)
+        self.batch_tokens = min(record["batch_tokens"], self.batch_tokens or record["batch_tokens"])
+        if self.batching != EQUAL_LENGTH:
+            self.batching = record.get("batching", self.batching)
+
+    @property
+    def padding_efficiency(self) -> float | None:
+        """Real tokens over padded tokens."""
+        return self.tokens / self.padded_tokens if self.padded_tokens else None
+
+    @property
+    def mean_loss(self) -> float | None:
+        """Mean loss over labelled tokens."""
+        return sum(total for _, total in self.loss_by_tag.values()) / self.labels if self.labels else None
+
+    @property
+    def error_rate(self) -> float:
+        """Share of the rows that ended in errors/."""
+        return self.error_rows / self.rows if self.rows else 0.0
+
+
+def total(records: Iterable[dict[str, Any]]) -> Totals:
+    """The totals of some commit records, added in the order of their shards so that sums are the same every time."""
+    totals = Totals()
+    for record in sorted(records, key=lambda r: (r["unit"], r["index"])):
+        totals.add(record)
+    return totals
+
+
+def missing_shards(units: Iterable[int], records: Iterable[dict[str, Any]]) -> list[tuple[int, str]]:
+    """What is not committed yet, as (unit, name): shards before a unit's last one, and units without a last one."""
+    done: dict[int, set[int]] = {}
+    last: dict[int, int] = {}
+    for record in records:
+        done.setdefault(record["unit"], set()).add(record["index"])
+        if record["last"]:
+            last[record["unit"]] = record["index"]
+    missing = []
+    for unit in units:
+        have = done.get(unit, set())
+        if unit not in last:
+            known = f" after {max(have):03d}" if have else ""
+            missing.append((unit, f"{unit:06d}{known}"))
+        else:
+            missing += [(unit, f"{unit:06d}-{i:03d}") for i in range(last[unit]) if i not in have]
+    return missing
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What `score` returns.
+
+    Attributes:
+        output: where the results are.
+        totals: over the whole output, whichever attempt wrote it.
+        new_shards: shards this attempt committed.
+        seconds: wall time of this attempt; `first_commit` is when its first shard was done.
+        tokens_per_second: the steady rate of this attempt, None if it scored nothing.
+        finished_before: the output was complete already.
+        warnings: what the user should know of input and model.
+    """
+
+    output: str
+    totals: Totals
+    new_shards: int
+    seconds: float
+    first_commit: float | None
+    tokens_per_second: float | None
+    finished_before: bool
+    warnings: tuple[str, ...]

@@ -1,0 +1,136 @@
+"""What Ray runs at each stage of the graph: plain functions of one shard, and errors as rows that stages pass on."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import time
+import traceback
+from collections.abc import Iterator
+from importlib.metadata import version
+from typing import Any
+
+import pyarrow as pa
+import ray
+from tokenizers import Tokenizer
+
+from tokloss_ray.errors import JobFailed, TokLossError
+from tokloss_ray.faults import fault_point
+from tokloss_ray.inputs.read import read_unit
+from tokloss_ray.model.quick_imports import no_collection
+from tokloss_ray.output.records import Rows
+from tokloss_ray.scoring.job import Job, ReadUnit
+from tokloss_ray.scoring.stages.commit import commit_shard
+from tokloss_ray.scoring.stages.cutting import encode_unit
+from tokloss_ray.scoring.stages.decode import decode_shard
+from tokloss_ray.scoring.stages.journal import open_journal
+from tokloss_ray.scoring.stages.shard import Shard, from_row, shard_name, to_row
+from tokloss_ray.storage.failures import set_tries, take_retries
+
+FAILURE = "failure"
+
+
+def read_and_encode(batch: pa.Table, job_ref: ray.ObjectRef) -> Iterator[pa.Table]:
+    """The shards of some units, each a table of one row."""
+    for row in batch.to_pylist():
+        committed = {known.pop("index"): Rows(**known) for known in row.pop("committed")}
+        unit = ReadUnit(**row)
+        try:
+            job = _job(job_ref)
+            chunks = read_unit(job, unit)
+            for shard in encode_unit(job, _tokenizer(job_ref), unit.number, unit.source, chunks, committed):
+                shard.about["storage_retries"] = take_retries()
+                yield to_row(shard)
+        except Exception as error:
+            yield _failure(error)
+
+
+class ScoreActor:
+    """Holds the model. If it cannot be loaded, every shard is answered with the reason.
+
+    again: this is not the first pass. Each shard is noted while it is scored; one over which a worker has died is
+    scored carefully (`journal.py`), all others as ever.
+    """
+
+    def __init__(self, job_ref: ray.ObjectRef, threads: int | None, gpu: bool, again: bool = False) -> None:
+        fault_point("actor.begin")
+        self.again = again
+        self.broken: pa.Table | None = None
+        with no_collection():
+            from tokloss_ray.scoring.stages.scorer import Scorer
+
+            try:
+                self.scorer = Scorer(_job(job_ref), threads, "cuda" if gpu else "cpu")
+            except Exception as error:
+                self.broken = _failure(error)
+        fault_point("actor.ready")
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        if FAILURE in batch.column_names:
+            return batch
+        if self.broken is not None:
+            return self.broken
+        try:
+            shard = from_row(batch)
+            sequences, figures = self._score(shard)
+            shard.about["seconds"]["score"] = figures.pop("seconds")
+            shard.about["storage_retries"] += take_retries()
+            return to_row(shard._replace(about=shard.about | figures, sequences=sequences))
+        except Exception as error:
+            return _failure(error)
+
+    def _score(self, shard: Shard) -> tuple[pa.Table, dict[str, Any]]:
+        if not self.again:
+            return self.scorer.score(shard.sequences)
+        journal = open_journal(self.scorer.job.output, shard_name(shard.about["unit"], shard.about["index"]))
+        if journal.deaths:
+            return self.scorer.score(shard.sequences, journal)
+        with journal.noted():
+            return self.scorer.score(shard.sequences)
+
+
+def decode_and_commit(batch: pa.Table, job_ref: ray.ObjectRef) -> pa.Table:
+    """Decode and write one scored shard; the result is its commit record as JSON, or why there is none."""
+    if FAILURE not in batch.column_names:
+        try:
+            start = time.perf_counter()
+            job, shard = _job(job_ref), from_row(batch)
+            decoded = decode_shard(job, shard.about["source"], shard.sequences, shard.errors)
+            shard.about["seconds"]["decode"] = round(time.perf_counter() - start, 4)
+            record = commit_shard(job, shard.about, decoded)
+            return pa.table({"result": [json.dumps({"record": record})]})
+        except Exception as error:
+            batch = _failure(error)
+    return batch.select([FAILURE]).rename_columns(["result"])
+
+
+def _failure(error: Exception) -> pa.Table:
+    """A failure as a row that later stages pass on, so that it reaches the driver without six frameworks' stacks."""
+    if isinstance(error, TokLossError):
+        sentence = str(error)
+    else:
+        sentence = f"{type(error).__name__}: {str(error).strip() or 'no message'}".split("\n")[0]
+    detail = "".join(traceback.format_exception(error))
+    return pa.table({FAILURE: [json.dumps({"record": None, "failure": sentence, "detail": detail})]})
+
+
+@functools.lru_cache(maxsize=2)
+def _job(ref: ray.ObjectRef) -> Job:
+    """The job, fetched once per process."""
+    job = ray.get(ref)
+    set_tries(job.storage_tries)
+    return job
+
+
+@functools.lru_cache(maxsize=2)
+def _tokenizer(ref: ray.ObjectRef) -> Tokenizer:
+    # One thread: there are as many encode tasks as there are cores to spare.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    job, here = _job(ref), version("tokenizers")
+    if here != job.tokenizers_version:
+        raise JobFailed(
+            f"a node has tokenizers {here}, the driver {job.tokenizers_version}, which may make other tokens: "
+            f"install the same version everywhere"
+        )
+    return Tokenizer.from_str(job.tokenizer_json)

@@ -1,0 +1,1 @@
+"""One shard through the stages, without Ray: encode, cut, score, decode, commit."""

@@ -1,0 +1,118 @@
+"""Data files first, then the record that makes them count.
+
+A shard without a record does not exist; running it again overwrites the same names. The record holds the shard's
+figures too, so that totals and progress are sums over records, whoever wrote them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from hashlib import sha256
+from typing import Any
+from urllib.parse import quote
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from tokloss_ray.errors import JobFailed
+from tokloss_ray.faults import fault_point
+from tokloss_ray.output.records import COMMITS
+from tokloss_ray.schema import NULL_PARTITION
+from tokloss_ray.scoring.job import Job
+from tokloss_ray.scoring.lease import check_owner
+from tokloss_ray.scoring.stages.decode import Decoded
+from tokloss_ray.scoring.stages.shard import shard_name
+from tokloss_ray.storage.failures import take_retries
+from tokloss_ray.storage.files import open_location, write_whole
+from tokloss_ray.storage.sealed import sealed
+
+MAX_PARTITIONS = 1000
+MAX_FOLDER_NAME = 255
+"""Bytes that file systems allow; kept on object storage too, so that results do not depend on where they are."""
+
+
+def commit_shard(job: Job, about: dict[str, Any], decoded: Decoded) -> dict[str, Any]:
+    """Write a shard's files, then its commit record; returns the record.
+
+    Raises:
+        JobFailed: the partition columns take too many values, rows got lost on the way, or the folder is another
+            run's by now.
+    """
+    if about["rows"] != decoded.figures["rows"]:
+        raise JobFailed(f"{about['rows']:,} rows were encoded, {decoded.figures['rows']:,} came out of scoring")
+    fs, root = open_location(job.output)
+    name = shard_name(about["unit"], about["index"])
+    files = []
+    fault_point("commit.before", name)
+    check_owner(job.output, job.fingerprint)
+    for folder, part in _partitions(job, decoded.scores):
+        files.append(_write(fs, root, f"{folder}/{name}-{job.fingerprint}.parquet", part))
+        fault_point("commit.data", name)
+    errors_file = None
+    if decoded.errors.num_rows:
+        errors_file = _write(fs, root, f"errors/{name}-{job.fingerprint}.parquet", decoded.errors)
+        fault_point("commit.errors", name)
+    record = {
+        "shard": name,
+        "fingerprint": job.fingerprint,
+        **about,
+        **decoded.figures,
+        "files": files,
+        "errors_file": errors_file,
+        "storage_retries": about.get("storage_retries", 0) + take_retries(),
+    }
+    check_owner(job.output, job.fingerprint)
+    write_whole(fs, f"{root}/{COMMITS}/{name}.json", sealed(record))
+    fault_point("commit.record", name)
+    return record
+
+
+def _write(fs: fsspec.AbstractFileSystem, root: str, path: str, table: pa.Table) -> dict[str, Any]:
+    # In memory first: an object store must get the file in one call, never as a stream that may break off.
+    sink = pa.BufferOutputStream()
+    # Checksums of pages let readers notice damage in what they read; that of the file covers every byte.
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    data = memoryview(sink.getvalue())
+    write_whole(fs, f"{root}/{path}", data)
+    return {"path": path, "rows": table.num_rows, "bytes": len(data), "sha256": sha256(data).hexdigest()}
+
+
+def _partitions(job: Job, scores: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+    """The rows of each partition with its folder; the partition columns live in the folder's name alone."""
+    if not scores.num_rows:
+        return
+    code = np.zeros(scores.num_rows, dtype=np.int64)
+    folders = ["scores"]
+    for column in job.partition_by:
+        values = pc.dictionary_encode(scores.column(column).combine_chunks(), null_encoding="encode")
+        names = [partition_folder(column, v) for v in values.dictionary.to_pylist()]
+        code = code * len(names) + values.indices.to_numpy()
+        present, code = np.unique(code, return_inverse=True)
+        folders = [f"{folders[c // len(names)]}/{names[c % len(names)]}" for c in present]
+        if len(folders) > MAX_PARTITIONS:
+            raise JobFailed(
+                f"--partition-by {' '.join(job.partition_by)} makes more than {MAX_PARTITIONS:,} folders of one shard: "
+                f"choose a column with fewer values, or a larger --shard-tokens"
+            )
+    data = scores.drop_columns(list(job.partition_by))
+    # Two values can share a folder (null and the empty string): their rows go into one file.
+    unique, of_code = np.unique(np.array(folders, dtype=object).astype(str), return_inverse=True)
+    for i, folder in enumerate(unique.tolist()):
+        yield folder, data if len(unique) == 1 else data.filter(pa.array(of_code[code] == i))
+
+
+def partition_folder(column: str, value: object) -> str:
+    """The name of a partition's folder."""
+    return f"{quote(column, safe='')}={partition_value(value)}"
+
+
+def partition_value(value: object) -> str:
+    """A value as Hive writes it in a folder's name: percent-encoded; null and the empty string by their own name."""
+    if value is None or value == "":
+        return NULL_PARTITION
+    if isinstance(value, bool):
+        return str(value).lower()
+    return quote(str(value), safe="")

@@ -1,0 +1,177 @@
+"""Encoded sequences to shards."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from tokenizers import Tokenizer
+
+from tokloss_ray import schema
+from tokloss_ray.errors import JobFailed
+from tokloss_ray.inputs.read import Chunk
+from tokloss_ray.output.records import Rows
+from tokloss_ray.ragged import list_lengths, one_array
+from tokloss_ray.schema import ERRORS_SCHEMA
+from tokloss_ray.scoring.job import Job
+from tokloss_ray.scoring.stages.encode import encode_rows
+from tokloss_ray.scoring.stages.shard import Shard, shard_name
+
+_WORDS_AT_ONCE = 1 << 16
+MAX_ERROR_ROWS = 1 << 14
+"""Rows with their payload for errors/ that one shard may hold, about: they fill memory as sequences do."""
+FIRST_HALVINGS = 3
+"""The first shards of a run have an eighth, a quarter and half of the tokens of the others."""
+
+
+def encode_unit(
+    job: Job,
+    tokenizer: Tokenizer,
+    unit: int,
+    source: str,
+    chunks: Iterable[Chunk],
+    committed: Mapping[int, Rows] | None = None,
+) -> Iterator[Shard]:
+    """Encode the rows of a unit and cut them into shards.
+
+    Shards whose index is in `committed` are done: they are cut again to find where the next one begins, but not
+    yielded. Nothing is yielded before all of them were found to be the same: a new shard among old ones that it does
+    not fit would spoil the unit. The last shard of a unit is marked; a unit without rows has one empty shard.
+
+    Raises:
+        JobFailed: a committed shard would hold other rows today, or rows got lost on the way.
+    """
+    committed = committed or {}
+    written, index = 0, -1
+    waiting: list[Shard] = []
+    start = time.perf_counter()
+    for index, (sequences, errors, read) in enumerate(_cut(job, tokenizer, unit, source, chunks)):
+        rows = int(np.count_nonzero(one_array(sequences.column(schema.WINDOW)).to_numpy() == 0)) + errors.num_rows
+        held = {"last": read is not None, "rows": rows, **_rows_of(written, rows, sequences, errors)}
+        written += rows
+        if read is not None and read != written:
+            raise JobFailed(f"{source}: {read:,} rows of unit {unit} were read, {written:,} came out of encoding")
+        if index in committed:
+            _check_same(committed[index], Rows.of(held), shard_name(unit, index))
+        else:
+            about = {"unit": unit, "index": index, "source": source, **held}
+            about["seconds"] = {"encode": round(time.perf_counter() - start, 4)}
+            waiting.append(Shard(about, sequences, errors))
+        if index >= max(committed, default=0):
+            yield from waiting
+            waiting.clear()
+        start = time.perf_counter()
+    if beyond := [known for known in committed if known > index]:
+        raise _moved(shard_name(unit, min(beyond)), "it would not exist")
+
+
+def _rows_of(start: int, rows: int, sequences: pa.Table, errors: pa.Table) -> dict[str, Any]:
+    """Which rows a shard holds: its place among the rows of the unit, and the lowest and highest source_row."""
+    numbers = [one_array(table.column(schema.SOURCE_ROW)).to_numpy() for table in (sequences, errors)]
+    together = np.concatenate(numbers)
+    first, last = (int(together.min()), int(together.max())) if rows else (None, None)
+    return {"start": start, "stop": start + rows, "first_row": first, "last_row": last}
+
+
+def _check_same(before: Rows, now: Rows, name: str) -> None:
+    if before != now:
+        held, would = (
+            f"rows {rows.start:,} to {rows.stop:,}, up to row {rows.last_row} of the file" for rows in (before, now)
+        )
+        raise _moved(name, f"it was committed with {held}, and would hold {would} now")
+
+
+def _moved(name: str, difference: str) -> JobFailed:
+    return JobFailed(
+        f"shard {name} would not be the same again: {difference}. The tokenizer or the reader answers differently "
+        f"from before, so the parts would not fit together: go back to the versions in _run.json, or use --overwrite"
+    )
+
+
+def shard_budget(job: Job, unit: int, index: int) -> int:
+    """Tokens of a shard. The first few of a run are smaller: the model need not wait for a large one to be encoded, and
+    the user sees sooner that the job works."""
+    return max(1, job.shard_tokens >> max(0, FIRST_HALVINGS - index)) if unit == 0 else job.shard_tokens
+
+
+def _cut(
+    job: Job, tokenizer: Tokenizer, unit: int, source: str, chunks: Iterable[Chunk]
+) -> Iterator[tuple[pa.Table, pa.Table, int | None]]:
+    """Sequences and errors of one shard after another; with the last come the rows that were read in all."""
+    pending = _Pending()
+    read = index = 0
+    for chunk in chunks:
+        read += chunk.rows.num_rows + chunk.errors.num_rows
+        pending.add_errors(chunk.errors)
+        for rows in _some_words(chunk.rows):
+            pending.add(*encode_rows(job, tokenizer, source, rows))
+            while (count := pending.full(shard_budget(job, unit, index))) is not None:
+                yield *pending.take(count), None
+                index += 1
+        if pending.error_rows >= MAX_ERROR_ROWS:
+            yield *pending.take(), None
+            index += 1
+    yield *pending.take(), read
+
+
+class _Pending:
+    """Encoded sequences and errors, in the order of their rows, that do not fill a shard yet."""
+
+    def __init__(self) -> None:
+        self.sequences: list[pa.Table] = []
+        self.errors: list[pa.Table] = []
+        self.tokens = self.error_rows = 0
+
+    def add_errors(self, errors: pa.Table) -> None:
+        self.errors.append(errors)
+        self.error_rows += errors.num_rows
+
+    def add(self, sequences: pa.Table, errors: pa.Table) -> None:
+        self.add_errors(errors)
+        self.sequences.append(sequences)
+        self.tokens += len(one_array(sequences.column(schema.INPUT_IDS)).flatten())
+
+    def full(self, shard_tokens: int) -> int | None:
+        """How many sequences fill a shard, or None while they do not.
+
+        They hold no more tokens than the budget, or are those of one row: the windows of a row stay together, so that
+        the row is scored or refused as one.
+        """
+        if self.tokens < shard_tokens:
+            return None
+        self.sequences = [pa.concat_tables(self.sequences).combine_chunks()]
+        ends = np.cumsum(list_lengths(one_array(self.sequences[0].column(schema.INPUT_IDS))))
+        first_of_row = one_array(self.sequences[0].column(schema.WINDOW)).to_numpy() == 0
+        cuts = np.append(np.flatnonzero(first_of_row), len(ends))[1:]
+        fitting = int(np.searchsorted(ends[cuts - 1], shard_tokens, side="right"))
+        return int(cuts[max(0, fitting - 1)])
+
+    def take(self, count: int | None = None) -> tuple[pa.Table, pa.Table]:
+        """The first `count` sequences with the errors up to the last one's row; everything if None."""
+        sequences = pa.concat_tables(self.sequences)
+        errors = pa.concat_tables([ERRORS_SCHEMA.empty_table(), *self.errors]).sort_by("source_row")
+        count, split = sequences.num_rows if count is None else count, errors.num_rows
+        if count < sequences.num_rows:
+            last_row = sequences.column(schema.SOURCE_ROW)[count - 1].as_py()
+            split = int(np.searchsorted(errors.column("source_row").to_numpy(), last_row, side="right"))
+        self.sequences, self.errors = [sequences.slice(count)], [errors.slice(split)]
+        self.tokens = len(one_array(self.sequences[0].column(schema.INPUT_IDS)).flatten())
+        self.error_rows = self.errors[0].num_rows
+        return sequences.slice(0, count), errors.slice(0, split)
+
+
+def _some_words(rows: pa.Table) -> Iterator[pa.Table]:
+    """Split rows so that no part holds many more words than one very long row does."""
+    name = schema.WORDS if schema.WORDS in rows.column_names else schema.INPUT_IDS
+    ends = np.cumsum(list_lengths(one_array(rows.column(name))))
+    start = 0
+    if not rows.num_rows:
+        yield rows
+    while start < rows.num_rows:
+        before = ends[start - 1] if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, before + _WORDS_AT_ONCE, side="right")))
+        yield rows.slice(start, stop - start)
+        start = stop

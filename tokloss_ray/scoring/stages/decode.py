@@ -1,0 +1,146 @@
+"""From ids to strings: the rows of scores/ and errors/, and the figures of a shard."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tokloss_ray import schema
+from tokloss_ray.ragged import list_array, list_lengths, offsets_of, one_array, sum_per_row
+from tokloss_ray.schema import ERRORS_SCHEMA, IGN, IGNORE_INDEX
+from tokloss_ray.scoring.job import Job
+from tokloss_ray.scoring.stages.encode import payload
+
+_SCORE_PROBLEMS = {
+    "non_finite": "some logits are NaN or infinite",
+    "out_of_memory": "it does not fit into memory, or ends the process that scores it",
+    "too_short": "the model fails on sequences of so few tokens",
+}
+
+
+class Decoded(NamedTuple):
+    """What one shard leaves behind: rows of scores/ (with the partition columns), rows of errors/, and figures."""
+
+    scores: pa.Table
+    errors: pa.Table
+    figures: dict
+
+
+def decode_shard(job: Job, source: str, sequences: pa.Table, errors: pa.Table) -> Decoded:
+    """Decode a scored shard; sequences that could not be scored move to the errors.
+
+    Raises:
+        ValueError: a list is not as long as the input it belongs to.
+    """
+    # A row of which one window cannot be scored is refused as a whole.
+    bad_rows = sequences.filter(pc.is_valid(sequences.column(schema.PROBLEM))).column(schema.SOURCE_ROW).unique()
+    bad = pc.is_in(sequences.column(schema.SOURCE_ROW), value_set=bad_rows)
+    failed = _score_errors(job, source, sequences.filter(bad))
+    scored = sequences.filter(pc.invert(bad))
+    scores = _score_rows(job, source, scored)
+    labels = one_array(scored.column(schema.LABEL_IDS)).flatten().to_numpy()
+    losses = one_array(scored.column(schema.LOSS)).flatten().to_numpy()
+    labelled = labels != IGNORE_INDEX
+    counts = np.bincount(labels[labelled], minlength=len(job.tags))
+    sums = np.bincount(labels[labelled], weights=losses[labelled].astype(np.float64), minlength=len(job.tags))
+    by_reason: dict[str, int] = dict.fromkeys(schema.REASONS, 0)
+    for reason in [*errors.column("reason").to_pylist(), *failed.column("reason").to_pylist()]:
+        by_reason[reason] += 1
+    scored_rows = pc.sum(pc.equal(scored.column(schema.WINDOW), 0)).as_py() or 0
+    figures = {
+        "rows": scored_rows + failed.num_rows + errors.num_rows,
+        "scored_rows": scored_rows,
+        "error_rows": failed.num_rows + errors.num_rows,
+        "sequences": scored.num_rows,
+        "tokens": len(labels),
+        "labels": int(labelled.sum()),
+        "dropped_words": pc.sum(scored.column(schema.NUM_DROPPED_WORDS)).as_py() or 0,
+        "errors": {reason: count for reason, count in by_reason.items() if count},
+        "loss_by_tag": {t: [int(c), float(s)] for t, c, s in zip(job.tags, counts, sums, strict=True) if c},
+    }
+    return Decoded(scores, pa.concat_tables([errors, failed]), figures)
+
+
+def _score_rows(job: Job, source: str, table: pa.Table) -> pa.Table:
+    """The columns of scores/ in their order, then those the user keeps or adds, then the partition columns."""
+    ids_column = one_array(table.column(schema.INPUT_IDS))
+    lengths = list_lengths(ids_column)
+    offsets = offsets_of(lengths)
+    for name in (schema.LABEL_IDS, schema.PREDICTED_IDS, schema.LOSS, schema.PREDICTED_PROB, schema.SECOND_PROB):
+        if not np.array_equal(list_lengths(one_array(table.column(name))), lengths):
+            raise ValueError(f"{name} and input_ids differ in length")
+    tags = pa.array([*job.tags, IGN], pa.string())
+
+    def strings(values: pa.Array, of: pa.Array) -> pa.ListArray:
+        return list_array(of.take(values), offsets)
+
+    labels = one_array(table.column(schema.LABEL_IDS)).flatten().to_numpy()
+    losses = one_array(table.column(schema.LOSS)).flatten().to_numpy()
+    labelled = labels != IGNORE_INDEX
+    num_labels = sum_per_row(labelled, offsets)
+    # No sequence is empty, so that reduceat sees each row by itself.
+    assert (lengths > 0).all()
+    starts = offsets[:-1]
+    total = np.add.reduceat(np.where(labelled, losses, np.float64(0)), starts) if len(starts) else np.zeros(0)
+    most = np.maximum.reduceat(np.where(labelled, losses, -np.inf), starts) if len(starts) else np.zeros(0)
+    none = num_labels == 0
+    mean = total / np.maximum(num_labels, 1)
+    made = {
+        schema.SOURCE: pa.repeat(source, table.num_rows),
+        schema.INPUT_TOKENS: strings(ids_column.flatten(), job.token_strings),
+        schema.LABELS: strings(pa.array(np.where(labelled, labels, len(job.tags))), tags),
+        schema.PREDICTED_LABEL: strings(one_array(table.column(schema.PREDICTED_IDS)).flatten(), tags),
+        schema.SECOND_LABEL: strings(one_array(table.column(schema.SECOND_IDS)).flatten(), tags),
+        schema.NUM_TOKENS: pa.array(lengths, pa.int32()),
+        schema.NUM_LABELS: pa.array(num_labels, pa.int32()),
+        schema.TOTAL_LOSS: pa.array(total.astype(np.float32)),
+        schema.MEAN_LOSS: pa.array(mean.astype(np.float32), mask=none),
+        schema.MAX_LOSS: pa.array(most.astype(np.float32), mask=none),
+    }
+    fields = list(schema.SCORES_FIELDS) + ([schema.PROBS_FIELD] if job.keep_probs else [])
+    fields += [field for field in job.columns.carried if field.name not in job.constants]
+    columns = {f.name: made[f.name] if f.name in made else one_array(table.column(f.name)).cast(f.type) for f in fields}
+    columns |= {name: pa.repeat(pa.scalar(text, pa.string()), table.num_rows) for name, text in job.constants.items()}
+    return pa.table(columns)
+
+
+def _score_errors(job: Job, source: str, failed: pa.Table) -> pa.Table:
+    """One record for each row, whatever number of its windows could not be scored."""
+    rows: dict[int, list[dict]] = {}
+    for window in failed.to_pylist():
+        rows.setdefault(window[schema.SOURCE_ROW], []).append(window)
+    records = []
+    for source_row, windows in rows.items():
+        reason = next(w[schema.PROBLEM] for w in windows if w[schema.PROBLEM])
+        text = _SCORE_PROBLEMS[reason]
+        numbers = [str(w[schema.WINDOW]) for w in windows if w[schema.PROBLEM]]
+        records.append(
+            {
+                "example_id": windows[0][schema.EXAMPLE_ID],
+                "source": source,
+                "source_row": source_row,
+                "stage": "score",
+                "reason": reason,
+                "detail": text + (f" (window {', '.join(numbers)})" if len(windows) > 1 else ""),
+                "payload": _payload_of_windows(job, windows),
+            }
+        )
+    return pa.Table.from_pylist(records, ERRORS_SCHEMA)
+
+
+def _payload_of_windows(job: Job, windows: list[dict]) -> str:
+    """The row that the windows were made of. Tags of words without tokens are lost; windows of ids stay windows."""
+    if job.columns.words is None:
+        one = len(windows) == 1
+        ids = windows[0][schema.INPUT_IDS] if one else [window[schema.INPUT_IDS] for window in windows]
+        return payload(job, windows[0], ids, windows[0][schema.LABEL_IDS] if one else [])
+    words = windows[0][schema.WORDS]
+    label_ids = [IGNORE_INDEX] * len(words)
+    for window in windows:
+        for word, label in zip(window[schema.WORD_IDS], window[schema.LABEL_IDS], strict=True):
+            if label != IGNORE_INDEX:
+                label_ids[word] = label
+    return payload(job, windows[0], words, label_ids)

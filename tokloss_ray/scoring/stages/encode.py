@@ -1,0 +1,268 @@
+"""Words and tags to token ids and labels, and long sequences to windows.
+
+Only the `tokenizers` library is needed here: importing torch or transformers would cost every worker seconds.
+"""
+
+from __future__ import annotations
+
+import json
+from itertools import chain
+
+import numpy as np
+import pyarrow as pa
+from tokenizers import Tokenizer
+
+from tokloss_ray import schema
+from tokloss_ray.errors import JobFailed
+from tokloss_ray.ragged import list_array, list_lengths, offsets_of, one_array, positions, sum_per_row
+from tokloss_ray.schema import ERRORS_SCHEMA, IGNORE_INDEX
+from tokloss_ray.scoring.job import Job
+from tokloss_ray.scoring.stages.windows import window_owners, window_starts
+
+NO_WORD = -1
+WORDS_IN_EVERY_WINDOW = 4096
+"""Each window repeats the words of its row, so that a row of scores/ can be read alone; but the windows of a row of a
+million words would hold billions, so that from here on only the first window has them."""
+
+
+def encode_rows(job: Job, tokenizer: Tokenizer, source: str, rows: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """Sequences (one per row, or one per window of a long row) and the rows that cannot become any.
+
+    The sequences have example_id, source_row, window, words, word_ids, input_ids, label_ids, num_dropped_words and
+    the carried columns.
+    """
+    if schema.WORDS in rows.column_names:
+        ids, words_of_tokens, lengths = _tokenize(tokenizer, rows)
+        labels, dropped = _align(job, rows, words_of_tokens, lengths)
+        heads, tails = _special_edges(words_of_tokens, lengths)
+    else:
+        column = one_array(rows.column(schema.INPUT_IDS))
+        ids, lengths = column.flatten().to_numpy(), list_lengths(column)
+        labels = one_array(rows.column(schema.LABEL_IDS)).flatten().to_numpy()
+        words_of_tokens, dropped = None, np.zeros(rows.num_rows, dtype=np.int64)
+        heads, tails = _template_edges(tokenizer, ids, labels, lengths)
+    starts = offsets_of(lengths)[:-1]
+    too_long = lengths > job.max_length
+    bad = (lengths == 0) | (too_long & (job.overflow == "reject"))
+    pieces = []
+    whole_from = 0
+    for row in np.flatnonzero(too_long | bad).tolist():
+        pieces.append(_whole(rows, whole_from, row, starts, lengths, dropped, words_of_tokens is not None))
+        if not bad[row]:
+            span = slice(starts[row], starts[row] + lengths[row])
+            row_words = None if words_of_tokens is None else words_of_tokens[span]
+            pieces.append(_windows(job, rows, row, starts[row], labels[span], row_words, heads[row], tails[row]))
+        whole_from = row + 1
+    pieces.append(_whole(rows, whole_from, rows.num_rows, starts, lengths, dropped, words_of_tokens is not None))
+    sequences = _assemble(job, rows, pieces, ids, labels, words_of_tokens)
+    return sequences, _encode_errors(job, source, rows, np.flatnonzero(bad), lengths)
+
+
+def _tokenize(tokenizer: Tokenizer, rows: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Flat token ids, the word index of each token (NO_WORD for special tokens), tokens per row."""
+    try:
+        encodings = tokenizer.encode_batch(rows.column(schema.WORDS).to_pylist(), is_pretokenized=True)
+    except Exception as error:  # the tokenizers library raises no type of its own
+        ids = rows.column(schema.EXAMPLE_ID)
+        raise JobFailed(f"the tokenizer fails on one of the rows {ids[0]} to {ids[-1]}: {error}") from error
+    lengths = np.fromiter((len(e) for e in encodings), dtype=np.int64, count=len(encodings))
+    total = int(lengths.sum())
+    ids = np.fromiter(chain.from_iterable(e.ids for e in encodings), dtype=np.int32, count=total)
+    words = pa.array(chain.from_iterable(e.word_ids for e in encodings), pa.int32(), size=total).fill_null(NO_WORD)
+    return ids, words.to_numpy(), lengths
+
+
+def _align(job: Job, rows: pa.Table, word_of_token: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Label id of each token, and per row the words that have no token.
+
+    The first token of a word carries the word's label (all of them with `label_all_subtokens`), as in token
+    classification with Hugging Face transformers; every other position is ignored.
+    """
+    column = one_array(rows.column(schema.LABEL_IDS))
+    word_labels, word_starts = column.flatten().to_numpy(), offsets_of(list_lengths(column))
+    starts = offsets_of(lengths)
+    first = word_of_token != NO_WORD
+    same = word_of_token[1:] == word_of_token[:-1]
+    inside = np.ones(len(same), dtype=bool)
+    inside[starts[1:-1][(starts[1:-1] > 0) & (starts[1:-1] < len(word_of_token))] - 1] = False
+    first[1:] &= ~(same & inside)
+    dropped = np.diff(word_starts) - sum_per_row(first, starts)
+    carries = word_of_token != NO_WORD if job.label_all_subtokens else first
+    labels = np.full(len(word_of_token), IGNORE_INDEX, dtype=np.int32)
+    labels[carries] = word_labels[(np.repeat(word_starts[:-1], lengths) + word_of_token)[carries]]
+    return labels, dropped
+
+
+def _special_edges(words_of_tokens: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How many special tokens stand before and after the words of each row; all of them before if there is no word."""
+    starts = offsets_of(lengths)
+    heads, tails = lengths.copy(), np.zeros_like(lengths)
+    at = np.flatnonzero(words_of_tokens != NO_WORD)
+    row = np.searchsorted(starts, at, side="right") - 1
+    seen, first = np.unique(row, return_index=True)
+    last = np.append(first[1:], len(row))[: len(first)] - 1
+    heads[seen] = at[first] - starts[seen]
+    tails[seen] = starts[seen + 1] - 1 - at[last]
+    return heads, tails
+
+
+def _template_edges(
+    tokenizer: Tokenizer, ids: np.ndarray, labels: np.ndarray, lengths: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same for pre-encoded rows: does a row begin and end as the tokenizer's own sequences do?"""
+    template = tokenizer.encode_batch([["a"]], is_pretokenized=True)[0]
+    at = [i for i, word in enumerate(template.word_ids) if word is not None]
+    head = template.ids[: at[0]] if at else []
+    tail = template.ids[at[-1] + 1 :] if at else []
+    heads, tails = np.zeros_like(lengths), np.zeros_like(lengths)
+    for i, (start, length) in enumerate(zip(offsets_of(lengths)[:-1], lengths, strict=True)):
+        row, row_labels = ids[start : start + length], labels[start : start + length]
+        n, m = len(head), len(tail)
+        special = length > n + m and row[:n].tolist() == head and row[length - m :].tolist() == tail
+        special = (
+            special and (row_labels[:n] == IGNORE_INDEX).all() and (row_labels[length - m :] == IGNORE_INDEX).all()
+        )
+        heads[i], tails[i] = (n, m) if special else (0, 0)
+    return heads, tails
+
+
+# A piece is a run of sequences: row, window, words to keep (-1: null) and dropped words, each [n]; the flat positions
+# of their tokens; tokens per sequence; and which of these tokens have their label in another window.
+_Piece = tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray]
+
+
+def _whole(
+    rows: pa.Table, start: int, stop: int, starts: np.ndarray, lengths: np.ndarray, dropped: np.ndarray, words: bool
+) -> _Piece:
+    """Rows that fit: one sequence each."""
+    row = np.arange(start, stop)
+    zero = np.zeros(len(row), dtype=np.int64)
+    count = list_lengths(one_array(rows.column(schema.WORDS)))[start:stop] if words else zero
+    about = {"row": row, "window": zero, "words": count, "dropped": dropped[start:stop]}
+    total = int(lengths[start:stop].sum())
+    begin = int(starts[start]) if start < len(starts) else 0
+    return about, np.arange(begin, begin + total), lengths[start:stop], np.zeros(total, dtype=bool)
+
+
+def _windows(
+    job: Job,
+    rows: pa.Table,
+    row: int,
+    start: int,
+    labels: np.ndarray,
+    words: np.ndarray | None,
+    head: int,
+    tail: int,
+) -> _Piece:
+    """The windows of one long row, or its beginning alone where overflow is truncated."""
+    n = len(labels) - head - tail
+    capacity = job.max_length - head - tail
+    if capacity <= job.overlap and job.overflow == "window":
+        raise ValueError("windows do not advance: the plan refuses such an overlap")
+    begins = [0] if job.overflow == "truncate" else window_starts(n, capacity, job.overlap)
+    body_words = None if words is None else words[head : head + n]
+    owner = window_owners(np.arange(n) if body_words is None else body_words, begins, capacity, n)
+    all_words = len(rows.column(schema.WORDS)[row]) if words is not None else 0
+    at, lengths, hidden = [], [], []
+    about: dict[str, list[int]] = {"row": [], "window": [], "words": [], "dropped": []}
+    for k, a in enumerate(begins):
+        b = min(a + capacity, n)
+        body = np.arange(start + head + a, start + head + b)
+        edges = np.arange(start, start + head), np.arange(start + head + n, start + head + n + tail)
+        at.append(np.concatenate([edges[0], body, edges[1]]))
+        hidden.append(np.concatenate([np.zeros(head, bool), owner[a:b] != k, np.zeros(tail, bool)]))
+        lengths.append(len(at[-1]))
+        lost = 0
+        if body_words is not None:
+            # Words without tokens are counted in the window of the word before them, each once.
+            final = k == len(begins) - 1
+            first = 0 if k == 0 else int(body_words[a])
+            following = all_words if final else int(body_words[begins[k + 1]])
+            present = np.unique(body_words[a : b if final else begins[k + 1]])
+            lost = following - first - int((present < following).sum())
+        elif job.overflow == "truncate":
+            lost = int((labels[head + b : head + n] != IGNORE_INDEX).sum())
+        words_here = all_words if k == 0 or all_words <= WORDS_IN_EVERY_WINDOW else -1
+        for name, value in zip(about, (row, k, words_here, lost), strict=True):
+            about[name].append(value)
+    arrays = {name: np.array(values, dtype=np.int64) for name, values in about.items()}
+    return arrays, np.concatenate(at), np.array(lengths, dtype=np.int64), np.concatenate(hidden)
+
+
+def _assemble(
+    job: Job,
+    rows: pa.Table,
+    pieces: list[_Piece],
+    ids: np.ndarray,
+    labels: np.ndarray,
+    words_of_tokens: np.ndarray | None,
+) -> pa.Table:
+    """Gather the tokens of all sequences and repeat what belongs to their rows."""
+    about = {name: np.concatenate([piece[0][name] for piece in pieces]) for name in pieces[0][0]}
+    at, lengths, hidden = (np.concatenate([piece[i] for piece in pieces]) for i in (1, 2, 3))
+    offsets = offsets_of(lengths)
+    row = pa.array(about["row"], pa.int64())
+    labels_here = np.where(hidden, np.int32(IGNORE_INDEX), labels[at])
+    made = {
+        schema.EXAMPLE_ID: one_array(rows.column(schema.EXAMPLE_ID)).take(row),
+        schema.SOURCE_ROW: one_array(rows.column(schema.SOURCE_ROW)).take(row),
+        schema.WINDOW: pa.array(about["window"], pa.int32()),
+    }
+    if words_of_tokens is None:
+        made[schema.WORDS] = pa.nulls(len(row), pa.list_(pa.string()))
+        made[schema.WORD_IDS] = pa.nulls(len(row), pa.list_(pa.int32()))
+    else:
+        column = one_array(rows.column(schema.WORDS))
+        word_starts = offsets_of(list_lengths(column))[:-1][about["row"]]
+        counts = np.maximum(about["words"], 0)
+        words = column.flatten().take(pa.array(positions(word_starts, counts)))
+        made[schema.WORDS] = list_array(words, offsets_of(counts), mask=about["words"] < 0)
+        word_ids = words_of_tokens[at]
+        made[schema.WORD_IDS] = list_array(pa.array(word_ids, pa.int32(), mask=word_ids == NO_WORD), offsets)
+    made[schema.INPUT_IDS] = list_array(ids[at], offsets)
+    made[schema.LABEL_IDS] = list_array(labels_here, offsets)
+    if job.columns.mask:
+        mask = one_array(rows.column(schema.ATTENTION_MASK)).flatten().to_numpy()
+        made[schema.ATTENTION_MASK] = list_array(mask[at], offsets)
+    made[schema.NUM_DROPPED_WORDS] = pa.array(about["dropped"], pa.int32())
+    for field in job.columns.carried:
+        made[field.name] = one_array(rows.column(field.name)).take(row)
+    return pa.table(made)
+
+
+def _encode_errors(job: Job, source: str, rows: pa.Table, bad: np.ndarray, lengths: np.ndarray) -> pa.Table:
+    records = []
+    for i in bad.tolist():
+        row = rows.slice(i, 1).to_pylist()[0]
+        items = row[schema.WORDS] if job.columns.words else row[schema.INPUT_IDS]
+        none = lengths[i] == 0
+        detail = "the tokenizer makes no token of it" if none else f"{lengths[i]} tokens, at most {job.max_length}"
+        records.append(
+            {
+                "example_id": row[schema.EXAMPLE_ID],
+                "source": source,
+                "source_row": row[schema.SOURCE_ROW],
+                "stage": "encode",
+                "reason": "empty" if none else "too_long",
+                "detail": detail,
+                "payload": payload(job, row, items, row[schema.LABEL_IDS]),
+            }
+        )
+    return pa.Table.from_pylist(records, ERRORS_SCHEMA)
+
+
+def payload(job: Job, row: dict, items: list, label_ids: list[int]) -> str:
+    """A row as JSON under the names, and with the tags, that the input has for it."""
+    names = job.data_tags or job.tags
+    ignored = None if job.columns.words else IGNORE_INDEX
+    tags: list[str | int | None] = []
+    for label in label_ids:
+        if label == IGNORE_INDEX:
+            tags.append(ignored)
+        else:
+            tags.append(job.tags[label] if job.columns.text_tags else names.index(job.tags[label]))
+    given = {field.name: row[field.name] for field in job.columns.carried}
+    given |= {job.columns.words or schema.INPUT_IDS: items, job.columns.labels: tags}
+    if job.columns.example_id:
+        given[job.columns.example_id] = row[schema.EXAMPLE_ID]
+    return json.dumps(given, ensure_ascii=False, default=str)

@@ -1,0 +1,1 @@
+"""Tag schemes: entity spans from tags, and tags from spans."""
