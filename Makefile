@@ -52,19 +52,19 @@ ceph:
 test-full: test test-slow ## run all tests
 
 models: $(STAMP) ## score a tiny model of every architecture, and write docs/models.md
-	@$(BIN)/python -W ignore tests/model_families.py
+	@$(BIN)/python -W ignore -m tests.long.model_families
 
 KILLS ?= 50
 SEED ?= 1
 FUZZ_ROWS ?= 1000000
 chaos: $(STAMP) ## kill at random on a small cluster, and mutate rows: KILLS=50 SEED=1 FUZZ_ROWS=1000000
-	@$(BIN)/python tests/chaos.py --kills $(KILLS) --seed $(SEED)
-	@$(BIN)/python tests/fuzz.py --rows $(FUZZ_ROWS) --seed $(SEED)
+	@$(BIN)/python -m tests.long.chaos --kills $(KILLS) --seed $(SEED)
+	@$(BIN)/python -m tests.long.fuzz --rows $(FUZZ_ROWS) --seed $(SEED)
 
 RUNS ?= 100
 GONE ?= 20
 interruptions: $(STAMP) ## interrupt at random moments, fill disks (as root), take storage away: RUNS=100 GONE=20 SEED=1
-	@$(BIN)/python tests/interruptions.py --runs $(RUNS) --full-disk $(GONE) --storage-gone $(GONE) --seed $(SEED)
+	@$(BIN)/python -m tests.long.interruptions --runs $(RUNS) --full-disk $(GONE) --storage-gone $(GONE) --seed $(SEED)
 
 # Each writes its figures beside the table it prints. The ratios are what carries from machine to machine.
 RESULTS := benchmarks/results

@@ -25,7 +25,7 @@ from tokloss_ray.model.store import (
 from tokloss_ray.schema import IGN
 
 # Position ids of these start after the padding id, so that many positions are out of reach. Their table of positions
-# has a padding row, which is how tests find whether one is missing here; the actor looks, too (`scoring/stages/probe.py`).
+# has a padding row, which is how tests find whether one is missing here; the actor looks, too (`stages/probe.py`).
 POSITIONS_AFTER_PAD = {
     "roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm", "xmod", "data2vec-text",
     "longformer", "ibert", "luke", "mpnet", "esm", "layoutlmv3", "lilt", "markuplm",

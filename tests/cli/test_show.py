@@ -1,0 +1,118 @@
+"""`tokloss show`: sequences found by rank, token, tag pair, issue and id."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from tests.support import inline, models
+from tokloss_ray import ScoreConfig
+from tokloss_ray.cli.app import app
+from tokloss_ray.cli.views.sequences import find_sequences, open_scores, sequences_of_issues
+from tokloss_ray.demo import DATA
+from tokloss_ray.errors import Refused
+from tokloss_ray.mining.mined import about_of
+from tokloss_ray.mining.write import write_tables
+
+TAGS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC"]
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """120 real sentences in windows, shards and partitions."""
+    folder = tmp_path_factory.mktemp("show")
+    table = pq.read_table(DATA).slice(0, 120)
+    models.build("bert", folder / "model", table["tokens"].to_pylist(), TAGS, max_length=48)
+    pq.write_table(table, folder / "in.parquet")
+    inline.score_inline(
+        ScoreConfig(
+            model=str(folder / "model"),
+            input=(str(folder / "in.parquet"),),
+            output=str(folder / "out"),
+            id_column="id",
+            partition_by=("lang",),
+            shard_tokens=500,
+        )
+    )
+    return folder / "out"
+
+
+def names(rows: list[dict[str, Any]]) -> list[tuple[str, int]]:
+    return [(row["example_id"], row["window"]) for row in rows]
+
+
+@pytest.mark.parametrize("rank", ["total", "mean", "max"])
+def test_the_worst_by_each_loss(output: Path, rank: str) -> None:
+    found, count = find_sequences(open_scores(str(output)), 7, rank)
+    rows = inline.read_rows(output)
+    assert count == len(rows)
+    key = f"{rank}_loss"
+    expected = sorted(rows, key=lambda row: (-(row[key] or 0.0), row["example_id"], row["window"]))
+    assert names(found.to_pylist()) == names(expected[:7])
+
+
+@pytest.mark.parametrize(("label", "predicted"), [("B-ORG", "B-LOC"), ("I-PER", None), (None, "I-LOC"), ("O", "O")])
+def test_by_a_pair_of_tags(output: Path, label: str | None, predicted: str | None) -> None:
+    def has(row: dict[str, Any]) -> bool:
+        return any(
+            a != "IGN"
+            and (label is None or a == label)
+            and (predicted is None or p == predicted)
+            and (a != p or (label is not None and predicted is not None))
+            for a, p in zip(row["labels"], row["predicted_label"], strict=True)
+        )
+
+    found, count = find_sequences(open_scores(str(output)), 4, label=label, predicted=predicted)
+    expected = [row for row in inline.read_rows(output) if has(row)]
+    assert count == len(expected) > 0
+    worst = sorted(expected, key=lambda row: (-row["total_loss"], row["example_id"]))
+    assert names(found.to_pylist()) == names(worst[:4])
+
+
+def test_by_issue(output: Path) -> None:
+    rows = inline.read_rows(output)
+    chosen = [rows[30], rows[5], rows[30], rows[70]]
+    issues = pa.table(
+        {
+            "output": [str(output)] * 4,
+            **{name: [row[name] for row in chosen] for name in ("example_id", "source", "source_row", "window")},
+            "token_index": [2, 1, 3, 1],
+            "suggested_label": ["B-LOC", "O", "I-LOC", "B-PER"],
+        }
+    )
+    found, marks = sequences_of_issues(open_scores(str(output)), issues, 2)
+    assert names(found.to_pylist()) == names([rows[30], rows[5]])
+    assert list(marks.values()) == [{2: "B-LOC", 3: "I-LOC"}, {1: "O"}]
+    with pytest.raises(Refused, match="tokloss mine"):
+        invoke("show", str(output), "--issues")
+    made = about_of(open_scores(str(output)), {"by": [], "where": [], "limit": 10})
+    write_tables(str(output / "mining"), {"label_issues": issues}, made)
+    text = invoke("show", str(output), "--issues", "--worst", "2")
+    assert "suggested" in text
+    assert "I-LOC" in text
+
+
+def invoke(*words: str) -> str:
+    result = CliRunner().invoke(app, list(words), env={"COLUMNS": "120"}, catch_exceptions=False)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_what_is_not_there_is_said(output: Path) -> None:
+    assert "a token labelled B-PER and predicted otherwise; the worst 1" in " ".join(
+        invoke("show", str(output), "--label", "B-PER", "--worst", "1").split()
+    )
+    for words, says in (
+        (["--label", "B-X"], "no sequence in .* has a token labelled B-X and predicted otherwise"),
+        (["--id", "x", "--label", "O"], "leave out the other ways"),
+        (["--id", "x"], "no sequence with the id x"),
+    ):
+        with pytest.raises(Refused, match=says):
+            invoke("show", str(output), *words)
