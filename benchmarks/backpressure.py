@@ -25,6 +25,7 @@ import ray
 
 from tokloss_ray.config import ScoreConfig
 from tokloss_ray.demo import DATA, MODEL
+from tokloss_ray.output.records import CommitRecord
 from tokloss_ray.ragged import list_array, list_lengths, offsets_of, one_array
 from tokloss_ray.scoring import pipeline
 from tokloss_ray.scoring.driver import Watcher, score
@@ -66,7 +67,7 @@ class Sampler(Watcher):
         self.over = threading.Event()
         threading.Thread(target=self._sample, daemon=True).start()
 
-    def committed(self, record: dict[str, Any]) -> None:
+    def committed(self, record: CommitRecord) -> None:
         self.shards += 1
 
     def _sample(self) -> None:

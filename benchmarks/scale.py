@@ -120,7 +120,7 @@ class Clock(driver.Watcher):
         self.start, self.cpu = time.time(), time.process_time()
 
     def committed(self, record: dict[str, Any]) -> None:
-        self.commits.append((time.time(), record["tokens"]))
+        self.commits.append((time.time(), record.tokens))
         self.cpu_then = time.process_time()
 
     def figures(self, actors: int) -> dict[str, Any]:

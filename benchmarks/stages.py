@@ -40,12 +40,13 @@ from tokloss_ray.cluster.session import ray_session
 from tokloss_ray.config import ScoreConfig
 from tokloss_ray.demo import DATA, MODEL
 from tokloss_ray.inputs.read import read_unit
-from tokloss_ray.output import folder as output
+from tokloss_ray.inputs.unit import ReadUnit
+from tokloss_ray.output.names import LEASE
 from tokloss_ray.ragged import list_lengths, one_array
 from tokloss_ray.schema import INPUT_IDS
 from tokloss_ray.scoring import pipeline
-from tokloss_ray.scoring.job import ReadUnit
-from tokloss_ray.scoring.lease import LEASE, Lease
+from tokloss_ray.scoring.folder import clear, start_run
+from tokloss_ray.scoring.lease import Lease
 from tokloss_ray.scoring.on_ray.hardware import Actors
 from tokloss_ray.scoring.plan import Plan, make_plan, preflight
 from tokloss_ray.scoring.stages.commit import commit_shard
@@ -64,8 +65,8 @@ def begin(config: ScoreConfig) -> Plan:
     plan = make_plan(preflight(config), gpu=False, bfloat16=False)
     Path(config.output, LEASE).unlink(missing_ok=True)
     Lease(config.output, plan.job.fingerprint).claim()  # commits ask for it
-    output.clear(config.output)
-    output.start_run(plan, {})
+    clear(config.output)
+    start_run(plan, {})
     return plan
 
 

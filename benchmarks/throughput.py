@@ -50,7 +50,7 @@ class Commits(Watcher):
         self.seen: list[tuple[float, int]] = []
 
     def committed(self, record: dict) -> None:
-        self.seen.append((time.perf_counter(), record["tokens"]))
+        self.seen.append((time.perf_counter(), record.tokens))
 
     def steady(self) -> bool:
         """Whether the first, smaller shards are through."""

@@ -8,14 +8,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.records import a_record
 from tokloss_ray.config import ScoreConfig, make_config
 from tokloss_ray.errors import Refused
-from tokloss_ray.output.totals import missing_shards
+from tokloss_ray.output.names import partition_value
+from tokloss_ray.output.records import missing_shards
 from tokloss_ray.ragged import any_per_row, offsets_of, positions, sum_per_row
 from tokloss_ray.scoring.finish import _rate_above
 from tokloss_ray.scoring.on_ray.hardware import RESERVED_CPUS, Hardware, plan_actors
 from tokloss_ray.scoring.stages.batching import pad, plan_batches
-from tokloss_ray.scoring.stages.commit import partition_value
 from tokloss_ray.scoring.stages.loss import score_tokens
 from tokloss_ray.scoring.stages.windows import window_owners, window_starts
 
@@ -125,13 +126,10 @@ def test_one_class_has_no_second() -> None:
 
 
 def test_missing_shards() -> None:
-    def record(unit: int, index: int, last: bool = False) -> dict:
-        return {"unit": unit, "index": index, "last": last}
-
     assert missing_shards([0, 1], []) == [(0, "000000"), (1, "000001")]
-    assert missing_shards([0], [record(0, 0, True)]) == []
-    assert missing_shards([0], [record(0, 0), record(0, 2, True)]) == [(0, "000000-001")]
-    assert missing_shards([3], [record(3, 0), record(3, 1)]) == [(3, "000003 after 001")]
+    assert missing_shards([0], [a_record(0, 0, True)]) == []
+    assert missing_shards([0], [a_record(0, 0), a_record(0, 2, True)]) == [(0, "000000-001")]
+    assert missing_shards([3], [a_record(3, 0), a_record(3, 1)]) == [(3, "000003 after 001")]
 
 
 @given(st.integers(1, 10**9), st.integers(1, 10**9))

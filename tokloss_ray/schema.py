@@ -12,6 +12,10 @@ IGNORE_INDEX = -100
 
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 
+PADDED, EQUAL_LENGTH = "padded", "equal-length"
+"""How micro-batches are formed: padded to the longest sequence, or of sequences of one length where padding would
+change what the model answers."""
+
 # Columns of scores/, in the order they are written.
 EXAMPLE_ID = "example_id"
 SOURCE = "source"

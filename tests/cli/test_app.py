@@ -19,7 +19,7 @@ from tokloss_ray.cli.views.run import ProgressView, duration, print_summary, siz
 from tokloss_ray.config import make_config
 from tokloss_ray.demo import DATA
 from tokloss_ray.errors import Refused
-from tokloss_ray.output.folder import SUCCESS
+from tokloss_ray.output.names import SUCCESS
 from tokloss_ray.output.totals import RunSummary, Totals
 
 TAGS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC"]

@@ -14,7 +14,7 @@ import os, signal, sys
 from ray._private import services
 from tokloss_ray import ScoreConfig, stopping
 from tokloss_ray.errors import Interrupted
-from tokloss_ray.scoring import session
+from tokloss_ray.cluster import session
 
 if sys.argv[1] == "without":
     session.SETS_HANDLER = session.ENDS_PROCESSES = "not_in_this_version"
@@ -63,7 +63,7 @@ import os, signal, subprocess, sys
 import ray
 from ray._private.node import Node
 from tokloss_ray import ScoreConfig
-from tokloss_ray.scoring.session import ray_session
+from tokloss_ray.cluster.session import ray_session
 
 end = Node.kill_all_processes
 def interrupted(node, *args, **kwargs):

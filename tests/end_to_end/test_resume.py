@@ -22,7 +22,8 @@ from tests.support import models
 from tokloss_ray import ScoreConfig, score
 from tokloss_ray.demo import DATA, MODEL
 from tokloss_ray.errors import Interrupted, Refused
-from tokloss_ray.output.folder import read_run
+from tokloss_ray.output.records import CommitRecord
+from tokloss_ray.output.run import read_run
 from tokloss_ray.scoring import driver
 from tokloss_ray.scoring.driver import Watcher
 from tokloss_ray.scoring.plan import Plan
@@ -67,7 +68,7 @@ class StopAfter(Watcher):
     def __init__(self, shards: int) -> None:
         self.left = shards
 
-    def committed(self, record: dict[str, Any]) -> None:
+    def committed(self, record: CommitRecord) -> None:
         self.left -= 1
         if not self.left:
             raise Interrupted("stopped", 130)
@@ -155,7 +156,7 @@ def test_same_settings_give_the_same_files(config: Callable[..., ScoreConfig], t
     one, other = (read_run(run) for run in runs)
     assert one is not None
     assert other is not None
-    assert [run["settings"].pop("output") for run in (one, other)] == runs
+    assert [run.settings.pop("output") for run in (one, other)] == runs
     assert one == other
 
 

@@ -29,7 +29,8 @@ from tokloss_ray.exporting.export import export
 from tokloss_ray.inputs.conll import layout_of, sentences
 from tokloss_ray.inputs.conll_cells import cell
 from tokloss_ray.inputs.read import read_unit
-from tokloss_ray.scoring.job import Job, ReadUnit
+from tokloss_ray.inputs.unit import ReadUnit
+from tokloss_ray.scoring.job import Job
 from tokloss_ray.scoring.plan import make_plan, preflight
 from tokloss_ray.storage.files import listed, open_location
 

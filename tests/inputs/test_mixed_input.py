@@ -173,8 +173,8 @@ def test_bad_rows_alone_make_shards_too(
     monkeypatch.setattr(cutting, "MAX_ERROR_ROWS", 1000)
     source = write_jsonl(tmp_path / "in.jsonl", [row(), *[row(tags=[])] * 4000, row()])
     result = run(source, max_error_rate=1)
-    assert [record["rows"] for record in result.records] == [1024, 1024, 1024, 930]
-    assert [record["scored_rows"] for record in result.records] == [1, 0, 0, 1]
+    assert [record.rows for record in result.records] == [1024, 1024, 1024, 930]
+    assert [record.scored_rows for record in result.records] == [1, 0, 0, 1]
     assert result.totals.error_rows == len({error["source_row"] for error in result.errors}) == 4000
 
 

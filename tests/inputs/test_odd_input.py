@@ -32,8 +32,8 @@ from tests.support.inline import Inline, read_rows, score_inline, write_jsonl
 from tokloss_ray import ScoreConfig, score
 from tokloss_ray.inputs import conll, lines, units
 from tokloss_ray.inputs.read import read_unit
+from tokloss_ray.inputs.unit import ReadUnit
 from tokloss_ray.scoring import plan
-from tokloss_ray.scoring.job import ReadUnit
 
 Row = dict[str, Any]
 
@@ -209,8 +209,8 @@ def test_sentence_of_a_million_tokens(run: Callable[..., Inline], model: Path, t
     assert sum(w["total_loss"] for w in windows) == pytest.approx(wanted, rel=1e-4)
     assert (result.totals.rows, result.totals.labels, result.totals.dropped_words) == (3, count + 2, 0)
     assert result.totals.sequences == len(windows) + 2
-    whole = [record for record in result.records if record["tokens"] > 1 << 16]
-    assert [record["scored_rows"] for record in whole] == [1], "the windows of a row stay together, and alone"
+    whole = [record for record in result.records if record.tokens > 1 << 16]
+    assert [record.scored_rows for record in whole] == [1], "the windows of a row stay together, and alone"
     assert grown < 1500, f"{grown:.0f} MB"
 
 
@@ -395,7 +395,7 @@ def test_many_row_groups(run: Callable[..., Inline], tmp_path: Path) -> None:
     assert [r["source_row"] for r in result.rows] == list(range(40))
     assert [r["words"] for r in result.rows] == [sentence["tokens"] for sentence in sentences]
     assert [r["labels"][1] for r in result.rows] == [TAGS[i % 4] for i in range(40)]
-    assert all(record["tokens"] <= 14 for record in result.records)
+    assert all(record.tokens <= 14 for record in result.records)
 
 
 WORD_TYPES = {
@@ -732,7 +732,7 @@ MEASURE = """
 import resource, sys
 from tokloss_ray import ScoreConfig
 from tokloss_ray.scoring.plan import make_plan, preflight
-from tokloss_ray.scoring.read import read_unit
+from tokloss_ray.inputs.read import read_unit
 
 def read(source):
     config = ScoreConfig(model=sys.argv[1], input=source, output=sys.argv[4])

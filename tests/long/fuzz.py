@@ -26,11 +26,11 @@ from tokenizers import Tokenizer
 from tests.support import models
 from tokloss_ray import ScoreConfig, schema
 from tokloss_ray.inputs.read import read_unit
-from tokloss_ray.output import folder as output
 from tokloss_ray.output.records import read_records
 from tokloss_ray.output.verify import verify
 from tokloss_ray.ragged import list_array, list_lengths, offsets_of, one_array
 from tokloss_ray.scoring import finish
+from tokloss_ray.scoring.folder import start_run
 from tokloss_ray.scoring.lease import Lease
 from tokloss_ray.scoring.plan import make_plan, preflight
 from tokloss_ray.scoring.stages.commit import commit_shard
@@ -184,7 +184,7 @@ def check_batch(model: Path, folder: Path, rng: random.Random, rows: int) -> Cou
     tokenizer = Tokenizer.from_str(plan.job.tokenizer_json)
     scores = np.random.default_rng(rng.randrange(2**32))
     with Lease(config.output, plan.job.fingerprint):
-        output.start_run(plan, {})
+        start_run(plan, {})
         for unit in plan.units:
             for shard in encode_unit(plan.job, tokenizer, unit.number, unit.source, read_unit(plan.job, unit)):
                 scored = stand_in(shard.sequences, scores, len(TAGS))

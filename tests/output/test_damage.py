@@ -17,8 +17,8 @@ from tests.support.inline import score_inline
 from tokloss_ray import ScoreConfig
 from tokloss_ray.demo import DATA
 from tokloss_ray.errors import JobFailed, Refused
-from tokloss_ray.output.folder import read_run
 from tokloss_ray.output.records import read_records
+from tokloss_ray.output.run import read_run
 from tokloss_ray.output.status import read_status
 from tokloss_ray.output.verify import verify
 from tokloss_ray.storage.sealed import DamagedError, sealed, unsealed
@@ -62,7 +62,7 @@ def flip(path: Path, rng: random.Random, count: int = 4) -> None:
 def scored_again(config: ScoreConfig) -> list[str]:
     """The shards that another attempt scores."""
     shards: list[str] = []
-    score_inline(config, committed=lambda record: shards.append(record["shard"]))
+    score_inline(config, committed=lambda record: shards.append(record.shard))
     return shards
 
 

@@ -16,8 +16,9 @@ import s3fs
 
 from tests.support.s3_servers import moto_server
 from tokloss_ray.errors import JobFailed, Refused, StorageFailed
+from tokloss_ray.output.names import LEASE
 from tokloss_ray.scoring import lease as lease_module
-from tokloss_ray.scoring.lease import LEASE, Lease, check_owner
+from tokloss_ray.scoring.lease import Lease, check_owner
 from tokloss_ray.storage.files import open_location
 
 HOLD = """

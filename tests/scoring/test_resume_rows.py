@@ -19,11 +19,12 @@ from tokenizers import Tokenizer
 
 from tests.support import models
 from tests.support.inline import Inline, score_inline, write_jsonl
+from tests.support.records import a_record
 from tokloss_ray import ScoreConfig
 from tokloss_ray.demo import DATA
 from tokloss_ray.errors import JobFailed, Refused, TokLossError
 from tokloss_ray.inputs.read import read_unit
-from tokloss_ray.output.records import range_problems, read_records
+from tokloss_ray.output.records import CommitRecord, range_problems, read_records
 from tokloss_ray.output.verify import verify
 from tokloss_ray.scoring.on_ray import workers as stages
 from tokloss_ray.scoring.plan import make_plan, preflight
@@ -83,7 +84,7 @@ def attempt(config: ScoreConfig, kill_after: int | None, tokenizer: Tokenizer | 
     """An attempt that is killed after so many commits; None if it was."""
     left = [kill_after]
 
-    def count(record: dict[str, Any]) -> None:
+    def count(record: CommitRecord) -> None:
         if left[0] is not None:
             left[0] -= 1
             if left[0] <= 0:
@@ -268,9 +269,9 @@ def test_verify_finds(damage: Any, sentence: str, finished: Path, tmp_path: Path
 
 
 def test_ranges() -> None:
-    def record(unit: int, index: int, start: int, stop: int, last: bool) -> dict[str, Any]:
+    def record(unit: int, index: int, start: int, stop: int, last: bool) -> CommitRecord:
         held = {"start": start, "stop": stop, "first_row": start, "last_row": stop - 1, "rows": stop - start}
-        return {"unit": unit, "index": index, "shard": f"{unit:06d}-{index:03d}", "last": last} | held
+        return a_record(unit, index, last, **held)
 
     whole = [record(0, 0, 0, 30, False), record(0, 1, 30, 60, True), record(1, 0, 0, 12, True)]
     assert list(range_problems({0: 60, 1: None}, whole)) == []
@@ -296,7 +297,7 @@ def test_new_shards_among_old_ones_are_not_written_before_all_fit(
     other = changed(make_plan(preflight(config), False, False).job.tokenizer_json, 1)
     written: list[str] = []
     with pytest.raises(JobFailed, match="would not be the same again"):
-        score_inline(config, tokenizer=other, committed=lambda record: written.append(record["shard"]))
+        score_inline(config, tokenizer=other, committed=lambda record: written.append(record.shard))
     assert written == []
     assert score_inline(config).totals.rows == ROWS
     assert verify(str(tmp_path / "out")).problems == []

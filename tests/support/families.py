@@ -21,7 +21,7 @@ from tests.support import models, reference
 from tests.support.inline import Inline, Row, score_inline, write_jsonl
 from tokloss_ray import ScoreConfig
 from tokloss_ray.errors import TokLossError
-from tokloss_ray.scoring.stages.batching import PADDED
+from tokloss_ray.schema import PADDED
 
 ARCHITECTURES = tuple(sorted(MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES))
 TAGS = ("O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC")

@@ -16,10 +16,11 @@ from tokenizers import Tokenizer
 
 from tokloss_ray import ScoreConfig
 from tokloss_ray.inputs.read import read_unit
-from tokloss_ray.output import folder as output
-from tokloss_ray.output.records import read_records, scan_records
+from tokloss_ray.output.records import CommitRecord, read_records, scan_records
+from tokloss_ray.output.run import is_finished, read_run
 from tokloss_ray.output.totals import Totals, total
 from tokloss_ray.scoring import finish, resume
+from tokloss_ray.scoring.folder import check_folder, check_same_run, clear, read_plan, start_run
 from tokloss_ray.scoring.job import Job
 from tokloss_ray.scoring.lease import Lease
 from tokloss_ray.scoring.plan import Plan, make_plan, preflight
@@ -37,7 +38,7 @@ class Inline(NamedTuple):
 
     totals: Totals
     plan: Plan
-    records: list[Row]
+    records: list[CommitRecord]
     rows: list[Row]
     errors: list[Row]
 
@@ -46,7 +47,7 @@ def score_inline(
     config: ScoreConfig,
     wrap_model: Callable[[Any], Any] | None = None,
     tokenizer: Tokenizer | None = None,
-    committed: Callable[[Row], None] = lambda record: None,
+    committed: Callable[[CommitRecord], None] = lambda record: None,
     batching: str | None = None,
 ) -> Inline:
     """Score a corpus, going on where an earlier attempt stopped; raises what `score` raises.
@@ -55,21 +56,21 @@ def score_inline(
     the job's own. committed: called after each commit; what it raises ends the attempt. batching: form micro-batches
     this way, whatever the model was found to need.
     """
-    run = None if config.overwrite else output.read_run(config.output)
-    output.check_folder(config.output)
-    found = resume.Committed() if run is None else resume.find_committed(config.output, run)
-    finished = found.complete and not found.damaged and output.is_finished(config.output)
-    plan = make_plan(preflight(config), False, False, None if run is None else run["identity"])
+    run = None if config.overwrite else read_run(config.output)
+    check_folder(config.output)
+    found = resume.EarlierAttempts() if run is None else resume.find_committed(config.output, run)
+    finished = found.complete and not found.damaged and is_finished(config.output)
+    plan = make_plan(preflight(config), False, False, None if run is None else run.identity)
     if run is not None:
-        output.check_same_run(run, plan, config.output, finished)
+        check_same_run(run, plan, config.output, finished)
     job, units = plan.job, plan.units
     if not finished:
         with Lease(config.output, job.fingerprint):
-            units = plan.units if run is None else output.read_plan(plan, run)
+            units = plan.units if run is None else read_plan(plan, run)
             resume.take_back(config.output, found)
             if run is None:
-                output.clear(config.output)
-                output.start_run(plan, {})
+                clear(config.output)
+                start_run(plan, {})
             scorer = _scorer(job, wrap_model)
             scorer.batching = batching or scorer.batching
             tokenizer = tokenizer or Tokenizer.from_str(job.tokenizer_json)
@@ -85,7 +86,7 @@ def score_inline(
     return Inline(totals, plan, list(records.values()), read_rows(config.output), read_rows(config.output, "errors"))
 
 
-def _score_one(job: Job, scorer: Scorer, cut: Shard) -> Row:
+def _score_one(job: Job, scorer: Scorer, cut: Shard) -> CommitRecord:
     shard = from_row(to_row(cut))
     sequences, figures = scorer.score(shard.sequences)
     shard.about["seconds"]["score"] = figures.pop("seconds")

@@ -148,10 +148,10 @@ def demo(
     """Score 10,000 German sentences with a small model, and report what is wrong. Both come with this package."""
     from tokloss_ray.demo import DATA, MODEL
     from tokloss_ray.mining.mine import mine
-    from tokloss_ray.output.folder import read_run
+    from tokloss_ray.output.run import read_run
 
     before = read_run(output)
-    if before is not None and not str(before["settings"].get("model")).endswith("tokloss_ray/demo/model"):
+    if before is not None and not str(before.settings.get("model")).endswith("tokloss_ray/demo/model"):
         raise Refused(f"{output} holds the results of another run: name a folder for the demo with --output")
     _score(
         ScoreConfig(

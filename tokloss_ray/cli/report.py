@@ -32,7 +32,7 @@ def report(
     from tokloss_ray import stopping
     from tokloss_ray.cli.views.tables import MiningProgress
     from tokloss_ray.errors import Interrupted, before_work
-    from tokloss_ray.output.folder import REPORT
+    from tokloss_ray.output.names import REPORT
     from tokloss_ray.report.data import read_report_data
     from tokloss_ray.report.page import check_place, render, write_page
     from tokloss_ray.text import visible

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from tokloss_ray.config import ScoreConfig
 from tokloss_ray.errors import Refused
 from tokloss_ray.exporting.conll_sheet import read_conll
 from tokloss_ray.exporting.csv_sheet import read_csv_words
@@ -18,11 +17,11 @@ from tokloss_ray.exporting.dataset.fix_rows import Seen, Tags, fix_arrow, fix_js
 from tokloss_ray.exporting.dataset.publish import whole_folder
 from tokloss_ray.exporting.label_studio import read_tasks
 from tokloss_ray.exporting.sentences import Correction
-from tokloss_ray.inputs.columns import find_columns
+from tokloss_ray.inputs.columns import ColumnOptions, find_columns
 from tokloss_ray.inputs.conll import layout_of
 from tokloss_ray.inputs.listing import InputFile, Inspected, declared_tags, inspect_files, list_inputs
+from tokloss_ray.inputs.unit import Columns
 from tokloss_ray.schema import IGN, IGNORE_INDEX
-from tokloss_ray.scoring.job import Columns
 from tokloss_ray.storage.files import kind_of, open_location, read_whole
 
 _FIXERS = {"parquet": fix_parquet, "arrow": fix_arrow, "jsonl": fix_jsonl}
@@ -71,19 +70,10 @@ def apply_fixes(
             the file `_INCOMPLETE` may be, which the same call replaces.
     """
     corrections = merged(read_corrections(corrected), corrected)
-    config = ScoreConfig(
-        model="none",
-        output="none",
-        input=(dataset,),
-        tokens_column=tokens_column,
-        labels_column=labels_column,
-        id_column=id_column,
-        split=split,
-    )
     check_target(dataset, output)
-    files = list_inputs(config)
+    files = list_inputs([dataset], split)
     inspected = inspect_files(files)
-    columns = find_columns(config, inspected)
+    columns = find_columns(ColumnOptions(tokens_column, labels_column, id_column), inspected)
     if columns.words is None:
         raise Refused(f"{dataset} holds token ids, not words: give --to the dataset that has the words")
     by_file = _by_file(corrections, files, dataset, id_column)

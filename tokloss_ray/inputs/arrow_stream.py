@@ -14,7 +14,7 @@ from typing import BinaryIO, NamedTuple
 
 import pyarrow as pa
 
-from tokloss_ray.scoring.job import ReadUnit
+from tokloss_ray.inputs.unit import ReadUnit
 from tokloss_ray.storage.files import is_local, open_file, open_location, open_random
 
 _FIRST_STEP = 8 << 10

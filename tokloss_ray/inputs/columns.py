@@ -2,44 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
 import pyarrow as pa
 
 from tokloss_ray import schema
-from tokloss_ray.config import ScoreConfig
 from tokloss_ray.errors import Refused
 from tokloss_ray.inputs.listing import Inspected, declared_tags
 from tokloss_ray.inputs.read import is_text
+from tokloss_ray.inputs.unit import LABELS_COLUMNS, WORDS_COLUMNS, Columns
 from tokloss_ray.inputs.units import sample_json, text_records
-from tokloss_ray.model.files import ModelInfo
+from tokloss_ray.output.names import MAX_FOLDER_NAME, partition_folder
 from tokloss_ray.schema import IGN
-from tokloss_ray.scoring.job import LABELS_COLUMNS, WORDS_COLUMNS, Columns
-from tokloss_ray.scoring.stages.commit import MAX_FOLDER_NAME, partition_folder
 
 
-def find_columns(config: ScoreConfig, inspected: list[Inspected]) -> Columns:
+@dataclass(frozen=True)
+class ColumnOptions:
+    """Which columns the user named, as the settings of the same names in `ScoreConfig`."""
+
+    tokens_column: str | None = None
+    labels_column: str | None = None
+    id_column: str | None = None
+    keep: tuple[str, ...] = ()
+    partition_by: tuple[str, ...] = ()
+    add_column: Mapping[str, str] = field(default_factory=dict)
+
+
+def find_columns(options: ColumnOptions, inspected: list[Inspected]) -> Columns:
     """Find the columns in every file.
 
     Raises:
         Refused: a column is missing or holds what it must not, with the columns there are.
     """
-    _short_folders(config)
+    _short_folders(options)
     kinds = [(item, kind) for item in inspected if (kind := _kinds(item)) is not None]
     if not kinds:
         for item in inspected:
             if item.schema is None and next(text_records(item.file), None) is not None:
                 raise Refused(f"{item.file.source} is not JSON lines: none of its first lines is a JSON object")
-        return Columns(config.tokens_column or WORDS_COLUMNS[0], config.labels_column or LABELS_COLUMNS[0])
-    words, labels = _main_columns(config, list(kinds[0][1]), kinds[0][0].file.source)
+        return Columns(options.tokens_column or WORDS_COLUMNS[0], options.labels_column or LABELS_COLUMNS[0])
+    words, labels = _main_columns(options, list(kinds[0][1]), kinds[0][0].file.source)
     mask = _mask_column(kinds) if words is None else None
-    carried_names = [n for n in dict.fromkeys([*config.keep, *config.partition_by]) if n not in config.add_column]
+    carried_names = [n for n in dict.fromkeys([*options.keep, *options.partition_by]) if n not in options.add_column]
     for name in (words, labels):
         if name in carried_names:
             raise Refused(f"column {name} is in the output already, as {'words' if name == words else 'labels'}")
     wanted = {
         "--tokens-column": words or schema.INPUT_IDS,
         "--labels-column": labels,
-        "--id-column": config.id_column,
-        **{f"--{'keep' if n in config.keep else 'partition-by'} {n}": n for n in carried_names},
+        "--id-column": options.id_column,
+        **{f"--{'keep' if n in options.keep else 'partition-by'} {n}": n for n in carried_names},
     }
     for item, kind in kinds:
         for option, name in wanted.items():
@@ -51,15 +64,15 @@ def find_columns(config: ScoreConfig, inspected: list[Inspected]) -> Columns:
                 )
             if item.schema is not None and name is not None and item.schema.names.count(name) > 1:
                 raise Refused(f"{item.file.source} has two columns called {name}")
-        _right_types(item, kind, words, labels, config)
+        _right_types(item, kind, words, labels, options)
     carried = tuple(_carried(name, kinds) for name in carried_names)
-    return Columns(words, labels, mask, config.id_column, carried, _text_tags(kinds[0][0], labels))
+    return Columns(words, labels, mask, options.id_column, carried, _text_tags(kinds[0][0], labels))
 
 
-def _short_folders(config: ScoreConfig) -> None:
+def _short_folders(options: ColumnOptions) -> None:
     """Refuse partition columns whose name, or whose constant, no folder can have."""
-    for name in config.partition_by:
-        constant = config.add_column.get(name)
+    for name in options.partition_by:
+        constant = options.add_column.get(name)
         size = len(partition_folder(name, constant))
         if size > MAX_FOLDER_NAME:
             what = f"--partition-by {name}" if constant is None else f"--add-column {name}={constant}"
@@ -86,16 +99,16 @@ def _mask_column(kinds: list[tuple[Inspected, dict[str, pa.DataType]]]) -> str |
     return schema.ATTENTION_MASK if any(schema.ATTENTION_MASK in kind for _, kind in kinds) else None
 
 
-def _main_columns(config: ScoreConfig, names: list[str], source: str) -> tuple[str | None, str]:
+def _main_columns(options: ColumnOptions, names: list[str], source: str) -> tuple[str | None, str]:
     """The columns of words (None if the input is pre-encoded) and of labels."""
-    encoded_labels = config.labels_column or "labels"
-    if config.tokens_column is None and schema.INPUT_IDS in names and encoded_labels in names:
+    encoded_labels = options.labels_column or "labels"
+    if options.tokens_column is None and schema.INPUT_IDS in names and encoded_labels in names:
         return None, encoded_labels
     listing = f"{source} has the columns {', '.join(names)}"
-    words = config.tokens_column or next((n for n in WORDS_COLUMNS if n in names), None)
+    words = options.tokens_column or next((n for n in WORDS_COLUMNS if n in names), None)
     if words is None:
         raise Refused(f"no column with words: {listing}; name one with --tokens-column")
-    labels = config.labels_column or next((n for n in LABELS_COLUMNS if n in names), None)
+    labels = options.labels_column or next((n for n in LABELS_COLUMNS if n in names), None)
     if labels is None:
         raise Refused(f"no column with tags: {listing}; name one with --labels-column")
     return words, labels
@@ -124,7 +137,7 @@ def _plain(type_: pa.DataType) -> pa.DataType:
 
 
 def _right_types(
-    item: Inspected, kind: dict[str, pa.DataType], words: str | None, labels: str, config: ScoreConfig
+    item: Inspected, kind: dict[str, pa.DataType], words: str | None, labels: str, options: ColumnOptions
 ) -> None:
     if item.schema is None:
         return  # JSON is checked row by row
@@ -144,10 +157,10 @@ def _right_types(
     tag = item_type(labels)
     if tag is None or not (pa.types.is_integer(tag) or is_text(tag) or pa.types.is_null(tag)):
         refuse(labels, "a list of tags, as integers or strings,")
-    id_type = kind.get(config.id_column) if config.id_column else None
-    if config.id_column and id_type is not None and not (is_text(id_type) or pa.types.is_integer(id_type)):
-        refuse(config.id_column, "text or an integer per row (ids)")
-    for name in config.partition_by:
+    id_type = kind.get(options.id_column) if options.id_column else None
+    if options.id_column and id_type is not None and not (is_text(id_type) or pa.types.is_integer(id_type)):
+        refuse(options.id_column, "text or an integer per row (ids)")
+    for name in options.partition_by:
         if name in kind and (pa.types.is_nested(kind[name]) or _is_binary(kind[name])):
             refuse(name, "one value per row that a folder can be named by")
 
@@ -157,9 +170,13 @@ def _is_binary(type_: pa.DataType) -> bool:
 
 
 def find_tags(
-    config: ScoreConfig, inspected: list[Inspected], columns: Columns, model: ModelInfo, warnings: list[str]
+    given: tuple[str, ...] | None,
+    inspected: list[Inspected],
+    columns: Columns,
+    model_tags: Sequence[str],
+    warnings: list[str],
 ) -> tuple[str, ...] | None:
-    """The names that the data declare for its tags, from --tags or from ClassLabel features.
+    """The names that the data declare for its tags, from `given` (--tags) or from ClassLabel features.
 
     Raises:
         Refused: a declared name is no tag of the model, or two files declare different names.
@@ -169,21 +186,21 @@ def find_tags(
         for item in inspected
         if item.schema is not None and (names := declared_tags(item.schema, columns.labels))
     ]
-    if config.tags is not None:
-        names, where = config.tags, "--tags"
+    if given is not None:
+        names, where = given, "--tags"
     elif declared:
         where, names = declared[0]
         other = next((source for source, their in declared if their != names), None)
         if other is not None:
             raise Refused(f"{where} and {other} declare different tag names for column {columns.labels}")
     else:
-        _warn_integers(inspected, columns, model, warnings)
+        _warn_integers(inspected, columns, model_tags, warnings)
         return None
-    missing = [name for name in names if name not in model.tags and name != IGN]
+    missing = [name for name in names if name not in model_tags and name != IGN]
     if missing:
         raise Refused(
             f"{where} names tags that the model does not have: {', '.join(missing)} "
-            f"(data: {', '.join(names)}; model: {', '.join(model.tags)})"
+            f"(data: {', '.join(names)}; model: {', '.join(model_tags)})"
         )
     return names
 
@@ -196,10 +213,12 @@ def _text_tags(item: Inspected, labels: str) -> bool:
     return isinstance(next((tag for tag in tags if tag is not None), ""), str)
 
 
-def _warn_integers(inspected: list[Inspected], columns: Columns, model: ModelInfo, warnings: list[str]) -> None:
+def _warn_integers(
+    inspected: list[Inspected], columns: Columns, model_tags: Sequence[str], warnings: list[str]
+) -> None:
     for item in inspected:
         if not _text_tags(item, columns.labels):
-            mapping = ", ".join(f"{i}={tag}" for i, tag in enumerate(model.tags))
+            mapping = ", ".join(f"{i}={tag}" for i, tag in enumerate(model_tags))
             warnings.append(
                 f"the data does not name its integer tags: taken as the model's ({mapping}); --tags names them"
             )

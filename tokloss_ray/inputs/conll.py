@@ -22,7 +22,7 @@ import pyarrow as pa
 from tokloss_ray.inputs.conll_cells import NONE, OWN_PREFIX, uncell
 from tokloss_ray.inputs.jsonl import RawChunk, batches, json_table, text_of
 from tokloss_ray.inputs.lines import KEPT, MAX_RECORD, lines_of, next_line, too_long
-from tokloss_ray.scoring.job import LABELS_COLUMNS, WORDS_COLUMNS, Columns, Job, ReadUnit
+from tokloss_ray.inputs.unit import LABELS_COLUMNS, WORDS_COLUMNS, Columns, ReadUnit
 from tokloss_ray.storage.files import open_file, open_location
 
 CONLLU = ("ID", "FORM", "LEMMA", "UPOS", "XPOS", "FEATS", "HEAD", "DEPREL", "DEPS", "MISC")
@@ -214,7 +214,7 @@ def sentences_in(file: BinaryIO, layout: Layout, start: int = 0, stop: int = -1)
                 del words[KEPT:]
 
 
-def read_conll(job: Job, unit: ReadUnit) -> Iterator[RawChunk]:
+def read_conll(columns: Columns, unit: ReadUnit) -> Iterator[RawChunk]:
     """The sentences of a byte range as rows; a sentence is numbered by the first byte of its first word's line."""
     layout = layout_of(unit.path, unit.version)
     none = np.array([], dtype=np.int64)
@@ -223,14 +223,14 @@ def read_conll(job: Job, unit: ReadUnit) -> Iterator[RawChunk]:
         rows, offsets, broken = [], [], []
         for sentence in batch:
             try:
-                rows.append(sentence_row(job.columns, layout, sentence))
+                rows.append(sentence_row(columns, layout, sentence))
                 offsets.append(sentence.offset)
             except (ValueError, OverflowError) as error:
-                broken.append(_broken(job, sentence, error))
+                broken.append(_broken(columns, sentence, error))
         if rows:
-            yield RawChunk(json_table(job, rows, pa.string()), np.array(offsets, dtype=np.int64), [])
+            yield RawChunk(json_table(columns, rows, pa.string()), np.array(offsets, dtype=np.int64), [])
         if broken:
-            yield RawChunk(json_table(job, [], pa.string()), none, broken)
+            yield RawChunk(json_table(columns, [], pa.string()), none, broken)
 
 
 def sentence_row(wanted: Columns, layout: Layout, sentence: Sentence) -> dict[str, Any]:
@@ -301,12 +301,12 @@ def _comments(layout: Layout, data: bytes) -> dict[str, str | None]:
     return {key: _uncell(text) if layout.escaped else text for key, text in texts.items()}
 
 
-def _broken(job: Job, sentence: Sentence, error: Exception) -> dict[str, Any]:
+def _broken(columns: Columns, sentence: Sentence, error: Exception) -> dict[str, Any]:
     detail = f"not UTF-8: {error}" if isinstance(error, UnicodeDecodeError) else str(error)
     record = {"source_row": sentence.offset, "reason": "malformed", "detail": detail, "payload": text_of(sentence.data)}
-    if job.columns.example_id:
+    if columns.example_id:
         found = (_COMMENT.fullmatch(line) for line in text_of(sentence.comments).encode().split(b"\n"))
-        name = job.columns.example_id.encode()
+        name = columns.example_id.encode()
         texts = [match[2].decode() for match in found if match and match[1] == name]
         if texts:
             record["example_id"] = texts[-1]

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from tokloss_ray import schema
 from tokloss_ray.inputs.lines import lines_of, next_line, too_long
-from tokloss_ray.scoring.job import Job, ReadUnit
+from tokloss_ray.inputs.unit import Columns, ReadUnit
 from tokloss_ray.storage.files import open_file, open_location
 
 CHUNK_ROWS = 1024
@@ -34,10 +34,10 @@ class RawChunk(NamedTuple):
     broken: list[dict]
 
 
-def read_jsonl(job: Job, unit: ReadUnit) -> Iterator[RawChunk]:
+def read_jsonl(columns: Columns, unit: ReadUnit) -> Iterator[RawChunk]:
     """Records whose first byte lies in the unit's byte range; a record is numbered by its first byte."""
     for records in batches(json_lines(unit)):
-        yield from _json_rows(job, records)
+        yield from _json_rows(columns, records)
 
 
 def batches(records: Iterable[Record]) -> Iterator[list[Record]]:
@@ -68,45 +68,45 @@ def json_lines(unit: ReadUnit) -> Iterator[tuple[int, bytes, int]]:
                 yield offset, line, length
 
 
-def _json_rows(job: Job, records: list[tuple[int, bytes, int]]) -> Iterator[RawChunk]:
+def _json_rows(columns: Columns, records: list[tuple[int, bytes, int]]) -> Iterator[RawChunk]:
     rows: list[tuple[int, dict, bytes]] = []
     broken: list[dict] = []
     for offset, line, length in records:
         row: Any = None
         try:
             row = json.loads(line.strip()) if length == len(line) else None
-            problem = ("malformed", "not a JSON object") if not isinstance(row, dict) else _json_problem(job, row)
+            problem = ("malformed", "not a JSON object") if not isinstance(row, dict) else _json_problem(columns, row)
         except (ValueError, RecursionError) as error:
             problem = ("malformed", str(error))
         if length > len(line):
             problem = ("malformed", too_long(length))
         if problem[0]:
             record = {"source_row": offset, "reason": problem[0], "detail": problem[1], "payload": text_of(line)}
-            if isinstance(row, dict) and job.columns.example_id and row.get(job.columns.example_id) is not None:
-                text = _as_text(row[job.columns.example_id]) or ""
+            if isinstance(row, dict) and columns.example_id and row.get(columns.example_id) is not None:
+                text = _as_text(row[columns.example_id]) or ""
                 record["example_id"] = text.encode("utf-8", "replace").decode()  # it may hold a lone surrogate
             broken.append(record)
         else:
             rows.append((offset, row, line))
     # Integer and string tags may alternate in one file; an Arrow column holds one kind.
-    for kind, run in _runs_of_tag_kind(job, rows):
+    for kind, run in _runs_of_tag_kind(columns, rows):
         try:
-            table = json_table(job, [row for _, row, _ in run], kind)
+            table = json_table(columns, [row for _, row, _ in run], kind)
             yield RawChunk(table, np.array([offset for offset, _, _ in run], dtype=np.int64), [])
         except (pa.ArrowException, UnicodeEncodeError, OverflowError):
-            yield from _one_by_one(job, run, kind)
+            yield from _one_by_one(columns, run, kind)
     if broken:
-        yield RawChunk(json_table(job, [], pa.int64()), np.array([], dtype=np.int64), broken)
+        yield RawChunk(json_table(columns, [], pa.int64()), np.array([], dtype=np.int64), broken)
 
 
-def _one_by_one(job: Job, run: list[tuple[int, dict, bytes]], kind: pa.DataType) -> Iterator[RawChunk]:
+def _one_by_one(columns: Columns, run: list[tuple[int, dict, bytes]], kind: pa.DataType) -> Iterator[RawChunk]:
     """Some row does not fit the Arrow types (a lone surrogate, an integer of 70 bits): find it."""
     for offset, row, line in run:
         try:
-            yield RawChunk(json_table(job, [row], kind), np.array([offset]), [])
+            yield RawChunk(json_table(columns, [row], kind), np.array([offset]), [])
         except (pa.ArrowException, UnicodeEncodeError, OverflowError) as error:
             record = {"source_row": offset, "reason": "malformed", "detail": str(error), "payload": text_of(line)}
-            yield RawChunk(json_table(job, [], kind), np.array([], dtype=np.int64), [record])
+            yield RawChunk(json_table(columns, [], kind), np.array([], dtype=np.int64), [record])
 
 
 def text_of(line: bytes) -> str:
@@ -114,9 +114,8 @@ def text_of(line: bytes) -> str:
     return line.decode("utf-8", "replace").strip()
 
 
-def _json_problem(job: Job, row: dict) -> tuple[str, str]:
+def _json_problem(columns: Columns, row: dict) -> tuple[str, str]:
     """The reason why a JSON row cannot be put into columns, or ('', '')."""
-    columns = job.columns
     first = columns.words or schema.INPUT_IDS
     lists = {first: (str,) if columns.words else (int,), columns.labels: (int, str)}
     if columns.mask and row.get(columns.mask) is not None:
@@ -151,11 +150,11 @@ def _fits(value: Any, type_: pa.DataType) -> bool:
     return isinstance(value, (int, float)) if pa.types.is_floating(type_) else True
 
 
-def _runs_of_tag_kind(job: Job, rows: list) -> Iterator[tuple[pa.DataType, list]]:
+def _runs_of_tag_kind(columns: Columns, rows: list) -> Iterator[tuple[pa.DataType, list]]:
     run: list = []
     kind: pa.DataType | None = None
     for item in rows:
-        first = next((tag for tag in item[1].get(job.columns.labels) or () if tag is not None), None)
+        first = next((tag for tag in item[1].get(columns.labels) or () if tag is not None), None)
         own = None if first is None else pa.string() if isinstance(first, str) else pa.int64()
         if kind is not None and own is not None and own != kind:
             yield kind, run
@@ -166,9 +165,8 @@ def _runs_of_tag_kind(job: Job, rows: list) -> Iterator[tuple[pa.DataType, list]
         yield kind or pa.int64(), run
 
 
-def json_table(job: Job, rows: list[dict], tag_kind: pa.DataType) -> pa.Table:
+def json_table(columns: Columns, rows: list[dict], tag_kind: pa.DataType) -> pa.Table:
     """The needed columns of some rows; `tag_kind` is int64 or string."""
-    columns = job.columns
     types: dict[str, pa.DataType] = {columns.labels: pa.list_(tag_kind)}
     types[columns.words or schema.INPUT_IDS] = pa.list_(pa.string() if columns.words else pa.int64())
     if columns.mask:

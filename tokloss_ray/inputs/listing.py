@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import posixpath
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
@@ -12,7 +13,6 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tokloss_ray.config import ScoreConfig
 from tokloss_ray.errors import Refused
 from tokloss_ray.inputs.arrow_stream import inspect_stream
 from tokloss_ray.inputs.conll import conll_schema
@@ -66,7 +66,7 @@ class Inspected:
     groups: tuple[tuple[int, int, int], ...]
 
 
-def list_inputs(config: ScoreConfig, warnings: list[str] | None = None) -> list[InputFile]:
+def list_inputs(inputs: Sequence[str], split: str | None = None, warnings: list[str] | None = None) -> list[InputFile]:
     """All input files, in the order of the arguments, each argument's files by name.
 
     `warnings` gets a sentence for each folder of which files are left out that one might take for input.
@@ -74,14 +74,14 @@ def list_inputs(config: ScoreConfig, warnings: list[str] | None = None) -> list[
     Raises:
         Refused: nothing there, a format that is not known, or a --split that does not fit.
     """
-    if len({type(open_location(uri)[0]) for uri in config.input}) > 1:
-        raise Refused(f"--input mixes kinds of storage ({', '.join(config.input)}): give them to jobs of their own")
+    if len({type(open_location(uri)[0]) for uri in inputs}) > 1:
+        raise Refused(f"--input mixes kinds of storage ({', '.join(inputs)}): give them to jobs of their own")
     roots: list[str] = []
     files: list[tuple[Listed, str]] = []
     beside: list[tuple[str, str, list[Listed]]] = []
-    for uri in config.input:
+    for uri in inputs:
         fs, path = open_location(uri)
-        root, found, others = _one_input(fs, path, uri, config)
+        root, found, others = _one_input(fs, path, uri, split)
         roots.append(root)
         beside.append((uri, root, others))
         files += found
@@ -97,7 +97,7 @@ def list_inputs(config: ScoreConfig, warnings: list[str] | None = None) -> list[
 
 
 def _one_input(
-    fs: fsspec.AbstractFileSystem, path: str, uri: str, config: ScoreConfig
+    fs: fsspec.AbstractFileSystem, path: str, uri: str, split: str | None
 ) -> tuple[str, list[tuple[Listed, str]], list[Listed]]:
     """Root and files (with their format) of one --input argument, and of a folder the files that are visible in it."""
     pattern = any(c in path for c in _GLOB)
@@ -108,23 +108,23 @@ def _one_input(
         if not matches:
             kind_of(fs, root)  # says so if there is not even a bucket
             raise Refused(f"no input: nothing matches {uri}")
-        _no_split(config)
+        _no_split(split)
         return root, [(file, _format(file.path)) for file in matches], []
     if kind is None:
         raise Refused(f"no input: {uri} does not exist")
     if kind != "directory":
-        _no_split(config)
+        _no_split(split)
         return posixpath.dirname(path), [(listed(fs, path), _format(path))], []
     files = files_below(fs, path)
     if any(file.path == posixpath.join(path, INCOMPLETE) for file in files):
         raise Refused(f"{uri} is not whole: apply-fixes is writing it still, or was cut off and is to be run again")
-    saved = _saved_dataset(fs, path, uri, config.split, {file.path: file for file in files})
+    saved = _saved_dataset(fs, path, uri, split, {file.path: file for file in files})
     shown = [file for file in files if not _hidden(posixpath.relpath(file.path, path))]
     if saved is not None:
         folders = {path, *(posixpath.dirname(file.path) for file in saved)}  # others hold other splits
         beside = [file for file in shown if posixpath.dirname(file.path) in folders]
         return path, [(file, "arrow") for file in saved], beside
-    _no_split(config)
+    _no_split(split)
     known = [(file, form) for file in shown if (form := format_in_folder(file.path))]
     if not known:
         raise Refused(
@@ -149,8 +149,8 @@ def _left_out(uri: str, root: str, there: list[Listed], read: set[str]) -> str |
     return f"{count} no input, going by the name, and left out: {listing}{hint}"
 
 
-def _no_split(config: ScoreConfig) -> None:
-    if config.split is not None:
+def _no_split(split: str | None) -> None:
+    if split is not None:
         raise Refused("--split is for folders written by DatasetDict.save_to_disk; name the split's files with --input")
 
 

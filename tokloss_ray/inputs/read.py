@@ -16,10 +16,10 @@ from tokloss_ray.errors import JobFailed
 from tokloss_ray.inputs.arrow_stream import read_stream
 from tokloss_ray.inputs.conll import read_conll
 from tokloss_ray.inputs.jsonl import CHUNK_ROWS, UNREADABLE, RawChunk, json_table, read_jsonl
+from tokloss_ray.inputs.unit import Columns, ReadUnit, RowRules
+from tokloss_ray.output.names import MAX_FOLDER_NAME, partition_folder
 from tokloss_ray.ragged import any_per_row, list_array, list_lengths, offsets_of, one_array
 from tokloss_ray.schema import IGN, IGNORE_INDEX
-from tokloss_ray.scoring.job import Job, ReadUnit
-from tokloss_ray.scoring.stages.commit import MAX_FOLDER_NAME, partition_folder
 from tokloss_ray.storage.files import RangeFile, is_local, listed, open_location
 
 
@@ -34,7 +34,7 @@ class Chunk(NamedTuple):
     errors: pa.Table
 
 
-def read_unit(job: Job, unit: ReadUnit) -> Iterator[Chunk]:
+def read_unit(rules: RowRules, unit: ReadUnit) -> Iterator[Chunk]:
     """Read and validate one unit, some rows at a time; at least one chunk, if an empty one.
 
     Raises:
@@ -46,19 +46,21 @@ def read_unit(job: Job, unit: ReadUnit) -> Iterator[Chunk]:
     readers = {"parquet": _read_parquet, "arrow": _read_arrow, "jsonl": read_jsonl, "conll": read_conll}
     try:
         chunk = None
-        for raw in readers[unit.format](job, unit):
-            chunk = validate(job, unit.source, raw)
+        for raw in readers[unit.format](rules.columns, unit):
+            chunk = validate(rules, unit.source, raw)
             yield chunk
         if chunk is None:
             yield validate(
-                job, unit.source, RawChunk(json_table(job, [], pa.int64()), np.array([], dtype=np.int64), [])
+                rules,
+                unit.source,
+                RawChunk(json_table(rules.columns, [], pa.int64()), np.array([], dtype=np.int64), []),
             )
     except (*UNREADABLE, pa.ArrowInvalid) as error:
         reason = str(error).split("\n")[0]
         raise JobFailed(f"cannot read {unit.source}: {reason}") from error
 
 
-def _read_parquet(job: Job, unit: ReadUnit) -> Iterator[RawChunk]:
+def _read_parquet(columns: Columns, unit: ReadUnit) -> Iterator[RawChunk]:
     fs, path = open_location(unit.path)
     # Of an object, pre_buffer fetches the column chunks that are asked for, neighbours in one request.
     with (
@@ -69,14 +71,14 @@ def _read_parquet(job: Job, unit: ReadUnit) -> Iterator[RawChunk]:
         starts = offsets_of(np.array([file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]))
         groups = [i for i in range(file.num_row_groups) if starts[i] < unit.stop and starts[i + 1] > unit.start]
         row = int(starts[groups[0]]) if groups else 0
-        for batch in file.iter_batches(CHUNK_ROWS, row_groups=groups, columns=job.columns.names, use_threads=False):
+        for batch in file.iter_batches(CHUNK_ROWS, row_groups=groups, columns=columns.names, use_threads=False):
             yield from _row_range(batch, row, unit)
             row += batch.num_rows
 
 
-def _read_arrow(job: Job, unit: ReadUnit) -> Iterator[RawChunk]:
+def _read_arrow(columns: Columns, unit: ReadUnit) -> Iterator[RawChunk]:
     for row, whole in read_stream(unit):
-        batch = whole.select(job.columns.names)
+        batch = whole.select(columns.names)
         valid = _is_valid(batch)
         for start in range(0, batch.num_rows, CHUNK_ROWS):
             yield from _row_range(batch.slice(start, CHUNK_ROWS), row + start, unit, valid)
@@ -139,9 +141,9 @@ def _bytes_of(table: pa.Table, i: int) -> str:
     )
 
 
-def validate(job: Job, source: str, raw: RawChunk) -> Chunk:
+def validate(rules: RowRules, source: str, raw: RawChunk) -> Chunk:
     """Split raw rows into good ones, in canonical form, and bad ones, each with the first reason that holds."""
-    table, columns = raw.table, job.columns
+    table, columns = raw.table, rules.columns
     reasons = np.full(table.num_rows, "", dtype=object)
 
     def mark(bad: np.ndarray, reason: str) -> None:
@@ -156,20 +158,20 @@ def validate(job: Job, source: str, raw: RawChunk) -> Chunk:
         mark(_is_null(one_array(table.column(columns.example_id))), "null_field")
     mark(np.diff(offsets) == 0, "empty")
     mark(np.diff(offsets) != np.diff(tag_offsets), "length_mismatch")
-    label_ids, bad_tag = _label_ids(job, flat_tags)
+    label_ids, bad_tag = _label_ids(rules, flat_tags)
     mark(
         any_per_row(bad_tag, tag_offsets), "unknown_tag" if pa.types.is_string(flat_tags.type) else "label_out_of_range"
     )
     values: pa.Array | np.ndarray = flat
     if columns.words is None:
         token_ids = pc.fill_null(flat, 0).to_numpy(zero_copy_only=False)
-        mark(any_per_row((token_ids < 0) | (token_ids >= job.embedding_rows), offsets), "token_out_of_range")
+        mark(any_per_row((token_ids < 0) | (token_ids >= rules.embedding_rows), offsets), "token_out_of_range")
         values = np.clip(token_ids, 0, np.iinfo(np.int32).max).astype(np.int32)
     masks = None
     if columns.mask:
         masks = _masks(table.column(columns.mask), np.diff(offsets))
         mark(list_lengths(masks) != np.diff(offsets), "length_mismatch")
-    ids = _example_ids(job, source, table, raw.source_rows)
+    ids = _example_ids(rules, source, table, raw.source_rows)
     made = {
         schema.EXAMPLE_ID: ids,
         schema.SOURCE_ROW: pa.array(raw.source_rows, pa.int64()),
@@ -180,11 +182,11 @@ def validate(job: Job, source: str, raw: RawChunk) -> Chunk:
         made[schema.ATTENTION_MASK] = masks
     for field in columns.carried:
         made[field.name] = one_array(table.column(field.name)).cast(field.type)
-        if field.name in job.partition_by:
+        if field.name in rules.partition_by:
             mark(_too_long_for_a_folder(field.name, made[field.name]), "malformed")
     good = reasons == ""
     errors = [
-        _error_row(job, source, table, raw.source_rows, ids, i, reasons[i]) for i in np.flatnonzero(~good).tolist()
+        _error_row(rules, source, table, raw.source_rows, ids, i, reasons[i]) for i in np.flatnonzero(~good).tolist()
     ]
     errors += [
         {"example_id": f"{source}:{b['source_row']}", "source": source, "stage": "read", **b} for b in raw.broken
@@ -225,10 +227,10 @@ def _is_null(array: pa.Array) -> np.ndarray:
     return array.is_null().to_numpy(zero_copy_only=False)
 
 
-def _label_ids(job: Job, tags: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+def _label_ids(rules: RowRules, tags: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     """The model's class id of each tag (int32, IGNORE_INDEX where there is none) and which tags it does not know."""
-    names = job.data_tags or job.tags
-    to_model = np.array([IGNORE_INDEX if name == IGN else job.tags.index(name) for name in names], dtype=np.int32)
+    names = rules.data_tags or rules.tags
+    to_model = np.array([IGNORE_INDEX if name == IGN else rules.tags.index(name) for name in names], dtype=np.int32)
     if pa.types.is_string(tags.type):
         index = pc.fill_null(pc.index_in(tags, pa.array(names)), -1).to_numpy(zero_copy_only=False)
         ignored = _is_null(tags) | pc.fill_null(pc.equal(tags, IGN), False).to_numpy(zero_copy_only=False)
@@ -250,14 +252,14 @@ def _masks(column: pa.ChunkedArray, lengths: np.ndarray) -> pa.ListArray:
     return list_array(flat.astype(np.int8), offsets_of(list_lengths(filled)))
 
 
-def _example_ids(job: Job, source: str, table: pa.Table, source_rows: np.ndarray) -> pa.Array:
-    if job.columns.example_id:
-        return one_array(table.column(job.columns.example_id)).cast(pa.string())
+def _example_ids(rules: RowRules, source: str, table: pa.Table, source_rows: np.ndarray) -> pa.Array:
+    if rules.columns.example_id:
+        return one_array(table.column(rules.columns.example_id)).cast(pa.string())
     return pa.array([f"{source}:{row}" for row in source_rows.tolist()], pa.string())
 
 
 def _error_row(
-    job: Job, source: str, table: pa.Table, source_rows: np.ndarray, ids: pa.Array, i: int, reason: str
+    rules: RowRules, source: str, table: pa.Table, source_rows: np.ndarray, ids: pa.Array, i: int, reason: str
 ) -> dict:
     row = table.slice(i, 1).to_pylist()[0]
     return {
@@ -266,14 +268,14 @@ def _error_row(
         "source_row": int(source_rows[i]),
         "stage": "read",
         "reason": reason,
-        "detail": _detail(job, row, reason),
+        "detail": _detail(rules, row, reason),
         "payload": json.dumps(row, ensure_ascii=False, default=str),
     }
 
 
-def _detail(job: Job, row: dict, reason: str) -> str:
+def _detail(rules: RowRules, row: dict, reason: str) -> str:
     """What exactly is wrong with one row, for a person."""
-    columns = job.columns
+    columns = rules.columns
     first = columns.words or schema.INPUT_IDS
     items, tags = row[first], row[columns.labels]
     if reason == "null_field":
@@ -285,16 +287,16 @@ def _detail(job: Job, row: dict, reason: str) -> str:
         mask = f", {len(row[columns.mask])} {columns.mask}" if columns.mask and row[columns.mask] is not None else ""
         return f"{len(items)} {first}, {len(tags)} {columns.labels}{mask}"
     if reason == "malformed":
-        sizes = {name: len(partition_folder(name, row[name])) for name in job.partition_by if name in row}
+        sizes = {name: len(partition_folder(name, row[name])) for name in rules.partition_by if name in row}
         name = max(sizes, key=lambda n: sizes[n])
         return (
             f"{name} makes a folder's name of {sizes[name]} bytes (--partition-by), of which {MAX_FOLDER_NAME} may be"
         )
-    names = job.data_tags or job.tags
+    names = rules.data_tags or rules.tags
     if reason == "unknown_tag":
         return f"{sorted({t for t in tags if t is not None and t != IGN} - set(names))} not in {list(names)}"
     if reason == "label_out_of_range":
         wrong = [t for t in tags if t is not None and t != IGNORE_INDEX and not 0 <= t < len(names)]
         return f"{wrong[0]} is not among the {len(names)} labels"
-    wrong = [t for t in items if not 0 <= t < job.embedding_rows]
-    return f"{wrong[0]} is not among the {job.embedding_rows} embeddings"
+    wrong = [t for t in items if not 0 <= t < rules.embedding_rows]
+    return f"{wrong[0]} is not among the {rules.embedding_rows} embeddings"

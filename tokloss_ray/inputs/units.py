@@ -12,7 +12,7 @@ from tokloss_ray.inputs.conll import sentences
 from tokloss_ray.inputs.jsonl import UNREADABLE, json_lines
 from tokloss_ray.inputs.lines import MAX_RECORD
 from tokloss_ray.inputs.listing import PACKED, InputFile, Inspected
-from tokloss_ray.scoring.job import ReadUnit
+from tokloss_ray.inputs.unit import ReadUnit
 
 SHARDS_PER_UNIT = 4
 _BYTES_PER_TOKEN = {"parquet": 6, "arrow": 12, "jsonl": 12, "conll": 8}

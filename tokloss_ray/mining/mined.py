@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from tokloss_ray.errors import Refused
 from tokloss_ray.mining.write import METADATA
-from tokloss_ray.output.opened import OUTPUT, Run, Scores, open_outputs
+from tokloss_ray.output.opened import OUTPUT, Contents, Scores, open_outputs
 from tokloss_ray.output.score_files import cause_of
 from tokloss_ray.storage.files import open_location, read_whole
 
@@ -37,13 +37,13 @@ def about_table(table: pa.Table) -> dict[str, Any]:
     """How a table was made; empty where it does not say so."""
     try:
         about: dict[str, Any] = json.loads((table.schema.metadata or {})[METADATA])
-        about["runs"] = [Run(**run) for run in about["runs"]]
+        about["runs"] = [Contents(**run) for run in about["runs"]]
     except (KeyError, TypeError, ValueError):
         return {}
     return about if about.keys() >= _OPTIONS else {}
 
 
-def name_in(about: dict[str, Any], run: Run) -> str | None:
+def name_in(about: dict[str, Any], run: Contents) -> str | None:
     """The name by which a table calls a run; None if it is not about the run as it is now.
 
     The run is recognised by what it holds, so that relative names, other working directories and moved folders do not
@@ -54,7 +54,7 @@ def name_in(about: dict[str, Any], run: Run) -> str | None:
     return next(iter([*given, *same]), None)
 
 
-def fits(about: dict[str, Any], run: Run) -> bool:
+def fits(about: dict[str, Any], run: Contents) -> bool:
     """Whether a table is about all of one output as it is now, and of no other."""
     alone = len(about.get("runs", ())) == 1 and not about.get("by") and not about.get("where")
     return alone and name_in(about, run) is not None

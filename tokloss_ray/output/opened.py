@@ -6,12 +6,12 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import unquote
 
 from tokloss_ray.errors import Refused
-from tokloss_ray.output.folder import read_finished
-from tokloss_ray.output.records import read_records
+from tokloss_ray.output.records import CommitRecord, read_records
+from tokloss_ray.output.run import read_finished
 from tokloss_ray.schema import NULL_PARTITION
 from tokloss_ray.storage.files import is_local, open_location
 
@@ -57,7 +57,7 @@ class ScoreFile:
     checksum: str = ""
 
 
-class Run(NamedTuple):
+class Contents(NamedTuple):
     """What tells whether an output still holds what it held: the run's fingerprint, and figures of its records."""
 
     output: str
@@ -66,7 +66,7 @@ class Run(NamedTuple):
     labels: int
     loss: float
 
-    def equals(self, other: Run) -> bool:
+    def equals(self, other: Contents) -> bool:
         """Whether both are of the same rows and losses, under whatever name. Losses may differ in their last digits."""
         return self[1:4] == other[1:4] and math.isclose(self.loss, other.loss, rel_tol=1e-5, abs_tol=1e-5)
 
@@ -88,7 +88,7 @@ class Scores:
     """
 
     outputs: tuple[str, ...]
-    runs: tuple[Run, ...]
+    runs: tuple[Contents, ...]
     tags: tuple[str, ...]
     files: tuple[ScoreFile, ...]
     columns: tuple[str, ...]
@@ -137,22 +137,22 @@ def open_outputs(outputs: str | Sequence[str], partial: bool = False) -> Scores:
 
 def _open_one(output: str, partial: bool) -> Scores:
     run, finished = read_finished(output, partial, "take")
-    identity = run["identity"]
+    identity = run.identity
     columns = dict.fromkeys([*identity["partition_by"], *identity["keep"], *identity["add_column"]])
     labels: Counter[str] = Counter()
     losses: list[float] = []
     files: list[ScoreFile] = []
-    records = committed(output, run)
+    records = list(read_records(output, run.short_fingerprint).values())
     own = OUTPUT in columns
     for record in records:
-        labels.update({tag: count for tag, (count, _) in record["loss_by_tag"].items()})
-        losses += [loss for _, loss in record["loss_by_tag"].values()]
+        labels.update({tag: count for tag, (count, _) in record.loss_by_tag.items()})
+        losses += [loss for _, loss in record.loss_by_tag.values()]
         files += _files_of(output, record, {} if own else {OUTPUT: output})
-    about = Run(output, run["fingerprint"], len(records), labels.total(), math.fsum(losses))
+    about = Contents(output, run.fingerprint, len(records), labels.total(), math.fsum(losses))
     return Scores(
         (output,),
         (about,),
-        tuple(run["tags"]),
+        run.tags,
         tuple(files),
         tuple(columns if own else [*columns, OUTPUT]),
         labels,
@@ -162,27 +162,16 @@ def _open_one(output: str, partial: bool) -> Scores:
     )
 
 
-def committed(output: str, run: dict[str, Any]) -> list[dict[str, Any]]:
-    """The commit records of an output's run, in the order of shards; `run` is what `_run.json` says.
-
-    Raises:
-        JobFailed: a record is damaged.
-    """
-    return list(read_records(output, run["fingerprint"][:6]).values())
-
-
-def _files_of(output: str, record: dict[str, Any], more: dict[str, str]) -> Iterable[ScoreFile]:
+def _files_of(output: str, record: CommitRecord, more: dict[str, str]) -> Iterable[ScoreFile]:
     """The files that a commit record names; others in the folder are nobody's. more: constants of them all."""
     fs, place = open_location(output)
     folder = place if is_local(fs) else output
-    for file in record["files"]:
-        folders = [folder.split("=", 1) for folder in file["path"].split("/")[1:-1]]
+    for file in record.files:
+        folders = [folder.split("=", 1) for folder in file.path.split("/")[1:-1]]
         constants: dict[str, str | None] = {**more}
         constants |= {unquote(name): None if value == NULL_PARTITION else unquote(value) for name, value in folders}
-        tokens = round(record["tokens"] * file["rows"] / max(record["sequences"], 1))
-        yield ScoreFile(
-            output, folder, file["path"], file["bytes"], file["rows"], tokens, constants, str(file.get("sha256") or "")
-        )
+        tokens = round(record.tokens * file.rows / max(record.sequences, 1))
+        yield ScoreFile(output, folder, file.path, file.bytes, file.rows, tokens, constants, file.sha256 or "")
 
 
 def parse_where(where: Sequence[str], columns: Sequence[str]) -> tuple[Condition, ...]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tokloss_ray.errors import Refused
-from tokloss_ray.output import folder as output_folder
-from tokloss_ray.output.records import scan_records
-from tokloss_ray.output.totals import Totals, missing_shards, total
+from tokloss_ray.output.names import RUN
+from tokloss_ray.output.records import missing_shards, scan_records
+from tokloss_ray.output.run import is_finished, read_run
+from tokloss_ray.output.totals import Totals, total
 
 
 @dataclass(frozen=True)
@@ -29,18 +30,18 @@ def read_status(output: str) -> Status:
     Raises:
         Refused: the folder is not an output of this program.
     """
-    run = output_folder.read_run(output)
+    run = read_run(output)
     if run is None:
-        raise Refused(f"{output} is not an output of tokloss: it has no {output_folder.RUN}")
-    records = scan_records(output, run["fingerprint"][:6]).records.values()
-    missing = missing_shards(range(run["plan"]["units"]), records)
+        raise Refused(f"{output} is not an output of tokloss: it has no {RUN}")
+    records = scan_records(output, run.short_fingerprint).records.values()
+    missing = missing_shards(range(run.plan.units), records)
     totals = total(records)
-    busy = sum(record["seconds"]["score"] for record in records)
+    busy = sum(record.seconds["score"] for record in records)
     return Status(
-        finished=output_folder.is_finished(output),
-        units=run["plan"]["units"],
+        finished=is_finished(output),
+        units=run.plan.units,
         units_missing=len({unit for unit, _ in missing}),
-        rows=run["plan"]["rows"],
+        rows=run.plan.rows,
         missing=[name for _, name in missing],
         totals=totals,
         tokens_per_busy_second=totals.tokens / busy if busy else None,

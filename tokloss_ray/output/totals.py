@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
-from tokloss_ray.scoring.stages.batching import EQUAL_LENGTH
+from tokloss_ray.output.records import CommitRecord, in_order
+from tokloss_ray.schema import EQUAL_LENGTH
 
 _SUMS = ("rows", "scored_rows", "error_rows", "sequences", "tokens", "labels", "padded_tokens", "dropped_words")
 
@@ -46,20 +46,20 @@ class Totals:
     repeated_ids: int | None = None
     storage_retries: int = 0
 
-    def add(self, record: dict[str, Any]) -> None:
+    def add(self, record: CommitRecord) -> None:
         """Count one commit record."""
         self.shards += 1
         for name in _SUMS:
-            setattr(self, name, getattr(self, name) + record[name])
-        self.storage_retries += record.get("storage_retries", 0)
-        for reason, count in record["errors"].items():
+            setattr(self, name, getattr(self, name) + getattr(record, name))
+        self.storage_retries += record.storage_retries
+        for reason, count in record.errors.items():
             self.errors[reason] = self.errors.get(reason, 0) + count
-        for tag, (count, total) in record["loss_by_tag"].items():
+        for tag, (count, total) in record.loss_by_tag.items():
             before = self.loss_by_tag.get(tag, (0, 0.0))
             self.loss_by_tag[tag] = (before[0] + count, before[1] + total)
-        self.batch_tokens = min(record["batch_tokens"], self.batch_tokens or record["batch_tokens"])
+        self.batch_tokens = min(record.batch_tokens, self.batch_tokens or record.batch_tokens)
         if self.batching != EQUAL_LENGTH:
-            self.batching = record.get("batching", self.batching)
+            self.batching = record.batching or self.batching
 
     @property
     def padding_efficiency(self) -> float | None:
@@ -77,31 +77,12 @@ class Totals:
         return self.error_rows / self.rows if self.rows else 0.0
 
 
-def total(records: Iterable[dict[str, Any]]) -> Totals:
+def total(records: Iterable[CommitRecord]) -> Totals:
     """The totals of some commit records, added in the order of their shards so that sums are the same every time."""
     totals = Totals()
-    for record in sorted(records, key=lambda r: (r["unit"], r["index"])):
+    for record in in_order(records):
         totals.add(record)
     return totals
-
-
-def missing_shards(units: Iterable[int], records: Iterable[dict[str, Any]]) -> list[tuple[int, str]]:
-    """What is not committed yet, as (unit, name): shards before a unit's last one, and units without a last one."""
-    done: dict[int, set[int]] = {}
-    last: dict[int, int] = {}
-    for record in records:
-        done.setdefault(record["unit"], set()).add(record["index"])
-        if record["last"]:
-            last[record["unit"]] = record["index"]
-    missing = []
-    for unit in units:
-        have = done.get(unit, set())
-        if unit not in last:
-            known = f" after {max(have):03d}" if have else ""
-            missing.append((unit, f"{unit:06d}{known}"))
-        else:
-            missing += [(unit, f"{unit:06d}-{i:03d}") for i in range(last[unit]) if i not in have]
-    return missing
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,26 @@ import pyarrow.parquet as pq
 
 from tokloss_ray import schema
 from tokloss_ray.errors import Refused
-from tokloss_ray.output import folder as output_folder
-from tokloss_ray.output.records import COMMITS, Record, by_unit, file_problems, files_of, range_problems, scan_records
-from tokloss_ray.output.totals import Totals, missing_shards, total
+from tokloss_ray.output.names import COMMITS, DATA_FILE, PLAN, RUN, SUCCESS
+from tokloss_ray.output.records import (
+    CommitRecord,
+    DataFile,
+    by_unit,
+    file_problems,
+    missing_shards,
+    range_problems,
+    scan_records,
+)
+from tokloss_ray.output.run import (
+    Run,
+    fingerprint,
+    is_finished,
+    note_damage,
+    read_run,
+    read_success,
+    recorded_units,
+)
+from tokloss_ray.output.totals import Totals, total
 from tokloss_ray.ragged import list_lengths, offsets_of, one_array, sum_per_row
 from tokloss_ray.schema import IGN
 from tokloss_ray.storage.files import open_location, open_random, read_whole
@@ -79,23 +96,23 @@ def verify(output: str) -> Verified:
     Raises:
         Refused: it is not an output of this program, is not finished, or its `_run.json` is damaged.
     """
-    run = output_folder.read_run(output)
+    run = read_run(output)
     if run is None:
-        raise Refused(f"{output} is not an output of tokloss: it has no {output_folder.RUN}")
-    if not output_folder.is_finished(output):
+        raise Refused(f"{output} is not an output of tokloss: it has no {RUN}")
+    if not is_finished(output):
         raise Refused(f"{output} is not finished: tokloss status says what is missing")
-    scan = scan_records(output, run["fingerprint"][:6])
+    scan = scan_records(output, run.short_fingerprint)
     records = scan.records
     found = Verified(total(records.values()))
     again = _check_folder(output, run, found)
     for name, problem in scan.damaged.items():
         found.add(f"{COMMITS}/{name} is damaged: {problem}", redo=name.removesuffix(".json"))
-    for name in scan.strangers:
+    for name in scan.of_other_runs:
         found.add(f"{COMMITS}/{name} belongs to another run", repaired=True)
-    units = output_folder.recorded_units(output, run)
+    units = recorded_units(output, run)
     if units is None:
-        found.add(f"{output_folder.PLAN} is damaged or missing", repaired=True)
-        units = [{"number": number} for number in range(run["plan"]["units"])]
+        found.add(f"{PLAN} is damaged or missing", repaired=True)
+        units = [{"number": number} for number in range(run.plan.units)]
     missing = dict(missing_shards(range(len(units)), records.values()))
     for name in missing.values():
         if f"{name}.json" not in scan.damaged:
@@ -103,12 +120,12 @@ def verify(output: str) -> Verified:
     for shard, problem in range_problems({u["number"]: u.get("rows") for u in units}, records.values()):
         found.add(f"shard {shard}: {problem}")
     for file_of, problem in file_problems(output, records.values()):
-        ours = output_folder.DATA_FILE.fullmatch(problem.split()[0].rpartition("/")[2])
+        ours = DATA_FILE.fullmatch(problem.split()[0].rpartition("/")[2])
         found.add(f"shard {file_of}: {problem}" if file_of else problem, redo=file_of, repaired=ours is not None)
     if not again and not missing:
-        for problem in _sums(found.totals, run, output_folder.read_success(output, run)):
+        for problem in _sums(found.totals, run, read_success(output, run)):
             found.add(problem)
-    found.files = sum(len(files_of(record)) for record in records.values())
+    found.files = sum(len(record.all_files) for record in records.values())
     of_unit = by_unit(records.values())
     ids: list[np.ndarray] = []
     with ThreadPoolExecutor(8) as pool:
@@ -125,25 +142,25 @@ def verify(output: str) -> Verified:
             ids.append(hashes)
     found.repeated_ids = _repeated(ids)
     if len(found.problems) > found.beyond_repair:
-        output_folder.note_damage(output, found.redo & records.keys())
+        note_damage(output, found.redo & records.keys())
     return found
 
 
-def _check_folder(output: str, run: dict[str, Any], found: Verified) -> bool:
+def _check_folder(output: str, run: Run, found: Verified) -> bool:
     """Look at `_SUCCESS` and `_run.json`; whether `_SUCCESS` is to be written again."""
-    if output_folder.fingerprint(run["identity"]) != run["fingerprint"]:
-        found.add(f"{output_folder.RUN} has another fingerprint than its settings")
+    if fingerprint(run.identity) != run.fingerprint:
+        found.add(f"{RUN} has another fingerprint than its settings")
     try:
-        output_folder.read_success(output, run)
+        read_success(output, run)
     except DamagedError as error:
-        found.add(f"{output_folder.SUCCESS} is damaged: {error}", repaired=True)
+        found.add(f"{SUCCESS} is damaged: {error}", repaired=True)
         return True
     return False
 
 
-def repeated_ids(output: str, records: Iterable[Record]) -> int:
+def repeated_ids(output: str, records: Iterable[CommitRecord]) -> int:
     """How many scored rows have an id that another row has too."""
-    paths = [file["path"] for record in records for file in record["files"]]
+    paths = [file.path for record in records for file in record.files]
     with ThreadPoolExecutor(8) as pool:
         return _repeated(pool.map(lambda path: _read_ids(output, path), paths))
 
@@ -168,21 +185,21 @@ def _ids(table: pa.Table) -> np.ndarray:
     return pd.util.hash_array(first.to_numpy(), categorize=False)
 
 
-def _sums(totals: Totals, run: dict[str, Any], written: dict[str, Any]) -> Iterator[str]:
+def _sums(totals: Totals, run: Run, written: dict[str, Any]) -> Iterator[str]:
     for name in ("rows", "scored_rows", "error_rows", "sequences", "tokens", "labels"):
         if written.get(name) != getattr(totals, name):
             yield f"{name}: the records add up to {getattr(totals, name):,}, _SUCCESS says {written.get(name)}"
     if totals.rows != totals.scored_rows + totals.error_rows:
         yield f"{totals.rows:,} rows in, {totals.scored_rows:,} scored and {totals.error_rows:,} in errors"
-    if run["plan"]["rows"] is not None and totals.rows != run["plan"]["rows"]:
-        yield f"{totals.rows:,} rows in the records, {run['plan']['rows']:,} in the plan"
+    if run.plan.rows is not None and totals.rows != run.plan.rows:
+        yield f"{totals.rows:,} rows in the records, {run.plan.rows:,} in the plan"
 
 
 _Damaged = list[tuple[str, str]]
 
 
 def _check_unit(
-    output: str, unit: dict[str, Any], records: list[Record], complete: bool
+    output: str, unit: dict[str, Any], records: list[CommitRecord], complete: bool
 ) -> tuple[_Damaged, list[str], np.ndarray]:
     """Damaged files of one unit by their shard, what is wrong with whole ones, and the hashes of the unit's ids.
 
@@ -192,25 +209,25 @@ def _check_unit(
     problems: list[str] = []
     keys, refused, ids = [], [], [np.zeros(0, dtype=np.uint64)]
     for record in records:
-        shard, rows = record["shard"], {"sequences": 0, "scored_rows": 0, "error_rows": 0}
+        shard, rows = record.shard, {"sequences": 0, "scored_rows": 0, "error_rows": 0}
         numbers = [np.zeros(0, dtype=np.int64)]
-        for file in files_of(record):
+        for file in record.all_files:
             try:
                 table = _read_whole_file(output, file)
             except (DamagedError, pa.ArrowException, OSError, UnicodeDecodeError) as error:
-                damaged.append((shard, f"{file['path']} is damaged: {str(error).splitlines()[0]}"))
+                damaged.append((shard, f"{file.path} is damaged: {str(error).splitlines()[0]}"))
                 continue
-            if table.num_rows != file["rows"]:
-                problems.append(f"{file['path']} has {table.num_rows:,} rows, its record says {file['rows']:,}")
-            if file is record["errors_file"]:
+            if table.num_rows != file.rows:
+                problems.append(f"{file.path} has {table.num_rows:,} rows, its record says {file.rows:,}")
+            if file is record.errors_file:
                 refused.append(one_array(table.column(schema.SOURCE_ROW)).to_numpy())
                 rows["error_rows"] += table.num_rows
                 if not set(table.column("reason").to_pylist()) <= set(schema.REASONS):
-                    problems.append(f"{file['path']} has a reason that is none")
+                    problems.append(f"{file.path} has a reason that is none")
             else:
                 rows["sequences"] += table.num_rows
                 rows["scored_rows"] += pc.sum(pc.equal(table.column(schema.WINDOW), 0)).as_py() or 0
-                problems += [f"{file['path']}: {problem}" for problem in _check_table(table, unit)]
+                problems += [f"{file.path}: {problem}" for problem in _check_table(table, unit)]
                 keys.append(_key(table, schema.WINDOW))
                 ids.append(_ids(table))
             numbers.append(one_array(table.column(schema.SOURCE_ROW)).to_numpy())
@@ -221,20 +238,20 @@ def _check_unit(
     return damaged, problems, np.concatenate(ids)
 
 
-def _against_record(record: Record, rows: dict[str, int], numbers: list[np.ndarray]) -> Iterator[str]:
+def _against_record(record: CommitRecord, rows: dict[str, int], numbers: list[np.ndarray]) -> Iterator[str]:
     """Whether the files of a shard hold the rows that its record says; numbers: their source_rows."""
     for name, count in rows.items():
-        if count != record[name]:
-            yield f"{count:,} {name.replace('_', ' ')}, its record says {record[name]:,}"
+        if count != getattr(record, name):
+            yield f"{count:,} {name.replace('_', ' ')}, its record says {getattr(record, name):,}"
     together = np.concatenate(numbers)
-    if "first_row" in record and len(together):
+    if record.row_range is not None and len(together):
         held = int(together.min()), int(together.max())
-        if held != (record["first_row"], record["last_row"]):
-            said = f"{record['first_row']} to {record['last_row']}"
+        if held != (record.first_row, record.last_row):
+            said = f"{record.first_row} to {record.last_row}"
             yield f"it holds rows {held[0]} to {held[1]} of the file, its record says {said}"
 
 
-def _read_whole_file(output: str, file: dict[str, Any]) -> pa.Table:
+def _read_whole_file(output: str, file: DataFile) -> pa.Table:
     """All columns of a data file.
 
     Raises:
@@ -242,9 +259,8 @@ def _read_whole_file(output: str, file: dict[str, Any]) -> pa.Table:
         pa.ArrowException: it cannot be decoded.
     """
     fs, root = open_location(output)
-    data = read_whole(fs, f"{root}/{file['path']}")
-    written = file.get("sha256")  # earlier versions wrote none
-    if written is not None and sha256(data).hexdigest() != written:
+    data = read_whole(fs, f"{root}/{file.path}")
+    if file.sha256 is not None and sha256(data).hexdigest() != file.sha256:
         raise DamagedError("its checksum does not match")
     table = pq.read_table(pa.BufferReader(data), use_threads=False, partitioning=None)
     table.validate(full=True)

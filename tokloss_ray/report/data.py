@@ -14,8 +14,9 @@ from tokloss_ray.mining.mine import Progress, mine
 from tokloss_ray.mining.mined import about_table, fits, mining_folder, read_table
 from tokloss_ray.mining.passes import Tables
 from tokloss_ray.mining.ranks.label_scores import PRIOR_ADJUSTED
-from tokloss_ray.output.folder import read_finished
-from tokloss_ray.output.opened import committed, open_outputs
+from tokloss_ray.output.opened import open_outputs
+from tokloss_ray.output.records import CommitRecord, in_order, read_records
+from tokloss_ray.output.run import Run, read_finished
 from tokloss_ray.output.score_files import reading
 from tokloss_ray.output.totals import Totals, total
 from tokloss_ray.schema import ERRORS_SCHEMA
@@ -47,7 +48,7 @@ class ReportData:
     """
 
     output: str
-    run: dict[str, Any]
+    run: Run
     totals: Totals
     finished: bool
     tables: Tables
@@ -83,7 +84,7 @@ def read_report_data(
     """
     with before_work():
         run, finished = read_finished(output, partial, "report")
-        records = committed(output, run)
+        records = list(read_records(output, run.short_fingerprint).values())
         totals = total(records)
         found, about = _read_tables(output)
         bad_rows = _read_bad_rows(output, records)
@@ -118,16 +119,16 @@ def _read_tables(output: str) -> tuple[Tables, dict[str, Any]]:
     return (tables, abouts[0]) if all(about == abouts[0] for about in abouts) else ({}, abouts[0])
 
 
-def _read_bad_rows(output: str, records: Any) -> pa.Table:
+def _read_bad_rows(output: str, records: list[CommitRecord]) -> pa.Table:
     """The first rows of errors/, a few for each reason."""
     fs, root = open_location(output)
     kept: list[dict[str, Any]] = []
     seen: dict[str, int] = {}
-    wanted = {reason for record in records for reason in record["errors"]}
-    for record in sorted(records, key=lambda r: (r["unit"], r["index"])):
-        if not record.get("errors_file") or all(seen.get(reason, 0) >= _BAD_ROWS for reason in wanted):
+    wanted = {reason for record in records for reason in record.errors}
+    for record in in_order(records):
+        if record.errors_file is None or all(seen.get(reason, 0) >= _BAD_ROWS for reason in wanted):
             continue
-        path = record["errors_file"]["path"]
+        path = record.errors_file.path
         with reading(output, path):
             file = pa.BufferReader(read_whole(fs, f"{root}/{path}"))
             rows = pq.read_table(file, schema=ERRORS_SCHEMA, page_checksum_verification=True).to_pylist()

@@ -11,7 +11,7 @@ from tokloss_ray.report.sentences import shorten
 
 def subject(data: ReportData, labelled: int) -> str:
     """Model, corpus and size in one line."""
-    settings = data.run["settings"]
+    settings = data.run.settings
     given = settings.get("input") or []
     inputs = [given] if isinstance(given, str) else [*given]
     source = inputs[0].rstrip("/").rsplit("/", 1)[-1] if inputs else "the corpus"
@@ -25,7 +25,7 @@ def subject(data: ReportData, labelled: int) -> str:
 def details(data: ReportData) -> list[tuple[str, str]]:
     """Run details, as names and values."""
     run, totals = data.run, data.totals
-    tags = run["tags"]
+    tags = run.tags
     shown = ", ".join(tags[:50]) + (f" and {len(tags) - 50:,} more" if len(tags) > 50 else "")
     details = [
         ("Output", data.output),
@@ -39,8 +39,8 @@ def details(data: ReportData) -> list[tuple[str, str]]:
     ]
     if data.scheme:
         details.append(("Scheme of the tags", data.scheme))
-    details += [(f"--{name.replace('_', '-')}", _setting(value)) for name, value in run["settings"].items()]
-    identity = run["identity"]
+    details += [(f"--{name.replace('_', '-')}", _setting(value)) for name, value in run.settings.items()]
+    identity = run.identity
     details += [
         (f"{name.replace('_', ' ').capitalize()}, as resolved", str(identity[name]))
         for name in ("dtype", "max_length", "overflow", "overlap", "shard_tokens")
@@ -49,8 +49,8 @@ def details(data: ReportData) -> list[tuple[str, str]]:
     details += [
         (f"{name.capitalize()}, SHA-256", str(identity[name])) for name in ("model", "tokenizer") if identity.get(name)
     ]
-    details.append(("Fingerprint of the run", run["fingerprint"]))
-    details.append(("Versions", ", ".join(f"{name} {version}" for name, version in run["versions"].items())))
+    details.append(("Fingerprint of the run", run.fingerprint))
+    details.append(("Versions", ", ".join(f"{name} {version}" for name, version in run.versions.items())))
     return [(name, shorten(value, 1000)) for name, value in details]
 
 

@@ -86,7 +86,7 @@ def render(data: ReportData) -> str:
 def page_values(data: ReportData) -> dict[str, Any]:
     """What the template shows, by name."""
     tables = data.tables
-    types = entity_types(data.run["tags"], data.scheme)
+    types = entity_types(data.run.tags, data.scheme)
     issues = _issues(data, types)
     chart_tags = _chart_tags(data)
     has_entities = bool(tables["entities"].num_rows)
@@ -198,7 +198,7 @@ def _issues(data: ReportData, types: dict[str, str]) -> list[Issue]:
     entities = tables["entity_issues"].num_rows > 0
     rows = tables["entity_issues" if entities else "label_issues"].slice(0, ISSUES).to_pylist()
     keys = [key_of(row) for row in rows]
-    found = rows_by_key(tables["sequences"], keys, data.run["identity"].get("label_all_subtokens", False))
+    found = rows_by_key(tables["sequences"], keys, data.run.identity.get("label_all_subtokens", False))
     issues = []
     for row, key in zip(rows, keys, strict=True):
         if entities:
@@ -237,7 +237,7 @@ def _worst(data: ReportData) -> list[Worst]:
     """The sentences with the highest total loss."""
     table = data.tables["sequences"]
     rows = table.filter(pc.is_valid(table.column("rank_total"))).slice(0, WORST)
-    words = "tokens" if data.run["identity"].get("label_all_subtokens", False) else "words"
+    words = "tokens" if data.run.identity.get("label_all_subtokens", False) else "words"
     worst = []
     for row in rows.to_pylist():
         figures = (

@@ -8,18 +8,19 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from tokloss_ray.cluster.session import joins_cluster, raise_if_stopped, ray_session
 from tokloss_ray.config import ScoreConfig
 from tokloss_ray.errors import JobFailed, PassFailed, Refused, before_work
+from tokloss_ray.inputs.unit import ReadUnit
 from tokloss_ray.model.quick_imports import no_collection
-from tokloss_ray.output import folder as output
-from tokloss_ray.output.records import Record, scan_records
+from tokloss_ray.output.records import CommitRecord, scan_records
+from tokloss_ray.output.run import Run, is_finished, read_run, run_file
 from tokloss_ray.output.totals import RunSummary, Totals, total
 from tokloss_ray.scoring.estimate import Estimate, estimate
 from tokloss_ray.scoring.finish import break_early, complete
-from tokloss_ray.scoring.job import ReadUnit
+from tokloss_ray.scoring.folder import check_folder, check_same_run, clear, read_plan, start_run
 from tokloss_ray.scoring.lease import Lease
 from tokloss_ray.scoring.on_ray.hardware import (
     Actors,
@@ -31,7 +32,7 @@ from tokloss_ray.scoring.on_ray.hardware import (
 )
 from tokloss_ray.scoring.on_ray.nodes import NodeWatch, check_nodes
 from tokloss_ray.scoring.plan import Given, Plan, Preflight, look, make_plan, preflight
-from tokloss_ray.scoring.resume import Committed, find_committed, rows_by_unit, take_back, unfinished
+from tokloss_ray.scoring.resume import EarlierAttempts, find_committed, rows_by_unit, take_back, unfinished
 from tokloss_ray.scoring.stages.journal import count_deaths
 from tokloss_ray.storage.failures import HASTY, set_tries, take_retries
 
@@ -45,9 +46,9 @@ class Watcher:
 
     def planned(self, plan: Plan, resumed: Totals, redo: dict[str, str]) -> None:
         """The plan is made; `resumed` is what earlier attempts have committed, `redo` what of it has to be scored again
-        and why (see `resume.Committed`)."""
+        and why (see `resume.EarlierAttempts`)."""
 
-    def committed(self, record: dict[str, Any]) -> None:
+    def committed(self, record: CommitRecord) -> None:
         """A shard was committed."""
 
     def stage(self, name: str) -> None:
@@ -70,12 +71,12 @@ def score(config: ScoreConfig, watcher: Watcher | None = None) -> RunSummary:
     set_tries(HASTY)
     with ExitStack() as stack, before_work():
         watcher.stage("checking input and model")
-        run = None if config.overwrite else output.read_run(config.output)
-        output.check_folder(config.output)
+        run = None if config.overwrite else read_run(config.output)
+        check_folder(config.output)
         given = look(config)
         checked = begin(lambda: _preflight(config, given))
-        found, joins = Committed(), joins_cluster(config)
-        if run is not None and output.is_finished(config.output):
+        found, joins = EarlierAttempts(), joins_cluster(config)
+        if run is not None and is_finished(config.output):
             found = find_committed(config.output, run)
         finished = found.complete and not found.damaged
         if not finished:
@@ -89,24 +90,24 @@ def score(config: ScoreConfig, watcher: Watcher | None = None) -> RunSummary:
         lease = stack.enter_context(Lease(config.output, plan.job.fingerprint))
         lease.confirm()
         # From here on nobody else writes; what was read before may be out of date.
-        if not config.overwrite and output.read_run(config.output) != run:
+        if not config.overwrite and read_run(config.output) != run:
             raise Refused(f"another run was at work in {config.output} just now: run the same command again")
-        found = Committed() if run is None else find_committed(config.output, run)
-        units, records = (plan.units if run is None else output.read_plan(plan, run)), found.records
+        found = EarlierAttempts() if run is None else find_committed(config.output, run)
+        units, records = (plan.units if run is None else read_plan(plan, run)), found.records
         watcher.planned(plan, total(records.values()), found.redo)
         todo = unfinished(units, records)
         actors = plan_actors(config, cluster_hardware(may_grow=joins)) if todo else None
         take_back(config.output, found)
         if run is None:
-            output.clear(config.output)
-            output.start_run(plan, config.model_dump(mode="json", exclude_defaults=True))
+            clear(config.output)
+            start_run(plan, config.model_dump(mode="json", exclude_defaults=True))
         if todo and joins:
             watcher.stage("asking the nodes")
             try:
-                check_nodes(plan, output.run_file(plan.job.output))
+                check_nodes(plan, run_file(plan.job.output))
             except Refused:
                 if run is None:  # nothing was done: the folder is free for the next command
-                    output.clear(config.output)
+                    clear(config.output)
                 raise
         watcher.stage("starting the model" if todo else "adding up")
         running = stack.pop_all()
@@ -119,7 +120,7 @@ def score(config: ScoreConfig, watcher: Watcher | None = None) -> RunSummary:
             try:
                 actors = actors or _actors_again(config, joins)
                 for record in _results(plan, todo, records, actors, config, again, lease):
-                    records[record["shard"]] = record
+                    records[record.shard] = record
                     clock.committed(record)
                     watcher.committed(record)
                     break_early(records, config)
@@ -166,14 +167,14 @@ def begin(work: Callable[[], T]) -> Future[T]:
     return future
 
 
-def _plan(config: ScoreConfig, found: Preflight, run: dict[str, Any] | None, cluster: bool, finished: bool) -> Plan:
-    recorded = None if run is None else run["identity"]
+def _plan(config: ScoreConfig, found: Preflight, run: Run | None, cluster: bool, finished: bool) -> Plan:
+    recorded = None if run is None else run.identity
     gpu = uses_gpus(config, cluster_hardware()) if cluster else local_gpu() and config.gpus_per_actor != 0
     asks = gpu and config.dtype == "auto" and not (recorded or {}).get("dtype")
     bfloat16 = asks and gpu_has_bfloat16(not cluster, config.stall_timeout)
     plan = make_plan(found, gpu, bfloat16, recorded)
     if run is not None:
-        output.check_same_run(run, plan, config.output, finished)
+        check_same_run(run, plan, config.output, finished)
     return plan
 
 
@@ -197,12 +198,12 @@ def _actors_again(config: ScoreConfig, joins: bool) -> Actors:
 def _results(
     plan: Plan,
     units: list[ReadUnit],
-    records: dict[str, Record],
+    records: dict[str, CommitRecord],
     actors: Actors,
     config: ScoreConfig,
     again: bool,
     lease: Lease,
-) -> Iterator[Record]:
+) -> Iterator[CommitRecord]:
     """Commit records as they come.
 
     Raises:
@@ -218,8 +219,8 @@ def _results(
         lease.check()
         nodes.check()
 
-    committed = rows_by_unit(records.values())
-    for result in run(plan.job, units, committed, actors, config.stall_timeout, again, check):
+    held = rows_by_unit(records.values())
+    for result in run(plan.job, units, held, actors, config.stall_timeout, again, check):
         if result.failure is not None or result.record is None:
             raise JobFailed(result.failure or "a stage answered nothing", result.detail)
         nodes.committed()
@@ -237,12 +238,12 @@ class _Clock:
         self.first_tokens = 0
         self.busy = 0.0
 
-    def committed(self, record: dict[str, Any]) -> None:
+    def committed(self, record: CommitRecord) -> None:
         self.last = time.monotonic() - self.began
         if self.first is None:
-            self.first, self.first_tokens = self.last, record["tokens"]
-        self.tokens += record["tokens"]
-        self.busy += record["seconds"]["score"]
+            self.first, self.first_tokens = self.last, record.tokens
+        self.tokens += record.tokens
+        self.busy += record.seconds["score"]
 
     def rate(self) -> float | None:
         """Tokens per second between the first commit and the last, or in the model where there is one shard only."""
@@ -261,8 +262,8 @@ def check(config: ScoreConfig) -> tuple[Plan, Estimate]:
     """
     set_tries(HASTY)
     with before_work():
-        run = None if config.overwrite else output.read_run(config.output)
-        output.check_folder(config.output)
-        finished = run is not None and output.is_finished(config.output)
+        run = None if config.overwrite else read_run(config.output)
+        check_folder(config.output)
+        finished = run is not None and is_finished(config.output)
         plan = _plan(config, preflight(config), run, cluster=False, finished=finished)
     return plan, estimate(plan, gpu=local_gpu() and config.gpus_per_actor != 0)

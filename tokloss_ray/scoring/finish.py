@@ -6,12 +6,13 @@ from dataclasses import asdict
 
 from tokloss_ray.config import ScoreConfig
 from tokloss_ray.errors import JobFailed, TooManyBadRows
-from tokloss_ray.output import folder as output
-from tokloss_ray.output.records import Record, file_problems, range_problems
-from tokloss_ray.output.totals import Totals, missing_shards, total
+from tokloss_ray.inputs.unit import ReadUnit
+from tokloss_ray.output.records import CommitRecord, file_problems, missing_shards, range_problems
+from tokloss_ray.output.run import fingerprint, read_run
+from tokloss_ray.output.totals import Totals, total
 from tokloss_ray.output.verify import repeated_ids
-from tokloss_ray.scoring.job import ReadUnit
-from tokloss_ray.scoring.plan import Plan, fingerprint
+from tokloss_ray.scoring.folder import forget_attempts, remove_strangers, write_success
+from tokloss_ray.scoring.plan import Plan
 
 BREAKER_ROWS = 1000
 NOT_IN_SUCCESS = ("padded_tokens", "batch_tokens", "batching", "storage_retries")
@@ -20,12 +21,12 @@ MOST_IDS = 20_000_000
 """Rows up to which a run counts repeated ids before it ends, which holds eight bytes for each; `verify` always does."""
 
 
-def break_early(records: dict[str, Record], config: ScoreConfig) -> None:
+def break_early(records: dict[str, CommitRecord], config: ScoreConfig) -> None:
     """Stop a run whose rows are mostly bad from the start: that is a wrong column, not bad rows."""
     if config.max_error_rate >= 0.5 or len(records) > 1000:
         return
-    rows = sum(r["rows"] for r in records.values())
-    bad = sum(r["error_rows"] for r in records.values())
+    rows = sum(r.rows for r in records.values())
+    bad = sum(r.error_rows for r in records.values())
     if rows >= BREAKER_ROWS and bad * 2 > rows:
         reasons = _reasons(total(records.values()))
         raise TooManyBadRows(
@@ -34,7 +35,7 @@ def break_early(records: dict[str, Record], config: ScoreConfig) -> None:
         )
 
 
-def complete(config: ScoreConfig, plan: Plan, units: list[ReadUnit], records: dict[str, Record]) -> Totals:
+def complete(config: ScoreConfig, plan: Plan, units: list[ReadUnit], records: dict[str, CommitRecord]) -> Totals:
     """Check that everything is there and adds up, then write `_SUCCESS`.
 
     Raises:
@@ -60,11 +61,11 @@ def complete(config: ScoreConfig, plan: Plan, units: list[ReadUnit], records: di
             f"the totals do not agree: {expected:,} rows in, {totals.scored_rows:,} scored, "
             f"{totals.error_rows:,} in errors/"
         )
-    run = output.read_run(config.output)
-    if run is None or run["fingerprint"] != fingerprint(plan.job.identity):
+    run = read_run(config.output)
+    if run is None or run.fingerprint != fingerprint(plan.job.identity):
         raise JobFailed(f"another run has taken {config.output} over while this one was at work: name another folder")
-    output.forget_attempts(config.output)
-    output.remove_strangers(config.output, records)
+    forget_attempts(config.output)
+    remove_strangers(config.output, records)
     if problems := file_problems(config.output, records.values()):
         more = f", and {len(problems) - 1} more problems" if len(problems) > 1 else ""
         remedy = "the same command again scores that shard again" if problems[0][0] else "move it away, then run again"
@@ -77,7 +78,7 @@ def complete(config: ScoreConfig, plan: Plan, units: list[ReadUnit], records: di
             f"--max-error-rate {config.max_error_rate:g}; the others are done. Look at {config.output}/errors, then "
             f"run again with --max-error-rate {_rate_above(totals.error_rate)} to accept them"
         )
-    output.finish(config.output, {k: v for k, v in asdict(totals).items() if k not in NOT_IN_SUCCESS})
+    write_success(config.output, {k: v for k, v in asdict(totals).items() if k not in NOT_IN_SUCCESS})
     return totals
 
 

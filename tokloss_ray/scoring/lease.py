@@ -18,10 +18,10 @@ from contextlib import suppress
 from typing import Any
 
 from tokloss_ray.errors import JobFailed, Refused, StorageFailed
+from tokloss_ray.output.names import LEASE
 from tokloss_ray.storage.failures import tries
 from tokloss_ray.storage.files import is_local, open_location, read_whole, remove, write_whole
 
-LEASE = "_lease.json"
 BEAT_SECONDS = 5.0
 PATIENCE = 20.0
 """Seconds after which a driver on another machine is taken for dead: four beats."""

@@ -18,8 +18,9 @@ from ray.util.annotations import RayDeprecationWarning
 
 from tokloss_ray.cluster.stream import Running, stream, watch
 from tokloss_ray.errors import JobFailed, PassFailed
-from tokloss_ray.output.records import Rows
-from tokloss_ray.scoring.job import Job, ReadUnit
+from tokloss_ray.inputs.unit import ReadUnit
+from tokloss_ray.output.records import CommitRecord, RowRange
+from tokloss_ray.scoring.job import Job
 from tokloss_ray.scoring.on_ray.hardware import Actors
 from tokloss_ray.scoring.on_ray.workers import ScoreActor, decode_and_commit, read_and_encode
 
@@ -31,25 +32,25 @@ SHARDS_AHEAD, BYTES_PER_TOKEN = 12, 64
 """Shards for each actor in all queues together (three are given to it ahead), and a token's bytes once it is scored."""
 MIN_WAITING_BYTES = 1 << 28
 
-Held = Mapping[int, Mapping[int, Rows]]
+Held = Mapping[int, Mapping[int, RowRange]]
 """The rows that committed shards hold, by unit and by the shard's number in it."""
 
 
 class Result(NamedTuple):
     """What the graph yields: a commit record, or the sentence and the traceback of a stage that failed."""
 
-    record: dict[str, Any] | None
+    record: CommitRecord | None
     failure: str | None = None
     detail: str = ""
 
 
 def build(
-    job: ray.ObjectRef, units: list[ReadUnit], committed: Held, actors: Actors, again: bool = False
+    job: ray.ObjectRef, units: list[ReadUnit], held: Held, actors: Actors, again: bool = False
 ) -> ray.data.Dataset:
     """plan -> read + encode (CPU task) -> score (actor) -> decode + commit (CPU task)."""
     retries = {"max_restarts": 8, "max_task_retries": 2}
     return (
-        ray.data.from_blocks(_source(units, committed))  # from_arrow starts a task to count rows
+        ray.data.from_blocks(_source(units, held))  # from_arrow starts a task to count rows
         .map_batches(
             read_and_encode,
             fn_args=(job,),
@@ -84,7 +85,7 @@ def build(
 def run(
     job: Job,
     units: list[ReadUnit],
-    committed: Held,
+    held: Held,
     actors: Actors,
     stall_timeout: float,
     again: bool = False,
@@ -103,7 +104,7 @@ def run(
     with _data_context(_waiting_bytes(job, actors)), warnings.catch_warnings():
         # The retry arguments go away in Ray 2.64, which the dependencies exclude.
         warnings.simplefilter("ignore", RayDeprecationWarning)
-        dataset = build(ray.put(job), units, committed, actors, again)
+        dataset = build(ray.put(job), units, held, actors, again)
     moved = time.monotonic()
     with closing(stream(dataset)) as batches:
         for batch in batches:
@@ -116,7 +117,7 @@ def run(
             if isinstance(batch, Exception):
                 raise _given_up(batch)
             for text in batch.column("result").to_pylist():
-                yield Result(**json.loads(text))
+                yield _result(json.loads(text))
 
 
 def _standstill(seconds: float) -> str:
@@ -147,13 +148,18 @@ def _given_up(error: Exception) -> PassFailed:
     return PassFailed(f"Ray gave the job up: {sentence}", detail)
 
 
-def _source(units: list[ReadUnit], committed: Held) -> list[pa.Table]:
+def _result(answer: dict[str, Any]) -> Result:
+    record = answer.pop("record")
+    return Result(None if record is None else CommitRecord.from_json(record), **answer)
+
+
+def _source(units: list[ReadUnit], held: Held) -> list[pa.Table]:
     """The units as a table in blocks: one unit a block, more only where the plan is very long."""
 
     def known(unit: ReadUnit) -> list[dict[str, Any]]:
-        return [{"index": index, **rows._asdict()} for index, rows in committed.get(unit.number, {}).items()]
+        return [{"index": index, **rows._asdict()} for index, rows in held.get(unit.number, {}).items()]
 
-    rows = [{**asdict(unit), "committed": known(unit)} for unit in units]
+    rows = [{**asdict(unit), "held": known(unit)} for unit in units]
     table = pa.Table.from_pylist(rows, _UNIT_SCHEMA)
     size = max(1, min(16, len(units) // MAX_BLOCKS))
     return [table.slice(start, size) for start in range(0, len(units), size)]
@@ -172,7 +178,7 @@ _UNIT_SCHEMA = pa.schema(
         ("size", pa.int64()),
         ("offset", pa.int64()),
         (
-            "committed",
+            "held",
             pa.list_(
                 pa.struct(
                     [

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import posixpath
 from dataclasses import dataclass, field
-from hashlib import sha256
 from importlib.metadata import version
 from typing import Any
 
@@ -16,15 +15,17 @@ from tokenizers import Tokenizer
 from tokloss_ray import schema
 from tokloss_ray.config import ScoreConfig
 from tokloss_ray.errors import Refused, before_work
-from tokloss_ray.inputs.columns import find_columns, find_tags
+from tokloss_ray.inputs.columns import ColumnOptions, find_columns, find_tags
 from tokloss_ray.inputs.lines import MAX_RECORD
 from tokloss_ray.inputs.listing import Inspected, inspect_files, list_inputs
 from tokloss_ray.inputs.read import Chunk, read_unit
+from tokloss_ray.inputs.unit import Columns, ReadUnit
 from tokloss_ray.inputs.units import make_units
 from tokloss_ray.model.files import ModelInfo, resolve_model
 from tokloss_ray.model.store import ModelFolder, find_model
+from tokloss_ray.output.run import fingerprint
 from tokloss_ray.ragged import list_lengths, one_array
-from tokloss_ray.scoring.job import Columns, Job, ReadUnit
+from tokloss_ray.scoring.job import Job
 from tokloss_ray.scoring.stages.encode import encode_rows
 from tokloss_ray.storage.files import is_local, kind_of, open_location
 from tokloss_ray.tags.warnings import scheme_warnings
@@ -88,10 +89,15 @@ def look(config: ScoreConfig) -> Given:
         Refused: with the first thing that does not fit.
     """
     warnings: list[str] = []
-    inspected = inspect_files(list_inputs(config, warnings))
+    inspected = inspect_files(list_inputs(config.input, config.split, warnings))
     _outside_of_input(config, inspected)
     model = find_model(config.model, config.revision, "model")
-    return Given(inspected, find_columns(config, inspected), model, tuple(warnings))
+    return Given(inspected, find_columns(_column_options(config), inspected), model, tuple(warnings))
+
+
+def _column_options(config: ScoreConfig) -> ColumnOptions:
+    names = ("tokens_column", "labels_column", "id_column", "keep", "partition_by", "add_column")
+    return ColumnOptions(**{name: getattr(config, name) for name in names})
 
 
 def preflight(config: ScoreConfig, given: Given | None = None) -> Preflight:
@@ -103,7 +109,7 @@ def preflight(config: ScoreConfig, given: Given | None = None) -> Preflight:
     given = given or look(config)
     model = resolve_model(config, given.model)
     warnings = [*given.warnings, *(model.warnings if given.columns.words else ())]
-    data_tags = find_tags(config, given.inspected, given.columns, model, warnings)
+    data_tags = find_tags(config.tags, given.inspected, given.columns, model.tags, warnings)
     overlap = _overlap(config, model)
     return Preflight(config, given.inspected, model, given.columns, data_tags, overlap, warnings)
 
@@ -178,11 +184,6 @@ def make_plan(found: Preflight, gpu: bool, bfloat16: bool, recorded: dict[str, A
     per_byte = sample.rows / sample.size if sample.size else 0
     estimated_rows = rows if rows is not None else round(size * per_byte)
     return Plan(job, units, rows, round(estimated_rows * sample.tokens_per_row), estimated_rows, warnings)
-
-
-def fingerprint(identity: dict[str, Any]) -> str:
-    """SHA-256 over the identity settings."""
-    return sha256(json.dumps(identity, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,9 @@ from tokloss_ray.cli.views.run import print_estimate, print_summary
 from tokloss_ray.errors import JobFailed, Refused
 from tokloss_ray.model.files import POSITIONS_AFTER_PAD
 from tokloss_ray.output.totals import RunSummary
+from tokloss_ray.schema import EQUAL_LENGTH, PADDED
 from tokloss_ray.scoring.driver import check
 from tokloss_ray.scoring.plan import make_plan, preflight, sample_rows
-from tokloss_ray.scoring.stages.batching import EQUAL_LENGTH, PADDED
 from tokloss_ray.scoring.stages.journal import Journal
 from tokloss_ray.scoring.stages.probe import LONG, Probe, find_batching
 from tokloss_ray.scoring.stages.scorer import Scorer
@@ -185,7 +185,7 @@ def test_it_is_said(convbert: Path, tokenizer: Path, rows: list[Row], tmp_path: 
     console = Console(record=True, width=200)
     print_estimate(console, plan, estimate)
     run = score_inline(config)
-    assert {record["batching"] for record in run.records} == {EQUAL_LENGTH}
+    assert {record.batching for record in run.records} == {EQUAL_LENGTH}
     print_summary(console, RunSummary("out", run.totals, 1, 1.0, None, None, False, ()))
     assert console.export_text().count("of equally long sequences") == 2
 

@@ -9,19 +9,19 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from tokloss_ray.output.records import CommitRecord
 from tokloss_ray.output.status import Status
 from tokloss_ray.output.totals import RunSummary, Totals
 from tokloss_ray.output.verify import Verified
+from tokloss_ray.schema import EQUAL_LENGTH
 from tokloss_ray.scoring.driver import Watcher
 from tokloss_ray.scoring.estimate import Estimate
 from tokloss_ray.scoring.plan import Plan
-from tokloss_ray.scoring.stages.batching import EQUAL_LENGTH
 from tokloss_ray.text import visible
 
 LINE_SECONDS = 5.0
@@ -83,15 +83,15 @@ class ProgressView(Watcher):
         self.now = name
         self._refresh()
 
-    def committed(self, record: dict[str, Any]) -> None:
+    def committed(self, record: CommitRecord) -> None:
         """Move on by one shard."""
         if self.started is None:
             # The first shard's wait is start-up; the rate counts from here.
             self.started = time.monotonic()
-            self.resumed_tokens = self.tokens + record["tokens"]
+            self.resumed_tokens = self.tokens + record.tokens
         self.now = "scoring"
         self.shards += 1
-        self.tokens += record["tokens"]
+        self.tokens += record.tokens
         self._refresh()
 
     def figures(self) -> str:

@@ -15,8 +15,8 @@ from tokloss_ray.mining.diff.matching import Matched, Side, pairs, take_sequence
 from tokloss_ray.mining.diff.tables import diff_tables
 from tokloss_ray.mining.tables.grouping import slices
 from tokloss_ray.mining.words.load import BATCH_TOKENS
-from tokloss_ray.output.folder import read_finished
 from tokloss_ray.output.opened import OUTPUT, Scores, check_columns, open_outputs, parse_where
+from tokloss_ray.output.run import read_finished
 from tokloss_ray.tags.schemes import TagSet
 
 _FAN = 8  # partials that are combined at once: each has few distinct words, all together have many
@@ -140,4 +140,4 @@ def diff_folder(a: str, b: str) -> str:
         Refused: A is no output.
     """
     run, _ = read_finished(a, True, "compare")
-    return f"{b.rstrip('/')}/mining/diff-{run['fingerprint'][:6]}"
+    return f"{b.rstrip('/')}/mining/diff-{run.short_fingerprint}"

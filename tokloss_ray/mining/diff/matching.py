@@ -23,8 +23,8 @@ from tokloss_ray.errors import Refused
 from tokloss_ray.mining.diff.row_ranges import AFTER, BEFORE, batches_of, row_ranges
 from tokloss_ray.mining.words.load import BATCH_TOKENS, read_tokens
 from tokloss_ray.mining.words.words import KEY, Words, concat_words, first_tokens, take_words
-from tokloss_ray.output.folder import read_run
 from tokloss_ray.output.opened import Condition, ScoreFile, Scores, files_where
+from tokloss_ray.output.run import read_run
 from tokloss_ray.ragged import offsets_of, positions
 
 
@@ -89,7 +89,7 @@ def same_files(a: Scores, b: Scores) -> bool:
     def files(scores: Scores) -> set[tuple[str, int]]:
         run = read_run(scores.outputs[0])
         assert run is not None
-        return {(source, size) for source, size, *_ in run["identity"]["input"]}
+        return {(source, size) for source, size, *_ in run.identity["input"]}
 
     return files(a) == files(b)
 

@@ -8,8 +8,8 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tokloss_ray.errors import PassFailed, Refused, TokLossError
+from tokloss_ray.inputs.unit import ReadUnit
 from tokloss_ray.model.store import ModelFolder, see_model
-from tokloss_ray.scoring.job import ReadUnit
 from tokloss_ray.scoring.plan import Plan
 from tokloss_ray.storage.files import exists, open_location
 

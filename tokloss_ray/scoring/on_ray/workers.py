@@ -18,14 +18,16 @@ from tokenizers import Tokenizer
 from tokloss_ray.errors import JobFailed, TokLossError
 from tokloss_ray.faults import fault_point
 from tokloss_ray.inputs.read import read_unit
+from tokloss_ray.inputs.unit import ReadUnit
 from tokloss_ray.model.quick_imports import no_collection
-from tokloss_ray.output.records import Rows
-from tokloss_ray.scoring.job import Job, ReadUnit
+from tokloss_ray.output.names import shard_name
+from tokloss_ray.output.records import RowRange
+from tokloss_ray.scoring.job import Job
 from tokloss_ray.scoring.stages.commit import commit_shard
 from tokloss_ray.scoring.stages.cutting import encode_unit
 from tokloss_ray.scoring.stages.decode import decode_shard
 from tokloss_ray.scoring.stages.journal import open_journal
-from tokloss_ray.scoring.stages.shard import Shard, from_row, shard_name, to_row
+from tokloss_ray.scoring.stages.shard import Shard, from_row, to_row
 from tokloss_ray.storage.failures import set_tries, take_retries
 
 FAILURE = "failure"
@@ -34,12 +36,11 @@ FAILURE = "failure"
 def read_and_encode(batch: pa.Table, job_ref: ray.ObjectRef) -> Iterator[pa.Table]:
     """The shards of some units, each a table of one row."""
     for row in batch.to_pylist():
-        committed = {known.pop("index"): Rows(**known) for known in row.pop("committed")}
-        unit = ReadUnit(**row)
         try:
-            job = _job(job_ref)
+            held = {known.pop("index"): RowRange(**known) for known in row.pop("held")}
+            job, unit = _job(job_ref), ReadUnit(**row)
             chunks = read_unit(job, unit)
-            for shard in encode_unit(job, _tokenizer(job_ref), unit.number, unit.source, chunks, committed):
+            for shard in encode_unit(job, _tokenizer(job_ref), unit.number, unit.source, chunks, held):
                 shard.about["storage_retries"] = take_retries()
                 yield to_row(shard)
         except Exception as error:
@@ -99,7 +100,7 @@ def decode_and_commit(batch: pa.Table, job_ref: ray.ObjectRef) -> pa.Table:
             decoded = decode_shard(job, shard.about["source"], shard.sequences, shard.errors)
             shard.about["seconds"]["decode"] = round(time.perf_counter() - start, 4)
             record = commit_shard(job, shard.about, decoded)
-            return pa.table({"result": [json.dumps({"record": record})]})
+            return pa.table({"result": [json.dumps({"record": record.to_json()})]})
         except Exception as error:
             batch = _failure(error)
     return batch.select([FAILURE]).rename_columns(["result"])

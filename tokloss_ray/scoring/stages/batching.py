@@ -6,9 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-PADDED, EQUAL_LENGTH = "padded", "equal-length"
-"""How micro-batches are formed, as commit records say it."""
-
 
 class MicroBatch(NamedTuple):
     """Sequences that go through the model together.

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from hashlib import sha256
 from typing import Any
-from urllib.parse import quote
 
 import fsspec
 import numpy as np
@@ -19,22 +18,19 @@ import pyarrow.parquet as pq
 
 from tokloss_ray.errors import JobFailed
 from tokloss_ray.faults import fault_point
-from tokloss_ray.output.records import COMMITS
-from tokloss_ray.schema import NULL_PARTITION
+from tokloss_ray.output.names import COMMITS, ERRORS, SCORES, partition_folder, shard_name
+from tokloss_ray.output.records import CommitRecord, DataFile
 from tokloss_ray.scoring.job import Job
 from tokloss_ray.scoring.lease import check_owner
 from tokloss_ray.scoring.stages.decode import Decoded
-from tokloss_ray.scoring.stages.shard import shard_name
 from tokloss_ray.storage.failures import take_retries
 from tokloss_ray.storage.files import open_location, write_whole
 from tokloss_ray.storage.sealed import sealed
 
 MAX_PARTITIONS = 1000
-MAX_FOLDER_NAME = 255
-"""Bytes that file systems allow; kept on object storage too, so that results do not depend on where they are."""
 
 
-def commit_shard(job: Job, about: dict[str, Any], decoded: Decoded) -> dict[str, Any]:
+def commit_shard(job: Job, about: dict[str, Any], decoded: Decoded) -> CommitRecord:
     """Write a shard's files, then its commit record; returns the record.
 
     Raises:
@@ -53,31 +49,25 @@ def commit_shard(job: Job, about: dict[str, Any], decoded: Decoded) -> dict[str,
         fault_point("commit.data", name)
     errors_file = None
     if decoded.errors.num_rows:
-        errors_file = _write(fs, root, f"errors/{name}-{job.fingerprint}.parquet", decoded.errors)
+        errors_file = _write(fs, root, f"{ERRORS}/{name}-{job.fingerprint}.parquet", decoded.errors)
         fault_point("commit.errors", name)
-    record = {
-        "shard": name,
-        "fingerprint": job.fingerprint,
-        **about,
-        **decoded.figures,
-        "files": files,
-        "errors_file": errors_file,
-        "storage_retries": about.get("storage_retries", 0) + take_retries(),
-    }
+    retries = about.get("storage_retries", 0) + take_retries()
+    known = {**about, **decoded.figures, "storage_retries": retries}
+    record = CommitRecord(shard=name, fingerprint=job.fingerprint, files=tuple(files), errors_file=errors_file, **known)
     check_owner(job.output, job.fingerprint)
-    write_whole(fs, f"{root}/{COMMITS}/{name}.json", sealed(record))
+    write_whole(fs, f"{root}/{COMMITS}/{name}.json", sealed(record.to_json()))
     fault_point("commit.record", name)
     return record
 
 
-def _write(fs: fsspec.AbstractFileSystem, root: str, path: str, table: pa.Table) -> dict[str, Any]:
+def _write(fs: fsspec.AbstractFileSystem, root: str, path: str, table: pa.Table) -> DataFile:
     # In memory first: an object store must get the file in one call, never as a stream that may break off.
     sink = pa.BufferOutputStream()
     # Checksums of pages let readers notice damage in what they read; that of the file covers every byte.
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     data = memoryview(sink.getvalue())
     write_whole(fs, f"{root}/{path}", data)
-    return {"path": path, "rows": table.num_rows, "bytes": len(data), "sha256": sha256(data).hexdigest()}
+    return DataFile(path, table.num_rows, len(data), sha256(data).hexdigest())
 
 
 def _partitions(job: Job, scores: pa.Table) -> Iterator[tuple[str, pa.Table]]:
@@ -85,7 +75,7 @@ def _partitions(job: Job, scores: pa.Table) -> Iterator[tuple[str, pa.Table]]:
     if not scores.num_rows:
         return
     code = np.zeros(scores.num_rows, dtype=np.int64)
-    folders = ["scores"]
+    folders = [SCORES]
     for column in job.partition_by:
         values = pc.dictionary_encode(scores.column(column).combine_chunks(), null_encoding="encode")
         names = [partition_folder(column, v) for v in values.dictionary.to_pylist()]
@@ -102,17 +92,3 @@ def _partitions(job: Job, scores: pa.Table) -> Iterator[tuple[str, pa.Table]]:
     unique, of_code = np.unique(np.array(folders, dtype=object).astype(str), return_inverse=True)
     for i, folder in enumerate(unique.tolist()):
         yield folder, data if len(unique) == 1 else data.filter(pa.array(of_code[code] == i))
-
-
-def partition_folder(column: str, value: object) -> str:
-    """The name of a partition's folder."""
-    return f"{quote(column, safe='')}={partition_value(value)}"
-
-
-def partition_value(value: object) -> str:
-    """A value as Hive writes it in a folder's name: percent-encoded; null and the empty string by their own name."""
-    if value is None or value == "":
-        return NULL_PARTITION
-    if isinstance(value, bool):
-        return str(value).lower()
-    return quote(str(value), safe="")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,12 +12,13 @@ from tokenizers import Tokenizer
 from tokloss_ray import schema
 from tokloss_ray.errors import JobFailed
 from tokloss_ray.inputs.read import Chunk
-from tokloss_ray.output.records import Rows
+from tokloss_ray.output.names import shard_name
+from tokloss_ray.output.records import RowRange
 from tokloss_ray.ragged import list_lengths, one_array
 from tokloss_ray.schema import ERRORS_SCHEMA
 from tokloss_ray.scoring.job import Job
 from tokloss_ray.scoring.stages.encode import encode_rows
-from tokloss_ray.scoring.stages.shard import Shard, shard_name
+from tokloss_ray.scoring.stages.shard import Shard
 
 _WORDS_AT_ONCE = 1 << 16
 MAX_ERROR_ROWS = 1 << 14
@@ -33,50 +33,52 @@ def encode_unit(
     unit: int,
     source: str,
     chunks: Iterable[Chunk],
-    committed: Mapping[int, Rows] | None = None,
+    held: Mapping[int, RowRange] | None = None,
 ) -> Iterator[Shard]:
     """Encode the rows of a unit and cut them into shards.
 
-    Shards whose index is in `committed` are done: they are cut again to find where the next one begins, but not
+    held: which rows the committed shards hold, by index. These are cut again to find where the next one begins, but not
     yielded. Nothing is yielded before all of them were found to be the same: a new shard among old ones that it does
     not fit would spoil the unit. The last shard of a unit is marked; a unit without rows has one empty shard.
 
     Raises:
         JobFailed: a committed shard would hold other rows today, or rows got lost on the way.
     """
-    committed = committed or {}
+    held = held or {}
     written, index = 0, -1
     waiting: list[Shard] = []
     start = time.perf_counter()
     for index, (sequences, errors, read) in enumerate(_cut(job, tokenizer, unit, source, chunks)):
         rows = int(np.count_nonzero(one_array(sequences.column(schema.WINDOW)).to_numpy() == 0)) + errors.num_rows
-        held = {"last": read is not None, "rows": rows, **_rows_of(written, rows, sequences, errors)}
+        first, last = _source_rows(sequences, errors) if rows else (None, None)
+        here = RowRange(written, written + rows, -1 if last is None else last, read is not None)
         written += rows
         if read is not None and read != written:
             raise JobFailed(f"{source}: {read:,} rows of unit {unit} were read, {written:,} came out of encoding")
-        if index in committed:
-            _check_same(committed[index], Rows.of(held), shard_name(unit, index))
+        if index in held:
+            _check_same(held[index], here, shard_name(unit, index))
         else:
-            about = {"unit": unit, "index": index, "source": source, **held}
-            about["seconds"] = {"encode": round(time.perf_counter() - start, 4)}
+            about = {
+                "unit": unit, "index": index, "source": source, "last": here.last, "rows": rows,
+                "start": here.start, "stop": here.stop, "first_row": first, "last_row": last,
+                "seconds": {"encode": round(time.perf_counter() - start, 4)},
+            }  # fmt: skip
             waiting.append(Shard(about, sequences, errors))
-        if index >= max(committed, default=0):
+        if index >= max(held, default=0):
             yield from waiting
             waiting.clear()
         start = time.perf_counter()
-    if beyond := [known for known in committed if known > index]:
+    if beyond := [known for known in held if known > index]:
         raise _moved(shard_name(unit, min(beyond)), "it would not exist")
 
 
-def _rows_of(start: int, rows: int, sequences: pa.Table, errors: pa.Table) -> dict[str, Any]:
-    """Which rows a shard holds: its place among the rows of the unit, and the lowest and highest source_row."""
-    numbers = [one_array(table.column(schema.SOURCE_ROW)).to_numpy() for table in (sequences, errors)]
-    together = np.concatenate(numbers)
-    first, last = (int(together.min()), int(together.max())) if rows else (None, None)
-    return {"start": start, "stop": start + rows, "first_row": first, "last_row": last}
+def _source_rows(sequences: pa.Table, errors: pa.Table) -> tuple[int, int]:
+    """The lowest and the highest source_row of a shard."""
+    numbers = np.concatenate([one_array(table.column(schema.SOURCE_ROW)).to_numpy() for table in (sequences, errors)])
+    return int(numbers.min()), int(numbers.max())
 
 
-def _check_same(before: Rows, now: Rows, name: str) -> None:
+def _check_same(before: RowRange, now: RowRange, name: str) -> None:
     if before != now:
         held, would = (
             f"rows {rows.start:,} to {rows.stop:,}, up to row {rows.last_row} of the file" for rows in (before, now)

@@ -59,7 +59,7 @@ def decode_shard(job: Job, source: str, sequences: pa.Table, errors: pa.Table) -
         "labels": int(labelled.sum()),
         "dropped_words": pc.sum(scored.column(schema.NUM_DROPPED_WORDS)).as_py() or 0,
         "errors": {reason: count for reason, count in by_reason.items() if count},
-        "loss_by_tag": {t: [int(c), float(s)] for t, c, s in zip(job.tags, counts, sums, strict=True) if c},
+        "loss_by_tag": {t: (int(c), float(s)) for t, c, s in zip(job.tags, counts, sums, strict=True) if c},
     }
     return Decoded(scores, pa.concat_tables([errors, failed]), figures)
 

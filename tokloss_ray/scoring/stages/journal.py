@@ -16,10 +16,10 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
+from tokloss_ray.output.names import ATTEMPTS
 from tokloss_ray.scoring.stages.batching import plan_batches
 from tokloss_ray.storage.files import open_location, read_files, read_whole, remove, write_whole
 
-ATTEMPTS = "_attempts"
 DEATHS_ALONE = 2
 
 

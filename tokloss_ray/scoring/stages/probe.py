@@ -18,8 +18,9 @@ from torch import nn
 
 from tokloss_ray.errors import JobFailed
 from tokloss_ray.ragged import offsets_of
+from tokloss_ray.schema import EQUAL_LENGTH, PADDED
 from tokloss_ray.scoring.job import Job
-from tokloss_ray.scoring.stages.batching import EQUAL_LENGTH, PADDED, pad
+from tokloss_ray.scoring.stages.batching import pad
 
 SHORT, LONG, LONGEST = (33, 18, 9, 3), 160, 1024
 """Tokens of the rows: usual sentences, odd and even, with one token and with many to be padded, the shortest there is;

@@ -18,8 +18,9 @@ from tokloss_ray.faults import armed, fault_point
 from tokloss_ray.model.packed_linear import pack
 from tokloss_ray.model.store import check_unchanged, fetch_model
 from tokloss_ray.ragged import any_per_row, list_array, list_lengths, offsets_of, one_array
+from tokloss_ray.schema import EQUAL_LENGTH
 from tokloss_ray.scoring.job import Job
-from tokloss_ray.scoring.stages.batching import EQUAL_LENGTH, MicroBatch, pad, plan_batches
+from tokloss_ray.scoring.stages.batching import MicroBatch, pad, plan_batches
 from tokloss_ray.scoring.stages.journal import Journal
 from tokloss_ray.scoring.stages.loss import TokenScores, score_tokens
 from tokloss_ray.scoring.stages.probe import Probe, find_batching

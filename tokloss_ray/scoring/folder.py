@@ -1,13 +1,11 @@
-"""The output folder as a whole: whose it is, what is done, and when it is finished."""
+"""The output folder as `score` writes it: begun, resumed, cleared and finished."""
 
 from __future__ import annotations
 
 import json
 import platform
 import posixpath
-import re
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import asdict, replace
 from hashlib import sha256
 from importlib.metadata import version
@@ -16,33 +14,28 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tokloss_ray.errors import Refused, StorageFailed
+from tokloss_ray.errors import Refused
 from tokloss_ray.faults import fault_point
-from tokloss_ray.output.records import COMMITS, Record, files_of
-from tokloss_ray.scoring.job import ReadUnit
-from tokloss_ray.scoring.lease import LEASE
-from tokloss_ray.scoring.plan import Plan, fingerprint
-from tokloss_ray.scoring.stages.journal import ATTEMPTS
-from tokloss_ray.storage.files import (
-    children,
-    exists,
-    file_names,
-    files_below,
-    kind_of,
-    open_location,
-    read_whole,
-    remove,
-    write_whole,
+from tokloss_ray.inputs.unit import ReadUnit
+from tokloss_ray.output.names import (
+    ATTEMPTS,
+    COMMITS,
+    DAMAGED,
+    DATA_FILE,
+    ERRORS,
+    FOLDERS,
+    LEASE,
+    PLAN,
+    REPORT,
+    RUN,
+    SCORES,
+    SUCCESS,
 )
-from tokloss_ray.storage.sealed import DamagedError, sealed, unsealed
-
-RUN, PLAN, SUCCESS, REPORT = "_run.json", "_plan.parquet", "_SUCCESS", "report.html"
-DAMAGED = "_damaged.json"
-"""The shards that `verify` found damaged, for the next attempt to score again."""
-DATA_FILE = re.compile(r"(\d{6,}-\d{3,})-[0-9a-f]{6}\.parquet")
-"""Names that this program gives to data files: shard and fingerprint."""
-_RUN_KEYS = {"fingerprint", "identity", "plan", "settings", "tags", "versions"}
-FOLDERS = (COMMITS, ATTEMPTS, "scores", "errors", "mining")
+from tokloss_ray.output.records import CommitRecord
+from tokloss_ray.output.run import PlanFigures, Run, fingerprint, read_run, recorded_units
+from tokloss_ray.scoring.plan import Plan
+from tokloss_ray.storage.files import children, file_names, files_below, kind_of, open_location, remove, write_whole
+from tokloss_ray.storage.sealed import sealed
 
 _PLAN_SCHEMA = pa.schema(
     [
@@ -56,37 +49,6 @@ _PLAN_SCHEMA = pa.schema(
         ("offset", pa.int64()),
     ]
 )
-
-
-def read_run(output: str) -> dict[str, Any] | None:
-    """What `_run.json` says, or None where there is none.
-
-    Raises:
-        Refused: it is damaged, or another program's.
-    """
-    fs, root = open_location(output)
-    try:
-        data = read_whole(fs, f"{root}/{RUN}")
-        run = unsealed(data)
-        unsealed(data, strict=has_checksums(run))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except DamagedError as error:
-        raise Refused(f"{output}/{RUN} is damaged ({error}): restore it, or remove the folder") from None
-    if not run.keys() >= _RUN_KEYS:
-        raise Refused(f"{output}/{RUN} was not written by tokloss: name another folder")
-    return run
-
-
-def has_checksums(run: dict[str, Any]) -> bool:
-    """Whether the run's files have them: those of earlier versions do not."""
-    identity = run.get("identity")
-    return isinstance(identity, dict) and identity.get("format", 0) > 2
-
-
-def run_file(output: str) -> str:
-    """Where `_run.json` is."""
-    return f"{output.rstrip('/')}/{RUN}"
 
 
 def check_folder(output: str) -> None:
@@ -108,36 +70,15 @@ def check_folder(output: str) -> None:
         raise Refused(f"--output {output} is not empty and not an output of tokloss ({foreign}): name another folder")
 
 
-def is_finished(output: str) -> bool:
-    """Whether `_SUCCESS` is there."""
-    fs, root = open_location(output)
-    return exists(fs, f"{root}/{SUCCESS}")
-
-
-def read_finished(output: str, partial: bool, verb: str) -> tuple[dict[str, Any], bool]:
-    """What `_run.json` of a finished output says, with `partial` also of an unfinished one; and whether it is finished.
-
-    Raises:
-        Refused: it is no output, or not finished; `verb` says what cannot be done with it then.
-    """
-    run = read_run(output)
-    if run is None:
-        raise Refused(f"{output} is not an output of tokloss score")
-    finished = is_finished(output)
-    if not finished and not partial:
-        raise Refused(f"{output} is not finished: score it to the end, or {verb} what there is with --partial")
-    return run, finished
-
-
-def check_same_run(run: dict[str, Any], plan: Plan, output: str, finished: bool) -> None:
+def check_same_run(run: Run, plan: Plan, output: str, finished: bool) -> None:
     """Refuse to mix two runs in one folder, or two versions of what cuts words into tokens in one run.
 
     Raises:
         Refused: with the identity settings or the version that differ.
     """
-    theirs, ours = run["identity"], plan.job.identity
-    if run["fingerprint"] == fingerprint(ours):
-        before, now = run["versions"].get("tokenizers"), version("tokenizers")
+    theirs, ours = run.identity, plan.job.identity
+    if run.fingerprint == fingerprint(ours):
+        before, now = run.versions.get("tokenizers"), version("tokenizers")
         if not finished and before != now:
             raise Refused(
                 f"--output {output} was begun with tokenizers {before}, and {now} is installed here, which may make "
@@ -169,27 +110,23 @@ def start_run(plan: Plan, settings: dict[str, Any]) -> None:
     plan_sha256 = _write_plan(plan)
     fault_point("plan.written")
     identity = plan.job.identity
-    run = {
-        "fingerprint": fingerprint(identity),
-        "settings": settings,
-        "identity": identity,
-        "tags": plan.job.tags,
-        "plan": {
-            "units": len(plan.units),
-            "rows": plan.rows,
-            "estimated_rows": plan.estimated_rows,
-            "estimated_tokens": plan.estimated_tokens,
-            "estimated_shards": plan.estimated_shards,
-            "sha256": plan_sha256,
-        },
-        "versions": {
-            "python": platform.python_version(),
-            **{
-                name: version(name) for name in ("tokloss-ray", "ray", "torch", "transformers", "tokenizers", "pyarrow")
-            },
-        },
-    }
-    write_whole(fs, f"{root}/{RUN}", sealed(run, indent=1))
+    names = ("tokloss-ray", "ray", "torch", "transformers", "tokenizers", "pyarrow")
+    run = Run(
+        fingerprint=fingerprint(identity),
+        settings=settings,
+        identity=identity,
+        tags=plan.job.tags,
+        plan=PlanFigures(
+            units=len(plan.units),
+            rows=plan.rows,
+            estimated_rows=plan.estimated_rows,
+            estimated_tokens=plan.estimated_tokens,
+            estimated_shards=plan.estimated_shards,
+            sha256=plan_sha256,
+        ),
+        versions={"python": platform.python_version(), **{name: version(name) for name in names}},
+    )
+    write_whole(fs, f"{root}/{RUN}", sealed(run.to_json(), indent=1))
     fault_point("run.written")
 
 
@@ -204,20 +141,7 @@ def _write_plan(plan: Plan) -> str:
     return sha256(data).hexdigest()
 
 
-def recorded_units(output: str, run: dict[str, Any]) -> list[dict[str, Any]] | None:
-    """The rows of the plan, or None if its file is not there or is not what was written."""
-    fs, root = open_location(output)
-    try:
-        data = read_whole(fs, f"{root}/{PLAN}")
-    except FileNotFoundError:
-        return None
-    written = run["plan"].get("sha256")  # earlier versions wrote none
-    if written is not None and sha256(data).hexdigest() != written:
-        return None
-    return pq.read_table(pa.BufferReader(data)).to_pylist()
-
-
-def read_plan(plan: Plan, run: dict[str, Any]) -> list[ReadUnit]:
+def read_plan(plan: Plan, run: Run) -> list[ReadUnit]:
     """The recorded units of a run that goes on, with today's paths of their files.
 
     A plan that is lost or damaged is made again: it depends on nothing but what the fingerprint covers.
@@ -227,7 +151,7 @@ def read_plan(plan: Plan, run: dict[str, Any]) -> list[ReadUnit]:
     """
     rows = recorded_units(plan.job.output, run)
     if rows is None:
-        if _write_plan(plan) != run["plan"].get("sha256"):
+        if _write_plan(plan) != run.plan.sha256:
             raise Refused(
                 f"{plan.job.output}/{PLAN} is lost or damaged, and cannot be made again: start afresh with --overwrite"
             )
@@ -250,13 +174,13 @@ def forget_attempts(output: str) -> None:
     remove(fs, f"{root}/{ATTEMPTS}")
 
 
-def remove_strangers(output: str, records: Mapping[str, Record]) -> None:
+def remove_strangers(output: str, records: Mapping[str, CommitRecord]) -> None:
     """Remove what no record of the finished run names: data files and records of other runs, which a worker that was
     thought dead has written late, and files of an attempt in which a shard came out otherwise (without bad rows, say).
     """
     fs, root = open_location(output)
-    named = {file["path"] for record in records.values() for file in files_of(record)}
-    for folder in ("scores", "errors"):
+    named = {file.path for record in records.values() for file in record.all_files}
+    for folder in (SCORES, ERRORS):
         for file in files_below(fs, f"{root}/{folder}"):
             if DATA_FILE.fullmatch(posixpath.basename(file.path)) and file.path.removeprefix(f"{root}/") not in named:
                 remove(fs, file.path)
@@ -265,38 +189,12 @@ def remove_strangers(output: str, records: Mapping[str, Record]) -> None:
             remove(fs, f"{root}/{COMMITS}/{name}")
 
 
-def finish(output: str, totals: dict[str, Any]) -> None:
+def write_success(output: str, totals: dict[str, Any]) -> None:
     """Write `_SUCCESS`, with the totals, as the last file of a run."""
     fs, root = open_location(output)
     fault_point("success.before")
     write_whole(fs, f"{root}/{SUCCESS}", sealed(totals, indent=1))
     fault_point("success.after")
-
-
-def read_success(output: str, run: dict[str, Any]) -> dict[str, Any]:
-    """The totals in `_SUCCESS` of a run.
-
-    Raises:
-        DamagedError: it is not what was written.
-    """
-    fs, root = open_location(output)
-    return unsealed(read_whole(fs, f"{root}/{SUCCESS}"), strict=has_checksums(run))
-
-
-def note_damage(output: str, shards: Iterable[str]) -> None:
-    """Leave word for the next attempt: these shards are damaged. An output that cannot be written keeps none."""
-    fs, root = open_location(output)
-    with suppress(StorageFailed):
-        write_whole(fs, f"{root}/{DAMAGED}", sealed({"shards": sorted(shards)}))
-
-
-def read_damage(output: str) -> set[str] | None:
-    """The shards that `note_damage` named, None if there is no such note (or none that can be read)."""
-    fs, root = open_location(output)
-    try:
-        return set(unsealed(read_whole(fs, f"{root}/{DAMAGED}"))["shards"])
-    except (FileNotFoundError, NotADirectoryError, DamagedError, KeyError):
-        return None
 
 
 def undo(output: str, record_files: Iterable[str]) -> None:

@@ -1,0 +1,177 @@
+"""What `_run.json` says of a run, and the other files that an output has once: plan, `_SUCCESS`, note of damage."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tokloss_ray.errors import Refused, StorageFailed
+from tokloss_ray.output.names import DAMAGED, PLAN, RUN, SUCCESS
+from tokloss_ray.storage.files import exists, open_location, read_whole, write_whole
+from tokloss_ray.storage.sealed import DamagedError, sealed, unsealed
+
+_FIRST_WITH_CHECKSUMS = 3
+
+
+@dataclass(frozen=True)
+class PlanFigures:
+    """What the plan came to. `rows` is None where metadata do not tell, `sha256` in runs of earlier versions."""
+
+    units: int
+    rows: int | None
+    estimated_rows: int
+    estimated_tokens: int
+    estimated_shards: int
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """The run that an output folder belongs to.
+
+    Attributes:
+        fingerprint: SHA-256 over the identity.
+        settings: as they were given, those that are not the default.
+        identity: every setting and content that results depend on.
+        tags: the model's, by id.
+        plan: what the plan came to.
+        versions: of Python and of the packages that results depend on, at the first attempt.
+    """
+
+    fingerprint: str
+    settings: dict[str, Any]
+    identity: dict[str, Any]
+    tags: tuple[str, ...]
+    plan: PlanFigures
+    versions: dict[str, str]
+
+    @property
+    def short_fingerprint(self) -> str:
+        """The part of the fingerprint that file names and commit records carry."""
+        return self.fingerprint[:6]
+
+    @property
+    def has_checksums(self) -> bool:
+        """Whether the run's files have them: those of earlier versions do not."""
+        return bool(self.identity.get("format", 0) >= _FIRST_WITH_CHECKSUMS)
+
+    def to_json(self) -> dict[str, Any]:
+        """As `_run.json` has it."""
+        return {**asdict(self), "tags": list(self.tags)}
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Run:
+        """From `_run.json`.
+
+        Raises:
+            KeyError, TypeError: it is not the file of a run.
+        """
+        plan = {name: content["plan"].get(name) for name in PlanFigures.__dataclass_fields__}
+        names = ("fingerprint", "settings", "identity", "versions")
+        return cls(tags=tuple(content["tags"]), plan=PlanFigures(**plan), **{name: content[name] for name in names})
+
+
+def fingerprint(identity: dict[str, Any]) -> str:
+    """SHA-256 over the identity settings."""
+    return sha256(json.dumps(identity, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def run_file(output: str) -> str:
+    """Where `_run.json` is."""
+    return f"{output.rstrip('/')}/{RUN}"
+
+
+def read_run(output: str) -> Run | None:
+    """What `_run.json` says, or None where there is none.
+
+    Raises:
+        Refused: it is damaged, or another program's.
+    """
+    fs, root = open_location(output)
+    try:
+        data = read_whole(fs, f"{root}/{RUN}")
+        content = unsealed(data)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except DamagedError as error:
+        raise _damaged(output, error) from None
+    try:
+        run = Run.from_json(content)
+        strict = run.has_checksums
+    except (KeyError, TypeError, AttributeError):
+        raise Refused(f"{output}/{RUN} was not written by tokloss: name another folder") from None
+    try:
+        unsealed(data, strict=strict)
+    except DamagedError as error:
+        raise _damaged(output, error) from None
+    return run
+
+
+def _damaged(output: str, error: DamagedError) -> Refused:
+    return Refused(f"{output}/{RUN} is damaged ({error}): restore it, or remove the folder")
+
+
+def is_finished(output: str) -> bool:
+    """Whether `_SUCCESS` is there."""
+    fs, root = open_location(output)
+    return exists(fs, f"{root}/{SUCCESS}")
+
+
+def read_finished(output: str, partial: bool, verb: str) -> tuple[Run, bool]:
+    """What `_run.json` of a finished output says, with `partial` also of an unfinished one; and whether it is finished.
+
+    Raises:
+        Refused: it is no output, or not finished; `verb` says what cannot be done with it then.
+    """
+    run = read_run(output)
+    if run is None:
+        raise Refused(f"{output} is not an output of tokloss score")
+    finished = is_finished(output)
+    if not finished and not partial:
+        raise Refused(f"{output} is not finished: score it to the end, or {verb} what there is with --partial")
+    return run, finished
+
+
+def recorded_units(output: str, run: Run) -> list[dict[str, Any]] | None:
+    """The rows of the plan, or None if its file is not there or is not what was written."""
+    fs, root = open_location(output)
+    try:
+        data = read_whole(fs, f"{root}/{PLAN}")
+    except FileNotFoundError:
+        return None
+    if run.plan.sha256 is not None and sha256(data).hexdigest() != run.plan.sha256:
+        return None
+    return pq.read_table(pa.BufferReader(data)).to_pylist()
+
+
+def read_success(output: str, run: Run) -> dict[str, Any]:
+    """The totals in `_SUCCESS` of a run.
+
+    Raises:
+        DamagedError: it is not what was written.
+    """
+    fs, root = open_location(output)
+    return unsealed(read_whole(fs, f"{root}/{SUCCESS}"), strict=run.has_checksums)
+
+
+def note_damage(output: str, shards: Iterable[str]) -> None:
+    """Note for the next attempt that these shards are damaged. An output that cannot be written keeps no note."""
+    fs, root = open_location(output)
+    with suppress(StorageFailed):
+        write_whole(fs, f"{root}/{DAMAGED}", sealed({"shards": sorted(shards)}))
+
+
+def read_damage(output: str) -> set[str] | None:
+    """The shards that `note_damage` named, None if there is no such note (or none that can be read)."""
+    fs, root = open_location(output)
+    try:
+        return set(unsealed(read_whole(fs, f"{root}/{DAMAGED}"))["shards"])
+    except (FileNotFoundError, NotADirectoryError, DamagedError, KeyError):
+        return None
