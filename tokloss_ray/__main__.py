@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import sys
 from contextlib import suppress
@@ -15,6 +17,9 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         try:
             from tokloss_ray.cli.app import main as run
+
+            # Else the interpreter looks through all of torch and Ray before it ends, for a second.
+            atexit.register(gc.freeze)
 
             run(arguments)
         finally:
@@ -34,8 +39,6 @@ def _leave(code: str | int | None) -> None:
     """End the process. After a failure not by way of Python's own end: a thread that still imports torch crashes it."""
     if not isinstance(code, int) or code == 0:
         sys.exit(code)
-    import atexit
-
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # nobody reads it any more
             stream.flush()

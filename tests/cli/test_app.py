@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal, get_args
 
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from pydantic.fields import FieldInfo
 from rich.console import Console
 from typer.testing import CliRunner
 
 from tests.support import inline, models
 from tokloss_ray import ScoreConfig, __version__
 from tokloss_ray.cli import app as cli
-from tokloss_ray.cli.views.run import ProgressView, duration, print_summary, size
+from tokloss_ray.cli import score as score_command
+from tokloss_ray.cli.options import option_type, setting_options
+from tokloss_ray.cli.views import progress
+from tokloss_ray.cli.views.figures import duration, size
+from tokloss_ray.cli.views.summary import print_summary
 from tokloss_ray.config import make_config
 from tokloss_ray.demo import DATA
 from tokloss_ray.errors import Refused
@@ -57,9 +64,46 @@ def test_every_setting_is_an_option_with_help() -> None:
         assert "Usage" in invoke(command, "--help")
 
 
+@pytest.mark.parametrize("command", ["", *(function.__name__.replace("_", "-") for function in cli.COMMANDS)])
+def test_help_shows_types_as_people_write_them(command: str) -> None:
+    """No types of Python's and no braces, in the whole of the help: `--keep COLUMN`, and nothing after a flag."""
+    text = invoke(*[command] if command else [], "--help")
+    assert not re.findall(r"<\w[^>]*>|\{[^}]*\}", text)
+    for flag, metavar in re.findall(
+        r"(--(?:verbose|partial|overwrite|issues|loss|common|help))\b(?: +-\w)? +(\S+) ", text
+    ):
+        assert metavar[0].isupper() or metavar.startswith("--no-"), (flag, metavar)
+
+
+def test_a_new_setting_is_an_option() -> None:
+    """Its field is all there is to write; its type says what the option takes."""
+    new = {
+        "colour": FieldInfo(annotation=Literal["red", "blue"], default="red", description="A colour."),
+        "weights": FieldInfo(annotation=tuple[str, ...], default=()),
+        "depth": FieldInfo(annotation=int | None, default=None),
+    }
+    made = {option.name: option.annotation for option in setting_options({**ScoreConfig.model_fields, **new})}
+    colour, weights, depth = (made[name] for name in new)
+    (_, shown), (_, listed), (_, number) = (get_args(annotation) for annotation in (colour, weights, depth))
+    assert (shown.metavar, shown.help, shown.rich_help_panel) == (
+        "red|blue", "A colour. [dim]\\[default: red][/]", "Other settings"
+    )  # fmt: skip
+    assert (get_args(weights)[0], listed.metavar, number.metavar) == (list[str] | None, "TEXT", "N")
+
+
+def test_types_of_options() -> None:
+    fields = ScoreConfig.model_fields
+    types = {name: option_type(field.annotation) for name, field in fields.items()}
+    assert {name for name, kind in types.items() if kind == list[str]} == {
+        "input", "keep", "partition_by", "add_column"
+    }  # fmt: skip
+    assert (types["tags"], types["actors"], types["max_length"], types["gpus_per_actor"]) == (str, str, int, float)
+    assert (types["overwrite"], types["model"]) == (bool, str)
+
+
 def test_options_win_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[ScoreConfig] = []
-    monkeypatch.setattr(cli, "_score", seen.append)
+    monkeypatch.setattr(score_command, "score_and_tell", seen.append)
     settings = tmp_path / "score.yaml"
     settings.write_text(
         "model: m\ninput: [a, b]\noutput: o\nmax-length: 12\nkeep-probs: true\nadd-column: {split: dev}\n"
@@ -154,10 +198,8 @@ def test_progress_lines(
     """Elsewhere than on a terminal: a line now and then, with shards done and what is going on."""
     import time
 
-    from tokloss_ray.cli.views import run as terminal
-
-    monkeypatch.setattr(terminal, "LINE_SECONDS", 0.05)
-    with ProgressView(Console(stderr=True, force_terminal=False)) as view:
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.05)
+    with progress.ProgressView(Console(stderr=True, force_terminal=False)) as view:
         view.planned(finished.plan, Totals(), {"000000-001.json": "its record is damaged"})
         for record in finished.records:
             view.committed(record)

@@ -13,11 +13,11 @@ from typer.testing import CliRunner
 from tests.support import inline, models
 from tokloss_ray import ScoreConfig
 from tokloss_ray.cli.app import app
-from tokloss_ray.cli.views.sequences import find_sequences, open_scores, sequences_of_issues
 from tokloss_ray.demo import DATA
 from tokloss_ray.errors import Refused
 from tokloss_ray.mining.mined import about_of
 from tokloss_ray.mining.write import write_tables
+from tokloss_ray.output.search import find_sequences, open_scores, sequences_of_issues
 
 TAGS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC"]
 

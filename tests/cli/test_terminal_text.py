@@ -14,7 +14,10 @@ from rich.console import Console
 from tests.support import inline, models
 from tokloss_ray import ScoreConfig
 from tokloss_ray.cli import app as cli
-from tokloss_ray.cli.views import run as terminal
+from tokloss_ray.cli import terminal
+from tokloss_ray.cli.views.checks import print_estimate, print_status
+from tokloss_ray.cli.views.progress import ProgressView
+from tokloss_ray.cli.views.summary import print_summary
 from tokloss_ray.errors import TokLossError
 from tokloss_ray.output.status import read_status
 from tokloss_ray.output.totals import RunSummary
@@ -93,14 +96,14 @@ def test_commands(run: inline.Inline, tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_an_error_quotes_an_id_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    cli._say(TokLossError(f"two rows have the id {BAD}\nerror: all is well"))
+    terminal.say(TokLossError(f"two rows have the id {BAD}\nerror: all is well"))
     lines = capsys.readouterr().err.split("\n")
     assert lines == [f"error: two rows have the id {visible(BAD)}\\u000aerror: all is well", ""]
 
 
 def test_traces_keep_their_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(cli._speech, "verbose", True)
-    cli._say(TokLossError("it failed", f"one\n  two {BAD}"))
+    monkeypatch.setitem(terminal._speech, "verbose", True)
+    terminal.say(TokLossError("it failed", f"one\n  two {BAD}"))
     assert capsys.readouterr().err == f"error: it failed\none\n  two {visible(BAD)}\n"
 
 
@@ -109,10 +112,10 @@ def test_what_a_run_says(run: inline.Inline) -> None:
     view: dict[str, Any] = {"file": io.StringIO(), "width": 200}
     console = Console(**view)
     run.plan.warnings.append(BAD)
-    terminal.print_estimate(console, run.plan, Estimate(100.0, 2.0, "padded"))
-    terminal.print_summary(console, RunSummary(out, run.totals, 1, 1.0, 1.0, 1.0, True, [BAD]))
-    terminal.print_status(console, read_status(run.plan.job.output))
-    with terminal.ProgressView(console) as progress:
+    print_estimate(console, run.plan, Estimate(100.0, 2.0, "padded"))
+    print_summary(console, RunSummary(out, run.totals, 1, 1.0, 1.0, 1.0, True, [BAD]))
+    print_status(console, read_status(run.plan.job.output))
+    with ProgressView(console) as progress:
         progress.planned(run.plan, run.totals, {f"{BAD}.json": BAD})
     text = view["file"].getvalue()
     assert controls(text) == []

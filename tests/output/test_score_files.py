@@ -18,12 +18,12 @@ from typer.testing import CliRunner
 import tokloss_ray
 from tests.support.mining_outputs import demo_sentences, score_demo
 from tokloss_ray.cli.app import app
-from tokloss_ray.cli.views.sequences import find_sequences, open_scores, sequences_by_id
 from tokloss_ray.errors import JobFailed, TokLossError
 from tokloss_ray.exporting.sentences import read_sentences
 from tokloss_ray.mining.diff.row_ranges import row_ranges
 from tokloss_ray.mining.words.load import read_tokens
 from tokloss_ray.output.opened import open_outputs
+from tokloss_ray.output.search import find_sequences, open_scores, sequences_by_id
 from tokloss_ray.storage.sealed import sealed, unsealed
 
 ROWS = 40

@@ -11,25 +11,33 @@ from rich.console import Console
 def diff(
     a: Annotated[str, typer.Argument(metavar="A", help="Output of the first model.")],
     b: Annotated[str, typer.Argument(metavar="B", help="Output of the second, on the same rows.")],
-    by: Annotated[list[str] | None, typer.Option(help="Slice every table by this column of A (repeatable).")] = None,
+    by: Annotated[
+        list[str] | None, typer.Option(metavar="COLUMN", help="Slice every table by this column of A (repeatable).")
+    ] = None,
     where: Annotated[
-        list[str] | None, typer.Option(help="COLUMN=VALUE or COLUMN!=VALUE, of columns of both (repeatable).")
+        list[str] | None,
+        typer.Option(metavar="CONDITION", help="COLUMN=VALUE or COLUMN!=VALUE, of columns of both (repeatable)."),
     ] = None,
-    common: Annotated[bool, typer.Option("--common", help="Leave out rows that one output alone has.")] = False,
+    common: Annotated[
+        bool, typer.Option("--common", metavar="", help="Leave out rows that one output alone has.")
+    ] = False,
     scheme: Annotated[
-        str | None, typer.Option(help="Scheme of the tags, where their names do not tell: IOB1, for one.")
+        str | None,
+        typer.Option(metavar="SCHEME", help="Scheme of the tags, where their names do not tell: IOB1, for one."),
     ] = None,
-    level: Annotated[float, typer.Option(min=0.5, max=0.999, help="Level of the intervals.")] = 0.95,
-    resamples: Annotated[int, typer.Option(min=100, help="Resamples of the bootstrap.")] = 2000,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
-    limit: Annotated[int, typer.Option(min=1, help="Rows of the tables of regressions.")] = 10_000,
-    show: Annotated[int, typer.Option(min=0, help="Rows of each table that are printed.")] = 5,
+    level: Annotated[float, typer.Option(min=0.5, max=0.999, metavar="LEVEL", help="Level of the intervals.")] = 0.95,
+    resamples: Annotated[int, typer.Option(min=100, metavar="N", help="Resamples of the bootstrap.")] = 2000,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the bootstrap.")] = 0,
+    limit: Annotated[int, typer.Option(min=1, metavar="N", help="Rows of the tables of regressions.")] = 10_000,
+    show: Annotated[int, typer.Option(min=0, metavar="N", help="Rows of each table that are printed.")] = 5,
     to: Annotated[
         str | None,
-        typer.Option("--to", "-o", help="Folder of the tables; by default B/mining/diff-..., named after A."),
+        typer.Option(
+            "--to", "-o", metavar="FOLDER", help="Folder of the tables; by default B/mining/diff-..., named after A."
+        ),
     ] = None,
 ) -> None:
-    """What the second model mends and what it breaks, word by word, and how sure that is.
+    """What the second model fixes and what it breaks, word by word, and how sure that is.
 
     [bold]tokloss diff old-model new-model[/]
 

@@ -10,32 +10,41 @@ from rich.text import Text
 
 
 def mine(
-    outputs: Annotated[
-        list[str], typer.Argument(metavar="OUTPUT...", help="Output folders; several are mined as one.")
-    ],
-    by: Annotated[list[str] | None, typer.Option(help="Slice every table by this column (repeatable).")] = None,
+    outputs: Annotated[list[str], typer.Argument(metavar="OUTPUT", help="Output folders; several are mined as one.")],
+    by: Annotated[
+        list[str] | None, typer.Option(metavar="COLUMN", help="Slice every table by this column (repeatable).")
+    ] = None,
     where: Annotated[
         list[str] | None,
         typer.Option(
-            help="COLUMN=VALUE or COLUMN!=VALUE (repeatable). Of one column any value, of several columns all."
+            metavar="CONDITION",
+            help="COLUMN=VALUE or COLUMN!=VALUE (repeatable). Of one column any value, of several columns all.",
         ),
     ] = None,
-    min_count: Annotated[int, typer.Option(min=1, help="Leave rarer tokens and words out.")] = 1,
-    limit: Annotated[int, typer.Option(min=1, help="Rows of the ranked tables, of each slice.")] = 10_000,
+    min_count: Annotated[int, typer.Option(min=1, metavar="N", help="Leave rarer tokens and words out.")] = 1,
+    limit: Annotated[int, typer.Option(min=1, metavar="N", help="Rows of the ranked tables, of each slice.")] = 10_000,
     rank: Annotated[
         str,
         typer.Option(
+            metavar="RANK",
             help="Ranking of label issues: prior-adjusted, loss, margin, confidence-weighted-entropy, confident-joint "
-            "or confident-learning."
+            "or confident-learning.",
         ),
     ] = "prior-adjusted",
     scheme: Annotated[
-        str | None, typer.Option(help="Scheme of the tags, where their names do not tell: IOB1, for one.")
+        str | None,
+        typer.Option(metavar="SCHEME", help="Scheme of the tags, where their names do not tell: IOB1, for one."),
     ] = None,
-    show: Annotated[int, typer.Option(min=0, help="Rows of each table that are printed.")] = 10,
-    to: Annotated[str | None, typer.Option("--to", help="Folder of the tables; OUTPUT/mining by default.")] = None,
-    partial: Annotated[bool, typer.Option("--partial", help="Mine what there is of an unfinished run.")] = False,
-    address: Annotated[str | None, typer.Option(help="Ray cluster to work on; by default this machine alone.")] = None,
+    show: Annotated[int, typer.Option(min=0, metavar="N", help="Rows of each table that are printed.")] = 10,
+    to: Annotated[
+        str | None, typer.Option("--to", metavar="FOLDER", help="Folder of the tables; OUTPUT/mining by default.")
+    ] = None,
+    partial: Annotated[
+        bool, typer.Option("--partial", metavar="", help="Mine what there is of an unfinished run.")
+    ] = False,
+    address: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Ray cluster to work on; by default this machine alone.")
+    ] = None,
 ) -> None:
     """Tables that say where the model, or the annotation, is wrong; written as Parquet to OUTPUT/mining.
 

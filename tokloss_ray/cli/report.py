@@ -10,18 +10,25 @@ from rich.console import Console
 
 
 def report(
-    output: Annotated[str, typer.Argument(help="Output folder of a finished run.")],
+    output: Annotated[str, typer.Argument(metavar="OUTPUT", help="Output folder of a finished run.")],
     to: Annotated[
         str | None, typer.Option("--to", "-o", metavar="FILE", help="The page; OUTPUT/report.html by default.")
     ] = None,
-    by: Annotated[list[str] | None, typer.Option(help="Compare slices by this column (repeatable).")] = None,
-    where: Annotated[
-        list[str] | None, typer.Option(help="COLUMN=VALUE or COLUMN!=VALUE: only these rows (repeatable).")
+    by: Annotated[
+        list[str] | None, typer.Option(metavar="COLUMN", help="Compare slices by this column (repeatable).")
     ] = None,
-    rank: Annotated[str | None, typer.Option(help="Ranking of label issues, as for mine.")] = None,
-    scheme: Annotated[str | None, typer.Option(help="Scheme of the tags, as for mine.")] = None,
-    partial: Annotated[bool, typer.Option("--partial", help="Report what there is of an unfinished run.")] = False,
-    address: Annotated[str | None, typer.Option(help="Ray cluster to work on; by default this machine alone.")] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CONDITION", help="COLUMN=VALUE or COLUMN!=VALUE: only these rows (repeatable)."),
+    ] = None,
+    rank: Annotated[str | None, typer.Option(metavar="RANK", help="Ranking of label issues, as for mine.")] = None,
+    scheme: Annotated[str | None, typer.Option(metavar="SCHEME", help="Scheme of the tags, as for mine.")] = None,
+    partial: Annotated[
+        bool, typer.Option("--partial", metavar="", help="Report what there is of an unfinished run.")
+    ] = False,
+    address: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Ray cluster to work on; by default this machine alone.")
+    ] = None,
 ) -> None:
     """One self-contained page: how good the model is, where it is wrong, and which labels look wrong.
 

@@ -13,55 +13,63 @@ _FIND = "Which sequences"
 
 
 def show(
-    output: Annotated[str, typer.Argument(help="Output folder of a run.")],
-    worst: Annotated[int, typer.Option(min=1, help="How many sequences, highest loss first.")] = 3,
+    output: Annotated[str, typer.Argument(metavar="OUTPUT", help="Output folder of a run.")],
+    worst: Annotated[int, typer.Option(min=1, metavar="N", help="How many sequences, highest loss first.")] = 3,
     rank: Annotated[
-        Literal["total", "mean", "max"], typer.Option(help="Loss of a sequence: total, mean, or its worst token's.")
+        Literal["total", "mean", "max"],
+        typer.Option(metavar="total|mean|max", help="Loss of a sequence: total, mean, or its worst token's."),
     ] = "total",
     token: Annotated[
-        str | None, typer.Option(help="Only sequences that contain this token or word.", rich_help_panel=_FIND)
+        str | None,
+        typer.Option(metavar="TEXT", help="Only sequences that contain this token or word.", rich_help_panel=_FIND),
     ] = None,
     label: Annotated[
-        str | None, typer.Option(help="Only with a token of this label, predicted otherwise.", rich_help_panel=_FIND)
+        str | None,
+        typer.Option(
+            metavar="TAG", help="Only with a token of this label, predicted otherwise.", rich_help_panel=_FIND
+        ),
     ] = None,
     predicted: Annotated[
-        str | None, typer.Option(help="... with this prediction; with --label: the pair.", rich_help_panel=_FIND)
+        str | None,
+        typer.Option(metavar="TAG", help="... with this prediction; with --label: the pair.", rich_help_panel=_FIND),
     ] = None,
     issues: Annotated[
         bool,
         typer.Option(
             "--issues",
+            metavar="",
             help="The sequences of the first label issues that mine found, with suggestions.",
             rich_help_panel=_FIND,
         ),
     ] = False,
     example_id: Annotated[
-        str | None, typer.Option("--id", help="The sequence with this example_id.", rich_help_panel=_FIND)
+        str | None, typer.Option("--id", metavar="ID", help="The sequence with this example_id.", rich_help_panel=_FIND)
     ] = None,
 ) -> None:
     """Show sequences token by token with label, prediction and loss; errors stand out.
 
     [bold]tokloss show tokloss-demo --label B-ORG --predicted B-LOC --worst 5[/]
     """
-    from tokloss_ray.cli.views import sequences
+    from tokloss_ray.cli.views.sequences import print_sequences
+    from tokloss_ray.output import search
     from tokloss_ray.text import visible
 
     if sum((token is not None or label is not None or predicted is not None, issues, example_id is not None)) > 1:
         raise Refused("--id and --issues find sequences by themselves: leave out the other ways to find them")
     console, said = Console(), Console(stderr=True, soft_wrap=True, highlight=False)
-    marks: sequences.Issues = {}
+    marks: search.Issues = {}
     with before_work():
-        scores = sequences.open_scores(output)
+        scores = search.open_scores(output)
         if example_id is not None:
-            found = sequences.sequences_by_id(scores, example_id)
+            found = search.sequences_by_id(scores, example_id)
             if not found.num_rows:
                 raise Refused(f"{output} has no sequence with the id {example_id}")
         elif issues:
             from tokloss_ray.mining.mined import read_mined
 
-            found, marks = sequences.sequences_of_issues(scores, read_mined(output, "label_issues").rows, worst)
+            found, marks = search.sequences_of_issues(scores, read_mined(output, "label_issues").rows, worst)
         else:
-            found, count = sequences.find_sequences(scores, worst, rank, token, label, predicted)
+            found, count = search.find_sequences(scores, worst, rank, token, label, predicted)
     if not scores.finished:
         said.print(f"{visible(output)} is not finished: this is of what is committed", markup=False)
     if (sought := _sought(token, label, predicted)) and example_id is None and not issues:
@@ -70,7 +78,7 @@ def show(
         has = "sequence has" if count == 1 else "sequences have"
         text = f"{count:,} {has} {visible(sought)}; the worst {found.num_rows}:\n"
         console.print(text, markup=False, highlight=False)
-    sequences.print_sequences(console, found, mark=token, issues=marks)
+    print_sequences(console, found, mark=token, issues=marks)
 
 
 def _sought(token: str | None, label: str | None, predicted: str | None) -> str:

@@ -20,7 +20,8 @@ from tests.support import families
 from tests.support.families import PAD, TAGS
 from tests.support.inline import Row, score_inline, write_jsonl
 from tokloss_ray import ScoreConfig
-from tokloss_ray.cli.views.run import print_estimate, print_summary
+from tokloss_ray.cli.views.checks import print_estimate
+from tokloss_ray.cli.views.summary import print_summary
 from tokloss_ray.errors import JobFailed, Refused
 from tokloss_ray.model.files import POSITIONS_AFTER_PAD
 from tokloss_ray.output.totals import RunSummary

@@ -1,0 +1,76 @@
+"""`tokloss apply-fixes`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from tokloss_ray.errors import before_work
+from tokloss_ray.text import visible
+
+_MATCH = "Columns and tags"
+
+
+def apply_fixes(
+    corrected: Annotated[
+        str, typer.Argument(metavar="CORRECTED", help="File of tokloss export, corrected; of Label Studio, its export.")
+    ],
+    to: Annotated[str, typer.Option("--to", metavar="DATASET", help="File or folder that was scored.")],
+    output: Annotated[str, typer.Option("--output", "-o", metavar="DATASET", help="New file or folder.")],
+    tokens_column: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN", help="Column with the words (default: tokens or words).", rich_help_panel=_MATCH
+        ),
+    ] = None,
+    labels_column: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN", help="Column with the tags (default: ner_tags, tags or labels).", rich_help_panel=_MATCH
+        ),
+    ] = None,
+    id_column: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN", help="Find rows by this column (default: by file and row).", rich_help_panel=_MATCH
+        ),
+    ] = None,
+    tags: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B,...",
+            help="Names of integer tags, in order, separated by commas; or new string tags.",
+            rich_help_panel=_MATCH,
+        ),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Which split of a saved DatasetDict.", rich_help_panel=_MATCH)
+    ] = None,
+) -> None:
+    """Copy a dataset with the corrected tags in it. Nothing else changes; what does not fit is refused.
+
+    [bold]tokloss apply-fixes worst.csv --to data/ -o data-fixed/[/]
+    """
+    from tokloss_ray.exporting.apply import apply_fixes as apply
+
+    with before_work(), Console(stderr=True).status("writing the dataset"):
+        done = apply(
+            corrected,
+            to,
+            output,
+            tokens_column=tokens_column,
+            labels_column=labels_column,
+            id_column=id_column,
+            tags=tuple(tags.split(",")) if tags else None,
+            split=split,
+        )
+    console = Console(soft_wrap=True)
+    already = f" ({done.words_same:,} had the corrected tag already)" if done.words_same else ""
+    console.print(Text(f"rows read      {done.rows_read:,}"))
+    console.print(Text(f"rows changed   {done.rows_changed:,}"))
+    console.print(Text(f"words changed  {done.words_changed:,}{already}"))
+    console.print(Text(f"files changed  {done.files_changed:,} of {done.files:,}"))
+    console.print(Text(f"The dataset is in {visible(output)}."))

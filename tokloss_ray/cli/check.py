@@ -1,0 +1,21 @@
+"""`tokloss check`."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from tokloss_ray.cli.options import score_options
+from tokloss_ray.cli.terminal import quiet
+from tokloss_ray.config import ScoreConfig
+
+
+@score_options
+def check(config: ScoreConfig) -> None:
+    """Check arguments, input, model and tags as score would, and estimate size and time. Writes nothing."""
+    quiet(config.verbose)
+    from tokloss_ray.cli.views.checks import print_estimate
+    from tokloss_ray.scoring.driver import check as check_job
+
+    with Console(stderr=True).status("checking input and model"):
+        plan, estimate = check_job(config)
+    print_estimate(Console(), plan, estimate)

@@ -1,0 +1,110 @@
+"""What a run says while it is at work."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+from tokloss_ray.cli.views.figures import duration, safe
+from tokloss_ray.output.records import CommitRecord
+from tokloss_ray.output.totals import Totals
+from tokloss_ray.scoring.driver import Watcher
+from tokloss_ray.scoring.plan import Plan
+
+LINE_SECONDS = 5.0
+_REDO_SHOWN = 5
+
+
+class ProgressView(Watcher):
+    """A bar on a terminal, a line every few seconds elsewhere (logs, `ray job submit`)."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.plan: Plan | None = None
+        self.now = "starting"
+        self.shards = self.tokens = self.resumed_tokens = 0
+        self.started: float | None = None
+        self.over = threading.Event()
+        self.bar: Progress | None = None
+        self.task: TaskID | None = None
+
+    def __enter__(self) -> ProgressView:
+        if self.console.is_terminal:
+            self.bar = Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.fields[figures]}"),
+                TimeElapsedColumn(),
+                console=self.console,
+                transient=True,
+            )
+            self.bar.start()
+            self.task = self.bar.add_task(self.now, total=None, figures="")
+        else:
+            threading.Thread(target=self._lines, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        if self.bar is not None:
+            self.bar.stop()
+
+    def planned(self, plan: Plan, resumed: Totals, redo: dict[str, str]) -> None:
+        """Show the warnings and what earlier attempts left."""
+        self.plan = plan
+        self.shards, self.tokens = resumed.shards, resumed.tokens
+        self.resumed_tokens = resumed.tokens
+        for warning in plan.warnings:
+            self.console.print(f"[yellow]warning:[/] {safe(warning)}", highlight=False)
+        for name, reason in list(redo.items())[:_REDO_SHOWN]:
+            self.console.print(safe(f"scoring shard {name.removesuffix('.json')} again: {reason}"), highlight=False)
+        if len(redo) > _REDO_SHOWN:
+            self.console.print(f"... and {len(redo) - _REDO_SHOWN:,} more", highlight=False)
+        if resumed.shards:
+            self.console.print(f"going on after {resumed.shards:,} shards that are done", highlight=False)
+        self._refresh()
+
+    def stage(self, name: str) -> None:
+        """Show what the run does now."""
+        self.now = name
+        self._refresh()
+
+    def committed(self, record: CommitRecord) -> None:
+        """Move on by one shard."""
+        if self.started is None:
+            # The first shard's wait is start-up; the rate counts from here.
+            self.started = time.monotonic()
+            self.resumed_tokens = self.tokens + record.tokens
+        self.now = "scoring"
+        self.shards += 1
+        self.tokens += record.tokens
+        self._refresh()
+
+    def figures(self) -> str:
+        """Shards, tokens per second and time left, as far as they are known."""
+        if self.plan is None:
+            return ""
+        parts = [f"{self.shards:,} of about {max(self.shards, self.plan.estimated_shards):,} shards"]
+        passed = time.monotonic() - self.started if self.started else 0.0
+        done = self.tokens - self.resumed_tokens
+        if done > 0 and passed > 0:
+            rate = done / passed
+            left = max(0, self.plan.estimated_tokens - self.tokens) / rate
+            parts += [f"{rate:,.0f} tokens/s", f"{duration(left)} left"]
+        return ", ".join(parts)
+
+    def _refresh(self) -> None:
+        if self.bar is not None and self.task is not None:
+            total = None if self.plan is None else max(self.plan.estimated_tokens, self.tokens)
+            self.bar.update(
+                self.task, description=self.now, total=total or None, completed=self.tokens, figures=self.figures()
+            )
+
+    def _lines(self) -> None:
+        while not self.over.wait(LINE_SECONDS):
+            figures = self.figures()
+            self.console.print(f"{self.now}{': ' + figures if figures else ' ...'}", highlight=False)
