@@ -159,6 +159,20 @@ def catches(process: subprocess.Popen[str]) -> bool:
     return bool(int(mask, 16) >> (signal.SIGTERM - 1) & 1)
 
 
+def test_a_failure_without_the_private_part_of_atexit() -> None:
+    """Exit functions are not run then; the sentence and the code stay."""
+    done = run("""
+        import atexit
+        if hasattr(atexit, "_run_exitfuncs"):
+            del atexit._run_exitfuncs
+        from tokloss_ray.__main__ import main
+        main(["status", "nowhere"])
+    """)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "nowhere" in done.stderr
+
+
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_from_the_first_moment_on(number: int) -> None:

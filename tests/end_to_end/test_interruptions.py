@@ -17,7 +17,7 @@ from tokloss_ray.errors import Interrupted
 from tokloss_ray.cluster import session
 
 if sys.argv[1] == "without":
-    session.SETS_HANDLER = session.ENDS_PROCESSES = "not_in_this_version"
+    session.SETS_HANDLER = session.ENDS_PROCESSES = session.SESSION_NAME = "ray._private.utils:not_in_this_version"
 start_raylet = services.start_raylet
 
 def interrupted(*args, **kwargs):

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 from transformers import AutoModelForTokenClassification
+from transformers.activations import GELUActivation
 
-from tests.support import models
+from tests.support import inline, models
+from tokloss_ray import ScoreConfig
+from tokloss_ray.model import packed_linear
 from tokloss_ray.model.packed_linear import PackedLinear, pack
 
 TAGS = ["O", "B-PER", "I-PER"]
@@ -99,3 +103,41 @@ def test_float16_is_left_to_pytorch() -> None:
     model = nn.Sequential(nn.Linear(8, 8)).half()
     assert not pack(model, lambda m: m(torch.ones(1, 8, dtype=torch.float16)))
     assert type(model[0]) is nn.Linear
+
+
+@pytest.mark.parametrize("gone", ["_linear_pointwise", "_reorder_linear_weight", "_is_mkldnn_bf16_supported"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_without_an_operator_of_pytorchs_a_model_keeps_its_layers(
+    gone: str, dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are private: a version without one of them computes as PyTorch does."""
+    model = AutoModelForTokenClassification.from_pretrained(
+        models.build("bert", tmp_path, SENTENCES, TAGS), dtype=dtype
+    )
+    model.eval()
+    before = logits(model)
+    names = {"_linear_pointwise", "_reorder_linear_weight", "_is_mkldnn_bf16_supported"} - {gone}
+    left = SimpleNamespace(**{name: getattr(torch.ops.mkldnn, name) for name in names})
+    monkeypatch.setattr(torch.ops, "mkldnn", left)
+    packed = pack(model, logits)
+    assert packed == (gone == "_is_mkldnn_bf16_supported" and dtype == torch.float32)
+    assert packed == any(isinstance(module, PackedLinear) for module in model.modules())
+    assert torch.allclose(logits(model), before, rtol=1e-4, atol=1e-4)
+
+
+def test_a_job_without_private_operators(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace())
+    model = models.build("bert", tmp_path / "model", SENTENCES, TAGS)
+    rows = [{"tokens": words, "tags": ["O"] * len(words)} for words in SENTENCES]
+    source = inline.write_jsonl(tmp_path / "in.jsonl", rows)
+    done = inline.score_inline(ScoreConfig(model=str(model), input=(str(source),), output=str(tmp_path / "out")))
+    assert done.totals.rows == len(SENTENCES)
+
+
+def test_nothing_of_transformers_is_imported_for_gelu() -> None:
+    """It may move there; and a run on a GPU, which needs no packed layers, would end with it."""
+    assert not any("transformers" in name for name in vars(packed_linear) if not name.startswith("__"))
+    assert packed_linear._is_gelu(GELUActivation())
+    assert packed_linear._is_gelu(nn.GELU())
+    assert not packed_linear._is_gelu(nn.GELU(approximate="tanh"))
+    assert not packed_linear._is_gelu(nn.ReLU())

@@ -6,16 +6,17 @@ import logging
 import os
 import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
-from importlib import import_module
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import ray
 
 from tokloss_ray import stopping
+from tokloss_ray.cluster.private_parts import find, replaced
 from tokloss_ray.config import ScoreConfig
 from tokloss_ray.errors import Interrupted, Refused
 from tokloss_ray.stopping import raise_if_stopped as raise_if_stopped
@@ -32,39 +33,78 @@ def _address(config: ScoreConfig) -> str | None:
     return address if address and address != "local" else None
 
 
+@dataclass
+class _Process:
+    """What runs of this process share: the first brings Ray up and quiets it, the last leaves all as it was."""
+
+    lock: Any = field(default_factory=threading.RLock)
+    users: set[object] = field(default_factory=set)
+    started: bool = False
+    """Whether the first of them started Ray, and not its caller."""
+    alone: bool = False
+    """Whether it started one for itself, and did not join a cluster."""
+    undo: ExitStack = field(default_factory=ExitStack)
+
+
+_process = _Process()
+
+
 @contextmanager
 def ray_session(config: ScoreConfig) -> Iterator[None]:
     """Ray, with its chatter off unless verbose, and with signals that stop the run in good order.
 
-    What it changes in the calling process (signal handlers, log levels, environment) is undone at its end.
+    Runs that overlap share it. What it changes in the calling process (signal handlers, log levels, environment) is
+    undone at the end of the last.
 
     Raises:
         Refused: no cluster answers at the address.
         Interrupted: SIGINT or SIGTERM arrived; what is committed stays.
     """
-    ours = not ray.is_initialized()
-    alone = ours and _address(config) is None
-    # Both outlast ray.shutdown: a thread of Ray Data that comes to its end meanwhile would start an actor to report it.
-    with stopping.handled(), _environment(_DEFAULTS), ExitStack() as quiet:
+    user = object()
+    with stopping.handled():
         try:
             try:
-                if ours:
-                    _start(config)
-                quiet.enter_context(_quiet_ray_data(config.verbose))
-                quiet.enter_context(_lean(alone))
+                with _process.lock:
+                    _enter(config, user)
                 yield
             except BaseException:
                 stopping.unwinding()
                 raise
             finally:
-                if ours:
-                    _shut_down(alone)
+                with stopping.held(), _process.lock:
+                    _leave(user)
         except BaseException as error:
             if not isinstance(error, KeyboardInterrupt) and not stopping.received():
                 raise
             # What fails after a signal fails because of it, or would be said by the next attempt.
             stopping.unwinding()
             raise _interrupted() from (None if isinstance(error, KeyboardInterrupt) else error)
+
+
+def _enter(config: ScoreConfig, user: object) -> None:
+    _process.users.add(user)
+    if len(_process.users) > 1:
+        return
+    _process.undo.enter_context(_environment(_DEFAULTS))
+    _process.started = not ray.is_initialized()
+    _process.alone = _process.started and _address(config) is None
+    if _process.started:
+        _start(config)
+    # Both outlast ray.shutdown: a thread of Ray Data that comes to its end meanwhile would start an actor to report it.
+    _process.undo.enter_context(_quiet_ray_data(config.verbose))
+    _process.undo.enter_context(_lean(_process.alone))
+
+
+def _leave(user: object) -> None:
+    _process.users.discard(user)
+    if _process.users:
+        return
+    started, _process.started = _process.started, False
+    try:
+        if started:
+            _shut_down(_process.alone)
+    finally:
+        _process.undo.close()
 
 
 _DEFAULTS = {
@@ -99,16 +139,15 @@ def _shut_down(alone: bool) -> None:
     Half-way Ray takes its handlers back, and leaves none for SIGTERM: the next one would end this process there and
     then. So ours is put back in place when Ray comes to end its processes, which is what takes the time.
     """
-    node = _private("node")
-    end = getattr(getattr(node, "Node", None), ENDS_PROCESSES, None)
+    end = find(ENDS_PROCESSES)
 
     def put_back_and_end(*args: Any, **kwargs: Any) -> Any:
         stopping.put_back()
-        return end(*args, **kwargs) if end else None
+        return end(*args, **kwargs)
 
-    name = getattr(getattr(_private("worker"), "_global_node", None), "session_name", None)
+    name = find(SESSION_NAME)
     with stopping.held():
-        with patch.object(node.Node, ENDS_PROCESSES, put_back_and_end) if end else nullcontext():
+        with replaced(ENDS_PROCESSES, put_back_and_end):
             ray.shutdown()
         stopping.put_back()
         if alone and name:
@@ -128,9 +167,8 @@ def _end_late(session: str) -> None:
 @contextmanager
 def _handlers_left_alone() -> Iterator[None]:
     """ray.init replaces the handler of SIGTERM with one that ends the process half-way, in exit code 15."""
-    utils = _private("utils")
     try:
-        with patch.object(utils, SETS_HANDLER, _no_handler) if hasattr(utils, SETS_HANDLER) else nullcontext():
+        with replaced(SETS_HANDLER, _no_handler):
             yield
     except SystemExit as ended:
         if ended.code != signal.SIGTERM:
@@ -141,15 +179,10 @@ def _handlers_left_alone() -> Iterator[None]:
         stopping.put_back()
 
 
-SETS_HANDLER, ENDS_PROCESSES = "set_sigterm_handler", "kill_all_processes"
+SETS_HANDLER = "ray._private.utils:set_sigterm_handler"
+ENDS_PROCESSES = "ray._private.node:Node.kill_all_processes"
+SESSION_NAME = "ray._private.worker:_global_node.session_name"
 """Private parts of Ray. Where they are not, a SIGTERM in the middle of its start or end is handled less well."""
-
-
-def _private(name: str) -> Any:
-    try:
-        return import_module(f"ray._private.{name}")
-    except ImportError:
-        return None
 
 
 def _no_handler(handler: object) -> None:

@@ -2,7 +2,8 @@
 
 PyTorch sends float32 products to MKL, which is half as fast as oneDNN on some CPUs, and lays bfloat16 weights out anew
 at every call. The operators used here are those that torch.compile emits for CPUs (`torch._inductor.mkldnn_ir`); called
-directly they need no compiler on the machine and no compilation for each shape.
+directly they need no compiler on the machine and no compilation for each shape. PyTorch does not promise to keep them:
+where one is missing, or answers otherwise, the model keeps PyTorch's own layers.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
-from transformers.activations import GELUActivation
 
 PACKED_DTYPES = (torch.float32, torch.bfloat16)
 _FUSED = (("dense", "intermediate_act_fn"), ("lin1", "activation"))
@@ -41,7 +41,7 @@ def pack(model: nn.Module, probe: Callable[[nn.Module], torch.Tensor]) -> bool:
     dtype = next(model.parameters()).dtype
     if dtype not in PACKED_DTYPES or not torch.backends.mkldnn.is_available():
         return False
-    if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if dtype == torch.bfloat16 and not _computes_bfloat16():
         return False
     expected = probe(model)
     replaced: list[tuple[nn.Module, str, nn.Module]] = []
@@ -72,6 +72,14 @@ def _replace(model: nn.Module, replaced: list[tuple[nn.Module, str, nn.Module]])
                 put(parent, name, PackedLinear(child))
 
 
+def _computes_bfloat16() -> bool:
+    """Whether oneDNN has products in bfloat16 for this CPU, as far as PyTorch tells."""
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return supported is not None and bool(supported())
+
+
 def _is_gelu(module: object) -> bool:
-    """Whether it is the exact GELU, not one of its approximations."""
-    return type(module) is GELUActivation or (type(module) is nn.GELU and module.approximate == "none")
+    """Whether it is the exact GELU, not one of its approximations; that of transformers, which may move, by name."""
+    if type(module) is nn.GELU:
+        return module.approximate == "none"
+    return type(module).__name__ == "GELUActivation" and type(module).__module__.startswith("transformers.")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
@@ -31,6 +32,8 @@ MAX_BLOCKS = 2_000
 SHARDS_AHEAD, BYTES_PER_TOKEN = 12, 64
 """Shards for each actor in all queues together (three are given to it ahead), and a token's bytes once it is scored."""
 MIN_WAITING_BYTES = 1 << 28
+_BUILDING = threading.Lock()
+"""Warnings filters are the process's: two runs at once must not give each other's back."""
 
 Held = Mapping[int, Mapping[int, RowRange]]
 """The rows that committed shards hold, by unit and by the shard's number in it."""
@@ -45,13 +48,19 @@ class Result(NamedTuple):
 
 
 def build(
-    job: ray.ObjectRef, units: list[ReadUnit], held: Held, actors: Actors, again: bool = False
+    job: ray.ObjectRef,
+    units: list[ReadUnit],
+    held: Held,
+    actors: Actors,
+    again: bool = False,
+    waiting_bytes: int = MIN_WAITING_BYTES,
 ) -> ray.data.Dataset:
     """plan -> read + encode (CPU task) -> score (actor) -> decode + commit (CPU task)."""
     retries = {"max_restarts": 8, "max_task_retries": 2}
+    source = ray.data.from_blocks(_source(units, held))  # from_arrow starts a task to count rows
+    _settings(source.context, waiting_bytes)
     return (
-        ray.data.from_blocks(_source(units, held))  # from_arrow starts a task to count rows
-        .map_batches(
+        source.map_batches(
             read_and_encode,
             fn_args=(job,),
             batch_size=1,
@@ -101,17 +110,17 @@ def run(
         PassFailed: Ray gave the pass up.
         JobFailed: nothing was committed for `stall_timeout` seconds.
     """
-    with _data_context(_waiting_bytes(job, actors)), warnings.catch_warnings():
+    with _BUILDING, warnings.catch_warnings():
         # The retry arguments go away in Ray 2.64, which the dependencies exclude.
         warnings.simplefilter("ignore", RayDeprecationWarning)
-        dataset = build(ray.put(job), units, held, actors, again)
-    moved = time.monotonic()
-    with closing(stream(dataset)) as batches:
+        dataset = build(ray.put(job), units, held, actors, again, _waiting_bytes(job, actors))
+    moved, running = time.monotonic(), Running()
+    with closing(stream(dataset, running)) as batches:
         for batch in batches:
             check()
             if batch is None:
                 if time.monotonic() - moved > stall_timeout:
-                    raise JobFailed(_standstill(stall_timeout))
+                    raise JobFailed(_standstill(stall_timeout, running))
                 continue
             moved = time.monotonic()
             if isinstance(batch, Exception):
@@ -120,15 +129,14 @@ def run(
                 yield _result(json.loads(text))
 
 
-def _standstill(seconds: float) -> str:
+def _standstill(seconds: float, running: Running) -> str:
     """That nothing was committed for so long, and what each stage was doing."""
     names = {"read_and_encode": "read and encode", "ScoreActor": "score", "decode_and_commit": "decode and commit"}
     doing = [
-        f"{name}: {op.num_active_tasks()} running, {state.total_enqueued_input_blocks()} waiting"
-        for executor in Running.executors
-        for op, state in executor._topology.items()
+        f"{name}: {active} running, {waiting} waiting"
+        for stage, active, waiting in running.stages()
         for key, name in names.items()
-        if key in op.name
+        if key in stage
     ]
     return f"nothing was committed for {seconds:g} s (--stall-timeout); {'; '.join(doing) or 'Ray had not started it'}"
 
@@ -195,11 +203,8 @@ _UNIT_SCHEMA = pa.schema(
 )
 
 
-@contextmanager
-def _data_context(waiting_bytes: int) -> Iterator[None]:
-    """Ray Data's settings for this job, without a trace in the settings of the process it runs in."""
-    before = ray.data.DataContext.get_current()
-    context = before.copy()
+def _settings(context: ray.data.DataContext, waiting_bytes: int) -> None:
+    """Ray Data's settings for this job, in the dataset's own: those of the process stay as they are."""
     context.target_max_block_size = 1  # one shard a block: rows that share a block are held and retried together
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -209,8 +214,3 @@ def _data_context(waiting_bytes: int) -> Iterator[None]:
     context.execution_options.resource_limits = ray.data.ExecutionResources.for_limits(
         object_store_memory=waiting_bytes
     )
-    ray.data.DataContext._set_current(context)
-    try:
-        yield
-    finally:
-        ray.data.DataContext._set_current(before)
