@@ -193,15 +193,15 @@ def test_actors_by_hardware() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"actors": "two"}, "--actors: write it as N or MIN,MAX"),
+        ({"actors": "two"}, "--actors: expected N or MIN,MAX"),
         ({"actors": "3,2"}, "--actors"),
         ({"max_error_rate": 2}, "--max-error-rate"),
         ({"dtype": "float8"}, "--dtype"),
-        ({"keep": ["loss"]}, "loss: the output has a column of that name"),
-        ({"add_column": ["novalue"]}, "--add-column: write it as NAME=VALUE"),
-        ({"tags": "A,A"}, "twice"),
+        ({"keep": ["loss"]}, "loss: reserved column name"),
+        ({"add_column": ["novalue"]}, "--add-column: expected NAME=VALUE"),
+        ({"tags": "A,A"}, "duplicate name"),
         ({"colour": 1}, "--colour is not a setting"),
-        ({"input": []}, "--input: name at least one input"),
+        ({"input": []}, "--input: give at least one input"),
     ],
 )
 def test_settings_that_are_refused(settings: dict, words: str) -> None:
@@ -226,5 +226,5 @@ def test_settings_from_text() -> None:
     assert config.tags == ("O", "B-X")
     assert config.add_column == {"a": "b=c"}
     assert config.keep == ("x", "y")
-    with pytest.raises(Refused, match="--output is missing"):
+    with pytest.raises(Refused, match="--output is required"):
         make_config({"model": "m", "input": "i"})

@@ -493,7 +493,7 @@ def test_kept_column_of_two_types(refused: Callable[..., str], tmp_path: Path) -
 def test_column_name_that_the_output_has(refused: Callable[..., str], option: str, name: str) -> None:
     message = refused(**{option: {name: "x"} if option == "add_column" else [name]})
     assert name in message
-    assert "the output has a column of that name" in message
+    assert "reserved column name" in message
 
 
 def test_kept_column_that_is_the_words(refused: Callable[..., str]) -> None:
@@ -615,7 +615,7 @@ def test_declared_tags_that_the_model_lacks(refused: Callable[..., str]) -> None
 
 
 def test_tag_declared_twice(refused: Callable[..., str]) -> None:
-    assert "a name stands there twice" in refused(tags=["O", "B-PER", "O"])
+    assert "duplicate name" in refused(tags=["O", "B-PER", "O"])
 
 
 def class_labels(names: list[str]) -> datasets.Dataset:
@@ -802,17 +802,17 @@ def test_output_and_input_inside_each_other(refused: Callable[..., str], good: P
     ("content", "wanted"),
     [
         ("model: [a, b", ["config.yaml is not valid YAML"]),
-        ("- model\n- input\n", ["config.yaml must hold one mapping"]),
+        ("- model\n- input\n", ["config.yaml must contain a mapping"]),
         ("modell: x\nmodel: m\ninput: i\noutput: o\n", ["--modell is not a setting", "--help"]),
-        ("model: m\noutput: o\n", ["--input is missing"]),
-        ("model: m\ninput: i\noutput: o\nactors: 0\n", ["--actors: write it as N or MIN,MAX"]),
-        ("model: m\ninput: i\noutput: o\nactors: 4,2\n", ["--actors: write it as N or MIN,MAX"]),
-        ("model: m\ninput: i\noutput: o\nactors: many\n", ["--actors: write it as N or MIN,MAX"]),
-        ("model: m\ninput: i\noutput: o\nactors: 1,2,3\n", ["--actors: write it as N or MIN,MAX"]),
+        ("model: m\noutput: o\n", ["--input is required"]),
+        ("model: m\ninput: i\noutput: o\nactors: 0\n", ["--actors: expected N or MIN,MAX"]),
+        ("model: m\ninput: i\noutput: o\nactors: 4,2\n", ["--actors: expected N or MIN,MAX"]),
+        ("model: m\ninput: i\noutput: o\nactors: many\n", ["--actors: expected N or MIN,MAX"]),
+        ("model: m\ninput: i\noutput: o\nactors: 1,2,3\n", ["--actors: expected N or MIN,MAX"]),
         ("model: m\ninput: i\noutput: o\nmax-error-rate: 2\n", ["--max-error-rate", "less than or equal to 1"]),
         ("model: m\ninput: i\noutput: o\ndtype: float8\n", ["--dtype", "'float32'"]),
         ("model: m\ninput: i\noutput: o\nshard-tokens: lots\n", ["--shard-tokens", "integer"]),
-        ("model: m\ninput: []\noutput: o\n", ["--input: name at least one input"]),
+        ("model: m\ninput: []\noutput: o\n", ["--input: give at least one input"]),
         ("model: m\ninput: i\noutput: o\nadd-column: lang\n", ["--add-column"]),
     ],
 )
@@ -827,7 +827,7 @@ def test_wrong_settings_in_a_file(tmp_path: Path, content: str, wanted: list[str
 
 
 def test_no_settings_file(tmp_path: Path) -> None:
-    with pytest.raises(Refused, match=r"cannot read the configuration .*nowhere\.yaml: No such file"):
+    with pytest.raises(Refused, match=r"cannot read the configuration file .*nowhere\.yaml: No such file"):
         read_yaml(str(tmp_path / "nowhere.yaml"))
 
 
@@ -903,12 +903,12 @@ def test_command_line_no_such_file(model: Path, tmp_path: Path, command: str) ->
 
 
 def test_command_line_missing_setting(good: Path) -> None:
-    assert "--model is missing" in one_sentence(command_line("score", "-i", good, "-o", "out"), 2)
+    assert "--model is required" in one_sentence(command_line("score", "-i", good, "-o", "out"), 2)
 
 
 def test_command_line_bad_actors(model: Path, good: Path, tmp_path: Path) -> None:
     done = command_line("score", "-m", model, "-i", good, "-o", tmp_path / "out", "--actors", "3,1")
-    assert "--actors: write it as N or MIN,MAX" in one_sentence(done, 2)
+    assert "--actors: expected N or MIN,MAX" in one_sentence(done, 2)
 
 
 def test_command_line_bad_yaml(tmp_path: Path) -> None:
