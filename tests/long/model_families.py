@@ -1,4 +1,4 @@
-"""Writes docs/models.md: what the job makes of every architecture that transformers can classify tokens with.
+"""Write docs/models.md: how the job scores every architecture that transformers can classify tokens with.
 
 python -m tests.long.model_families [--rows 200] [--output docs/models.md]
 """
@@ -23,9 +23,9 @@ from tokloss_ray.demo import DATA
 DOCUMENT = Path(__file__).parents[2] / "docs" / "models.md"
 MEANINGS = {
     "exact": "Scored in padded batches. Padding changes nothing beyond rounding.",
-    "equal-length": "Padding would change the answers. Scored in batches of equally long sequences, where it is exact.",
-    "refused": "Cannot be scored; the sentence says why.",
-    "not made": "No tiny model could be made here, for the reason given. A real one is asked when it is loaded.",
+    "equal-length": "Padding would change the results. Scored in batches of equally long sequences, which is exact.",
+    "refused": "Cannot be scored, for the reason given.",
+    "not made": "No tiny model could be made here, for the reason given. A real one is tested when it is loaded.",
 }
 
 
@@ -65,30 +65,29 @@ def page(outcomes: dict[str, families.Outcome], rows: int) -> str:
     text = f"""\
         # Which models are scored, and how exactly
 
-        Made by `make models`; do not edit. The list is transformers {transformers.__version__}'s own: every
+        Written by `make models`; do not edit. The list is that of transformers {transformers.__version__}: every
         architecture behind `AutoModelForTokenClassification`, and settings of some (after a comma) that change how
-        they treat padding, order or length. Of each a tiny model with random weights is made, none of them zero, the
-        padding token's embedding least of all. {rows} sentences, some in windows, are scored by the job and then one
-        at a time without padding. The figures are the largest difference of a loss, divided by one more than the
-        loss: up to 1e-4 is exact by the project's contract. "Padded" is what padded batches give, which is
-        what the job would do without looking; "as scored" is what the job gives.
+        they treat padding, order or length. For each, a tiny model is made with random, non-zero weights, including
+        the padding token's embedding. {rows} sentences, some in windows, are scored by the job and then one at a time
+        without padding. The figures are the largest difference of a loss, divided by one plus the loss: up to 1e-4
+        counts as exact by the project's contract. "Padded" is what padded batches give, which is what the job would
+        do without checking; "as scored" is what the job gives.
 
-        What a model needs is not looked up here. Each actor asks the model that it has loaded, with a few made-up
-        rows, alone and in batches (`tokloss_ray/scoring/stages/probe.py`). So weights count: a MobileBERT whose padding
-        embedding is zero is exact in padded batches, too. `tokloss check` says what was found before a run, and the
-        summary after it. Rows of fewer tokens than a model's code can take (Funnel, CANINE) go to `errors/`
+        What a model needs is not looked up here. Each actor tests the model it has loaded, with a few made-up rows,
+        alone and in batches (`tokloss_ray/scoring/stages/probe.py`). So weights count: a MobileBERT whose padding
+        embedding is zero is exact in padded batches, too. `tokloss check` reports the result before a run, and the
+        summary after it. Rows with fewer tokens than a model's code can handle (Funnel, CANINE) go to `errors/`
         as `too_short`.
-
         """
     text = "\n\n".join(
         textwrap.fill(paragraph.strip(), 120, break_on_hyphens=False)
-        for paragraph in textwrap.dedent(text).split("\n\n")
+        for paragraph in textwrap.dedent(text).strip().split("\n\n")
     )
     text += "\n\n| | architectures | |\n| --- | ---: | --- |\n"
     for kind, meaning in MEANINGS.items():
         text += f"| {kind} | {sum(outcome.kind == kind for outcome in outcomes.values())} | {meaning} |\n"
     worst = max(outcome.scored or 0.0 for outcome in made)
-    text += f"\nLargest difference of all that are scored: {worst:.1e}.\n\n"
+    text += f"\nLargest difference of all scored architectures: {worst:.1e}.\n\n"
     text += "| architecture | | padded | as scored | why |\n| --- | --- | ---: | ---: | --- |\n"
     for name, outcome in outcomes.items():
         figures = ["" if figure is None else f"{figure:.0e}" for figure in (outcome.padded, outcome.scored)]
