@@ -1,7 +1,7 @@
-# Every target does the set-up it needs in .venv. Variables, to be given after the target:
-#   PYTHON=python3.12    the interpreter that .venv is made with
-#   PIP_ARGS=...         more arguments for pip, such as an index that offers CPU builds of torch
-#   ARGS=...             more arguments for pytest or the demo, such as ARGS="-k plan"
+# Every target does the set-up it needs in .venv. Variables, given after the target:
+#   PYTHON=python3.12    the interpreter to make .venv with
+#   PIP_ARGS=...         extra arguments for pip, such as an index that offers CPU builds of torch
+#   ARGS=...             extra arguments for pytest or the demo, such as ARGS="-k plan"
 PYTHON ?= python3
 PIP_ARGS ?=
 ARGS ?=
@@ -23,53 +23,53 @@ setup: $(STAMP) ## install the package and its tools into .venv
 $(STAMP): pyproject.toml constraints.txt
 	@if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
 		$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
-			{ echo "Python 3.11 to 3.13 is needed; name one with: make $(or $(MAKECMDGOALS),setup) PYTHON=python3.11" >&2; exit 1; }; \
+			{ echo "Python 3.11 to 3.13 is required; select one with: make $(or $(MAKECMDGOALS),setup) PYTHON=python3.11" >&2; exit 1; }; \
 		{ $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip --version >/dev/null 2>&1; } || \
-			{ echo "No virtual environment in $(VENV): remove what is there, and see that python3-venv is installed." >&2; exit 1; }; \
+			{ echo "Cannot make a virtual environment in $(VENV): remove the folder, and make sure python3-venv is installed." >&2; exit 1; }; \
 	fi
 	@echo "Installing into $(VENV): a few minutes the first time, seconds when little has changed ..."
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: $(STAMP) ## score the bundled corpus with the bundled model, and report what is wrong
+demo: $(STAMP) ## score the bundled corpus with the bundled model and report what is wrong
 	@$(BIN)/tokloss demo $(ARGS)
 
 # Tests of the report page need Chromium (apt-get install chromium) and are skipped without it.
 test: $(STAMP) ## run the tests, without the slow ones
 	@$(BIN)/python -m pytest $(ARGS)
 
-test-slow: $(STAMP) ceph ## run the slow tests alone
+test-slow: $(STAMP) ceph ## run only the slow tests
 	@$(BIN)/python -m pytest -m slow $(ARGS)
 
-# A one-node Ceph gateway, as a second S3 server to test against. Only root can install it, and only where apt has it.
+# A one-node Ceph gateway, as a second S3 server for the tests. Installing it needs root, and apt must offer it.
 CEPH := radosgw ceph-mon ceph-osd
 ceph:
 	@for program in $(CEPH); do command -v $$program >/dev/null || missing=yes; done; test -z "$$missing" || { \
 		test "$$(id -u)" = 0 && apt-get update -qq && \
 		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(CEPH) >/dev/null; } || \
-		echo "Ceph cannot be installed here (apt-get install $(CEPH)): the S3 tests run against moto alone."
+		echo "Cannot install Ceph (apt-get install $(CEPH)): the S3 tests run only against moto."
 
 test-full: test test-slow ## run all tests
 
-models: $(STAMP) ## score a tiny model of every architecture, and write docs/models.md
+models: $(STAMP) ## score a tiny model of every architecture and write docs/models.md
 	@$(BIN)/python -W ignore -m tests.long.model_families
 
 KILLS ?= 50
 SEED ?= 1
 FUZZ_ROWS ?= 1000000
-chaos: $(STAMP) ## kill at random on a small cluster, and mutate rows: KILLS=50 SEED=1 FUZZ_ROWS=1000000
+chaos: $(STAMP) ## kill processes at random on a small cluster, and mutate rows: KILLS=50 SEED=1 FUZZ_ROWS=1000000
 	@$(BIN)/python -m tests.long.chaos --kills $(KILLS) --seed $(SEED)
 	@$(BIN)/python -m tests.long.fuzz --rows $(FUZZ_ROWS) --seed $(SEED)
 
 RUNS ?= 100
 GONE ?= 20
-interruptions: $(STAMP) ## interrupt at random moments, fill disks (as root), take storage away: RUNS=100 GONE=20 SEED=1
+interruptions: $(STAMP) ## interrupt runs at random, fill disks (as root), take storage away: RUNS=100 GONE=20 SEED=1
 	@$(BIN)/python -m tests.long.interruptions --runs $(RUNS) --full-disk $(GONE) --storage-gone $(GONE) --seed $(SEED)
 
-# Each writes its figures beside the table it prints. The ratios are what carries from machine to machine.
+# Each prints a table and writes its figures as JSON. Only the ratios carry over from machine to machine.
 RESULTS := benchmarks/results
 PYTHON_BENCH := $(BIN)/python -W ignore
-bench: $(STAMP) ## measure side by side with peers, an hour on two idle cores: tables, and JSON in benchmarks/results
+bench: $(STAMP) ## compare with alternatives, an hour on two idle cores: tables, and JSON in benchmarks/results
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[dev,bench]'
 	@mkdir -p $(RESULTS)
 	@for size in small base; do for dtype in float32 bfloat16; do \
@@ -89,7 +89,7 @@ bench-gpu: $(STAMP) ## the same on a GPU
 	@mkdir -p $(RESULTS)
 	@$(PYTHON_BENCH) benchmarks/gpu.py --json $(RESULTS)/gpu.json
 
-bench-floors: $(STAMP) ## hold the figures in benchmarks/results to benchmarks/floors.json
+bench-floors: $(STAMP) ## compare the figures in benchmarks/results with benchmarks/floors.json
 	@$(BIN)/python benchmarks/check_floors.py $(RESULTS)
 
 lint: $(STAMP) ## check style, format and types
@@ -97,13 +97,13 @@ lint: $(STAMP) ## check style, format and types
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 
-check-format: $(STAMP) ## check the format alone
+check-format: $(STAMP) ## check only the format
 	@$(BIN)/ruff format --check
 
-format: $(STAMP) ## format the code and mend what ruff can mend
+format: $(STAMP) ## format the code and fix what ruff can fix
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
 
-clean: ## remove caches, build products and demo output; .venv stays
+clean: ## remove caches, build products and demo output, but not .venv
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis tokloss-demo*
 	find . -path ./$(VENV) -prune -o -type d -name __pycache__ -exec rm -rf {} +

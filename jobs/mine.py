@@ -3,8 +3,8 @@
     ray job submit --working-dir . --runtime-env jobs/runtime_env.yaml -- \\
         python jobs/mine.py s3://bucket/out --by lang
 
-Arguments are those of `tokloss mine`, and so are the exit codes; the job ends as FAILED for any code but 0. Outputs
-must be where every node finds them: s3:// and the like, or a file system that all of them mount.
+Arguments and exit codes are those of `tokloss mine`; the job ends as FAILED for any code but 0. Outputs
+must be visible to every node: s3:// and the like, or a file system that all of them mount.
 """
 
 from __future__ import annotations

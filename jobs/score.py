@@ -3,8 +3,8 @@
     ray job submit --working-dir . --runtime-env jobs/runtime_env.yaml -- \\
         python jobs/score.py --config jobs/panx_de.yaml
 
-Arguments are those of `tokloss score`, and so are the exit codes; the job ends as FAILED for any code but 0. Paths
-must be such that every node finds them: s3:// and the like, or a file system that all of them mount.
+Arguments and exit codes are those of `tokloss score`; the job ends as FAILED for any code but 0. Paths
+must be visible to every node: s3:// and the like, or a file system that all of them mount.
 """
 
 from __future__ import annotations
