@@ -14,36 +14,32 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
+import torch
 
-from tests.support import models
+from tests.support import models, warm
+from tests.support.inline import score_inline
+from tokloss_ray import ScoreConfig
 from tokloss_ray.demo import DATA
 from tokloss_ray.faults import POINTS
 from tokloss_ray.output.verify import verify
 
 TAGS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC"]
 
-WITHOUT_RAY = """
-import sys
-import torch
 
-sys.path.insert(0, sys.argv[1])
-from tests.support.inline import score_inline
-from tokloss_ray import ScoreConfig
-
-torch.set_num_threads(1)
-model, source, out, overwrite = sys.argv[2:]
-score_inline(
-    ScoreConfig(
-        model=model,
-        input=source,
-        output=out,
-        shard_tokens=500,
-        partition_by=["lang"],
-        max_error_rate=0.1,
-        overwrite=overwrite == "overwrite",
+def without_ray(model: str, source: str, output: str, overwrite: bool) -> None:
+    """What the process does that dies."""
+    torch.set_num_threads(1)
+    score_inline(
+        ScoreConfig(
+            model=model,
+            input=source,
+            output=output,
+            shard_tokens=500,
+            partition_by=["lang"],
+            max_error_rate=0.1,
+            overwrite=overwrite,
+        )
     )
-)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +62,8 @@ def rows_of(output: Path) -> list[dict]:
 def run(corpus: Path, output: Path, fault: str = "", folder: Path | None = None, overwrite: bool = False) -> int:
     env = {k: v for k, v in os.environ.items() if not k.startswith("TOKLOSS_")}
     env |= {"TOKLOSS_FAULTS": fault, "TOKLOSS_FAULTS_ONCE": str(folder)} if fault else {}
-    command = [sys.executable, "-c", WITHOUT_RAY, str(Path(__file__).parents[2])]
-    command += [str(corpus / "model"), str(corpus / "in.parquet"), str(output), "overwrite" if overwrite else ""]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    paths = str(corpus / "model"), str(corpus / "in.parquet"), str(output)
+    done = warm.run(without_ray, *paths, overwrite, env=env, timeout=120)
     assert done.returncode in (0, -signal.SIGKILL), done.stderr
     return done.returncode
 
