@@ -31,7 +31,7 @@ import s3fs
 from tests.support import models
 from tests.support.inline import Inline, score_inline
 from tests.support.s3_proxy import Proxy, Request, proxied
-from tests.support.s3_servers import CephMissing, S3Server, ceph_server, moto_server, server_from_environment
+from tests.support.s3_servers import CephMissing, S3Server, ceph_server, server_from_environment
 from tokloss_ray import ScoreConfig
 from tokloss_ray.demo import DATA
 from tokloss_ray.errors import JobFailed, Refused, StorageFailed, before_work
@@ -60,8 +60,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     elif given is not None:
         yield given
     else:
-        with moto_server() as moto:
-            yield moto
+        yield request.getfixturevalue("moto")
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,6 @@ import pyarrow.parquet as pq
 import pytest
 import s3fs
 
-from tests.support.s3_servers import moto_server
 from tokloss_ray import faults
 from tokloss_ray.demo import DATA
 from tokloss_ray.errors import Refused
@@ -142,30 +141,25 @@ def test_an_error_leaves_nothing(table: pa.Table, corpus: Path, tmp_path: Path, 
 
 
 def test_a_copy_in_a_bucket_is_whole_or_marked(
-    table: pa.Table, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    table: pa.Table, corpus: Path, tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    name = bucket.removeprefix("s3://")
     fixes = corrections(tmp_path / "fix.csv", table, "a.parquet", {3: "I-LOC"})
-    with moto_server() as server:
-        for name, value in server.env.items():
-            monkeypatch.setenv(name, value)
-        s3fs.S3FileSystem.clear_instance_cache()
-        fs = s3fs.S3FileSystem()
-        fs.mkdir("bucket")
-        monkeypatch.setattr(faults, "_faults", "apply.file@README=raise")
-        with pytest.raises(faults.InjectedFault):
-            apply_fixes(fixes, str(corpus), "s3://bucket/new")
-        fs.pipe_file("bucket/new/stray.parquet", b"of the first attempt")
-        with pytest.raises(Refused, match="is not whole"):
-            list_inputs(["s3://bucket/new"])
-        monkeypatch.setattr(faults, "_faults", "")
-        apply_fixes(fixes, str(corpus), "s3://bucket/new")
-        apply_fixes(fixes, str(corpus), str(tmp_path / "new"))
-        found = {path.removeprefix("bucket/new/"): fs.cat_file(path) for path in fs.find("bucket/new")}
-        assert found == tree(tmp_path / "new")
-        assert list_inputs(["s3://bucket/new"])
-        with pytest.raises(Refused, match="there already"):
-            apply_fixes(fixes, str(corpus), "s3://bucket/new")
-    s3fs.S3FileSystem.clear_instance_cache()
+    fs = s3fs.S3FileSystem()
+    monkeypatch.setattr(faults, "_faults", "apply.file@README=raise")
+    with pytest.raises(faults.InjectedFault):
+        apply_fixes(fixes, str(corpus), f"{bucket}/new")
+    fs.pipe_file(f"{bucket}/new/stray.parquet", b"of the first attempt")
+    with pytest.raises(Refused, match="is not whole"):
+        list_inputs([f"{bucket}/new"])
+    monkeypatch.setattr(faults, "_faults", "")
+    apply_fixes(fixes, str(corpus), f"{bucket}/new")
+    apply_fixes(fixes, str(corpus), str(tmp_path / "new"))
+    found = {path.removeprefix(f"{name}/new/"): fs.cat_file(path) for path in fs.find(f"{bucket}/new")}
+    assert found == tree(tmp_path / "new")
+    assert list_inputs([f"{bucket}/new"])
+    with pytest.raises(Refused, match="there already"):
+        apply_fixes(fixes, str(corpus), f"{bucket}/new")
 
 
 # Parquet

@@ -25,7 +25,6 @@ from typer.testing import CliRunner
 
 import tokloss_ray
 from tests.support import inline, models
-from tests.support.s3_servers import moto_server
 from tokloss_ray import ScoreConfig
 from tokloss_ray.cli.app import app
 from tokloss_ray.demo import DATA
@@ -593,28 +592,22 @@ def test_the_commands(folder: Path, tmp_path: Path) -> None:
     assert tokloss_ray.export is export
 
 
-def test_outputs_and_datasets_in_a_bucket(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with moto_server() as server:
-        for name, value in server.env.items():
-            monkeypatch.setenv(name, value)
-        s3fs.S3FileSystem.clear_instance_cache()
-        fs = s3fs.S3FileSystem()
-        fs.mkdir("bucket")
-        fs.put(str(folder / "out"), "bucket/out", recursive=True)
-        fs.put(str(folder / "data"), "bucket/data", recursive=True)
-        export("s3://bucket/out", "s3://bucket/w.csv", "csv", worst=3)
-        fs.get("bucket/w.csv", str(tmp_path / "w.csv"))
-        name = (tmp_path / "w.csv").read_text("utf-8-sig").split("\n")[1].split(",")[0]
-        correct(tmp_path / "w.csv", "csv", {(name, 0): "I-LOC"})
-        fs.put(str(tmp_path / "w.csv"), "bucket/w.csv")
-        done = apply_fixes("s3://bucket/w.csv", "s3://bucket/data", "s3://bucket/new")
-        local = apply_fixes(str(tmp_path / "w.csv"), str(folder / "data"), str(tmp_path / "new"))
-        assert done == local
-        for path in sorted((tmp_path / "new").rglob("*.*")):
-            assert fs.cat_file(f"bucket/new/{path.relative_to(tmp_path / 'new').as_posix()}") == path.read_bytes()
-        same = tokloss_ray.diff("s3://bucket/out", str(folder / "out"))
-        assert (same.matched.rows, same.matched.only_a, same.matched.only_b) == (150, 0, 0)
-    s3fs.S3FileSystem.clear_instance_cache()
+def test_outputs_and_datasets_in_a_bucket(folder: Path, tmp_path: Path, bucket: str) -> None:
+    fs = s3fs.S3FileSystem()
+    fs.put(str(folder / "out"), f"{bucket}/out", recursive=True)
+    fs.put(str(folder / "data"), f"{bucket}/data", recursive=True)
+    export(f"{bucket}/out", f"{bucket}/w.csv", "csv", worst=3)
+    fs.get(f"{bucket}/w.csv", str(tmp_path / "w.csv"))
+    name = (tmp_path / "w.csv").read_text("utf-8-sig").split("\n")[1].split(",")[0]
+    correct(tmp_path / "w.csv", "csv", {(name, 0): "I-LOC"})
+    fs.put(str(tmp_path / "w.csv"), f"{bucket}/w.csv")
+    done = apply_fixes(f"{bucket}/w.csv", f"{bucket}/data", f"{bucket}/new")
+    local = apply_fixes(str(tmp_path / "w.csv"), str(folder / "data"), str(tmp_path / "new"))
+    assert done == local
+    for path in sorted((tmp_path / "new").rglob("*.*")):
+        assert fs.cat_file(f"{bucket}/new/{path.relative_to(tmp_path / 'new').as_posix()}") == path.read_bytes()
+    same = tokloss_ray.diff(f"{bucket}/out", str(folder / "out"))
+    assert (same.matched.rows, same.matched.only_a, same.matched.only_b) == (150, 0, 0)
 
 
 @given(st.dictionaries(st.text(max_size=3), st.recursive(st.integers() | st.text(max_size=3), st.lists, max_leaves=4)))

@@ -16,7 +16,6 @@ import s3fs
 
 import tokloss_ray
 from tests.support import inline
-from tests.support.s3_servers import S3Server, moto_server
 from tokloss_ray import ScoreConfig
 from tokloss_ray.demo import DATA, MODEL
 from tokloss_ray.errors import Interrupted, JobFailed, Refused
@@ -124,29 +123,18 @@ def test_a_submitted_job(output: Path) -> None:
         assert "is not an output of tokloss score" in said
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
-    with moto_server() as running:
-        yield running
-
-
-def test_object_storage(output: Path, server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in server.env.items():
-        monkeypatch.setenv(name, value)
-    s3fs.S3FileSystem.clear_instance_cache()
+def test_object_storage(output: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     fs = s3fs.S3FileSystem()
-    fs.mkdir("mining")
     for name in ("_run.json", "_SUCCESS", "_commits", "scores"):
-        fs.put(str(output / name), f"mining/out/{name}", recursive=True)
+        fs.put(str(output / name), f"{bucket}/out/{name}", recursive=True)
     tokloss_ray.mine(str(output), address="local")
-    tokloss_ray.mine("s3://mining/out", address="local")
+    tokloss_ray.mine(f"{bucket}/out", address="local")
     for file in (output / "mining").iterdir():
-        with fs.open(f"mining/out/mining/{file.name}") as there:
+        with fs.open(f"{bucket}/out/mining/{file.name}") as there:
             here, there = (str(pq.read_table(table).to_pylist()) for table in (file, there))
-            assert there.replace("'s3://mining/out'", repr(str(output))) == here, file.name
+            assert there.replace(repr(f"{bucket}/out"), repr(str(output))) == here, file.name
     monkeypatch.setattr("tokloss_ray.output.score_files.WHOLE_FILE", 0)  # by ranges, as of large files
-    again = tokloss_ray.mine("s3://mining/out", address="local", write=False)
+    again = tokloss_ray.mine(f"{bucket}/out", address="local", write=False)
     assert again["tokens"].equals(pq.read_table(output / "mining/tokens.parquet"))
     with pytest.raises(Refused, match="is not an output"):
-        tokloss_ray.mine("s3://mining/nothing")
-    s3fs.S3FileSystem.clear_instance_cache()
+        tokloss_ray.mine(f"{bucket}/nothing")

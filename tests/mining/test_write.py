@@ -16,7 +16,6 @@ import tokloss_ray.mining.diff.compare
 import tokloss_ray.mining.mine
 import tokloss_ray.report.data
 from tests.support import mining_outputs
-from tests.support.s3_servers import moto_server
 from tokloss_ray.cli import app as cli
 from tokloss_ray.demo import DATA
 from tokloss_ray.errors import Refused
@@ -119,26 +118,20 @@ def test_what_tokloss_made_is_replaced(output: Path, tmp_path: Path) -> None:
     run("report", own)
 
 
-def test_the_same_in_a_bucket(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with moto_server() as server:
-        for name, value in server.env.items():
-            monkeypatch.setenv(name, value)
-        s3fs.S3FileSystem.clear_instance_cache()
-        fs = s3fs.S3FileSystem()
-        fs.mkdir("bucket")
-        fs.put(str(DATA), "bucket/corpus/rows.parquet")
-        fs.pipe_file("bucket/page.html", b"<html>")
-        for words in (["mine", output], ["diff", output, output]):
-            with pytest.raises(Refused, match="which is no table of tokloss"):
-                run(*words, "--to", "s3://bucket/corpus")
-            for _ in range(2):
-                run(*words, "--to", "s3://bucket/tables")
-        for place in ("s3://bucket/page.html", "s3://bucket/corpus/rows.parquet"):
-            with pytest.raises(Refused, match="no page of tokloss"):
-                run("report", output, "-o", place)
+def test_the_same_in_a_bucket(output: Path, bucket: str) -> None:
+    fs = s3fs.S3FileSystem()
+    fs.put(str(DATA), f"{bucket}/corpus/rows.parquet")
+    fs.pipe_file(f"{bucket}/page.html", b"<html>")
+    for words in (["mine", output], ["diff", output, output]):
+        with pytest.raises(Refused, match="which is no table of tokloss"):
+            run(*words, "--to", f"{bucket}/corpus")
         for _ in range(2):
-            run("report", output, "-o", "s3://bucket/new.html")
-        assert fs.find("bucket/corpus") == ["bucket/corpus/rows.parquet"]
-        assert fs.cat_file("bucket/corpus/rows.parquet") == DATA.read_bytes()
-        assert fs.cat_file("bucket/page.html") == b"<html>"
-    s3fs.S3FileSystem.clear_instance_cache()
+            run(*words, "--to", f"{bucket}/tables")
+    for place in (f"{bucket}/page.html", f"{bucket}/corpus/rows.parquet"):
+        with pytest.raises(Refused, match="no page of tokloss"):
+            run("report", output, "-o", place)
+    for _ in range(2):
+        run("report", output, "-o", f"{bucket}/new.html")
+    assert fs.find(f"{bucket}/corpus") == [f"{bucket.removeprefix('s3://')}/corpus/rows.parquet"]
+    assert fs.cat_file(f"{bucket}/corpus/rows.parquet") == DATA.read_bytes()
+    assert fs.cat_file(f"{bucket}/page.html") == b"<html>"

@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import s3fs
 
-from tests.support.s3_servers import moto_server
 from tokloss_ray.errors import JobFailed, Refused, StorageFailed
 from tokloss_ray.output.names import LEASE
 from tokloss_ray.scoring import lease as lease_module
@@ -140,28 +138,22 @@ def test_a_lease_that_cannot_be_read_holds_nobody_up(
         lease.confirm()
 
 
-def test_on_object_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_object_storage(bucket: str) -> None:
     """No exclusive create and no rename there: the same protocol with whole objects."""
-    with moto_server() as server:
-        for name, value in server.env.items():
-            monkeypatch.setenv(name, value)
-        s3fs.S3FileSystem.clear_instance_cache()
-        fs, _ = open_location("s3://lease")
-        fs.mkdir("lease")
-        process = subprocess.Popen([sys.executable, "-c", HOLD, "s3://lease/out"], stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
-        try:
-            with pytest.raises(Refused, match="another run is at work in s3://lease/out"):
-                Lease("s3://lease/out", "abc123").claim()
-        finally:
-            process.kill()
-            process.wait()
-        with Lease("s3://lease/out", "abc123") as lease:
-            lease.confirm()
-            check_owner("s3://lease/out", "abc123")
-        assert fs.find("lease") == []
-        fs.clear_instance_cache()
+    fs, _ = open_location(bucket)
+    process = subprocess.Popen([sys.executable, "-c", HOLD, f"{bucket}/out"], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    try:
+        with pytest.raises(Refused, match=f"another run is at work in {bucket}/out"):
+            Lease(f"{bucket}/out", "abc123").claim()
+    finally:
+        process.kill()
+        process.wait()
+    with Lease(f"{bucket}/out", "abc123") as lease:
+        lease.confirm()
+        check_owner(f"{bucket}/out", "abc123")
+    assert fs.find(bucket) == []
 
 
 def test_a_lease_that_could_not_be_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
