@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 import pytest
 import s3fs
 
-from tests.support import models
+from tests.support import models, warm
 from tests.support.inline import Inline, score_inline
 from tests.support.s3_proxy import Proxy, Request, proxied
 from tests.support.s3_servers import CephMissing, S3Server, ceph_server, server_from_environment
@@ -139,12 +139,9 @@ def rows_of(output: str) -> pd.DataFrame:
 
 
 def tokloss(*words: str, **env: str) -> tuple[int, str, float]:
-    """Run the command as a user would: exit code, all it said, seconds."""
+    """Run the command in a process of its own: exit code, all it said, seconds."""
     start = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-m", "tokloss_ray", *words],
-        capture_output=True, text=True, timeout=150, env=os.environ | env,
-    )  # fmt: skip
+    done = warm.tokloss(*words, env=os.environ | env)
     return done.returncode, done.stdout + done.stderr, time.monotonic() - start
 
 

@@ -9,7 +9,6 @@ import gzip
 import json
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +22,7 @@ import safetensors.torch
 import torch
 import transformers
 
-from tests.support import models
+from tests.support import models, warm
 from tests.support.inline import Inline, read_rows, score_inline, write_jsonl
 from tokloss_ray import ScoreConfig, score
 from tokloss_ray.config import make_config, read_yaml
@@ -879,13 +878,6 @@ def test_mostly_bad_rows_stop_the_job_early(model: Path, tmp_path: Path) -> None
 # The command line: the exit code, one sentence on standard error, nothing on standard output.
 
 
-def command_line(*arguments: Any, timeout: float = 90) -> subprocess.CompletedProcess[str]:
-    code = "import sys; from tokloss_ray.cli.app import main; sys.exit(main())"
-    return subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, timeout=timeout, check=False
-    )
-
-
 def one_sentence(done: subprocess.CompletedProcess[str], exit_code: int) -> str:
     assert done.returncode == exit_code, done.stderr[-2000:]
     assert done.stdout == ""
@@ -898,26 +890,26 @@ def one_sentence(done: subprocess.CompletedProcess[str], exit_code: int) -> str:
 
 @pytest.mark.parametrize("command", ["score", "check"])
 def test_command_line_no_such_file(model: Path, tmp_path: Path, command: str) -> None:
-    done = command_line(command, "-m", model, "-i", tmp_path / "nowhere.jsonl", "-o", tmp_path / "out")
+    done = warm.tokloss(command, "-m", model, "-i", tmp_path / "nowhere.jsonl", "-o", tmp_path / "out")
     assert "nowhere.jsonl does not exist" in one_sentence(done, 2)
 
 
 def test_command_line_missing_setting(good: Path) -> None:
-    assert "--model is required" in one_sentence(command_line("score", "-i", good, "-o", "out"), 2)
+    assert "--model is required" in one_sentence(warm.tokloss("score", "-i", good, "-o", "out"), 2)
 
 
 def test_command_line_bad_actors(model: Path, good: Path, tmp_path: Path) -> None:
-    done = command_line("score", "-m", model, "-i", good, "-o", tmp_path / "out", "--actors", "3,1")
+    done = warm.tokloss("score", "-m", model, "-i", good, "-o", tmp_path / "out", "--actors", "3,1")
     assert "--actors: expected N or MIN,MAX" in one_sentence(done, 2)
 
 
 def test_command_line_bad_yaml(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("a: [", encoding="utf-8")
-    assert "not valid YAML" in one_sentence(command_line("score", "--config", tmp_path / "c.yaml"), 2)
+    assert "not valid YAML" in one_sentence(warm.tokloss("score", "--config", tmp_path / "c.yaml"), 2)
 
 
 def test_command_line_unknown_option() -> None:
-    done = command_line("score", "--modell", "x")
+    done = warm.tokloss("score", "--modell", "x")
     assert done.returncode == 2
     assert done.stdout == ""
     assert "--modell" in done.stderr
@@ -927,13 +919,13 @@ def test_command_line_unknown_option() -> None:
 def test_command_line_not_a_token_classifier(model_copy: Path, good: Path, tmp_path: Path) -> None:
     config = transformers.AutoConfig.from_pretrained(model_copy)
     transformers.BertForMaskedLM(config).save_pretrained(model_copy)
-    done = command_line("check", "-m", model_copy, "-i", good, "-o", tmp_path / "out")
+    done = warm.tokloss("check", "-m", model_copy, "-i", good, "-o", tmp_path / "out")
     assert "BertForMaskedLM, not a token-classification model" in one_sentence(done, 2)
 
 
 def test_command_line_unreachable_cluster(model: Path, good: Path, tmp_path: Path) -> None:
     """Nobody listens there: that is said within a minute, and not waited for."""
-    done = command_line(
+    done = warm.tokloss(
         "score", "-m", model, "-i", good, "-o", tmp_path / "out", "--address", "127.0.0.1:1", timeout=60
     )
     assert "no Ray cluster at 127.0.0.1:1" in one_sentence(done, 2)
