@@ -92,10 +92,11 @@ bench-gpu: $(STAMP) ## the same on a GPU
 bench-floors: $(STAMP) ## compare the figures in benchmarks/results with benchmarks/floors.json
 	@$(BIN)/python benchmarks/check_floors.py $(RESULTS)
 
-lint: $(STAMP) ## check style, format and types
+lint: $(STAMP) ## check style, format, types, and which package imports which
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports
 
 check-format: $(STAMP) ## check only the format
 	@$(BIN)/ruff format --check
