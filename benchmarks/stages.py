@@ -48,7 +48,8 @@ from tokloss_ray.scoring import pipeline
 from tokloss_ray.scoring.folder import clear, start_run
 from tokloss_ray.scoring.lease import Lease
 from tokloss_ray.scoring.on_ray.hardware import Actors
-from tokloss_ray.scoring.plan import Plan, make_plan, preflight
+from tokloss_ray.scoring.plan import Plan, make_plan
+from tokloss_ray.scoring.preflight import preflight
 from tokloss_ray.scoring.stages.commit import commit_shard
 from tokloss_ray.scoring.stages.cutting import encode_unit
 from tokloss_ray.scoring.stages.decode import decode_shard

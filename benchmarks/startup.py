@@ -37,7 +37,8 @@ from tokloss_ray.config import ScoreConfig
 from tokloss_ray.demo import DATA, MODEL
 from tokloss_ray.inputs.read import read_unit
 from tokloss_ray.schema import EXAMPLE_ID, INPUT_IDS, LABEL_IDS, LABELS
-from tokloss_ray.scoring.plan import make_plan, preflight
+from tokloss_ray.scoring.plan import make_plan
+from tokloss_ray.scoring.preflight import preflight
 from tokloss_ray.scoring.stages.cutting import encode_unit
 
 READY, FIRST, SUCCESS, EXIT, LEAVING = "actor ready", "first commit", "_SUCCESS", "exit", "exit - _SUCCESS"

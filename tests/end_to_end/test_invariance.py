@@ -21,7 +21,8 @@ from tokloss_ray.inputs.read import read_unit
 from tokloss_ray.output.records import RowRange
 from tokloss_ray.scoring import pipeline
 from tokloss_ray.scoring.on_ray.hardware import Hardware, plan_actors
-from tokloss_ray.scoring.plan import make_plan, preflight
+from tokloss_ray.scoring.plan import make_plan
+from tokloss_ray.scoring.preflight import preflight
 from tokloss_ray.scoring.stages.cutting import encode_unit
 from tokloss_ray.scoring.stages.decode import decode_shard
 

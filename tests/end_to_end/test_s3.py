@@ -40,7 +40,8 @@ from tokloss_ray.inputs.read import read_unit
 from tokloss_ray.model.store import fetch_model, find_model
 from tokloss_ray.scoring.driver import check
 from tokloss_ray.scoring.folder import clear
-from tokloss_ray.scoring.plan import make_plan, preflight
+from tokloss_ray.scoring.plan import make_plan
+from tokloss_ray.scoring.preflight import preflight
 from tokloss_ray.storage import failures as storage_errors
 from tokloss_ray.storage.files import RangeFile, files_below, open_location, read_whole, remove, write_whole
 

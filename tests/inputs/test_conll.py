@@ -31,7 +31,8 @@ from tokloss_ray.inputs.conll_cells import cell
 from tokloss_ray.inputs.read import read_unit
 from tokloss_ray.inputs.unit import ReadUnit
 from tokloss_ray.scoring.job import Job
-from tokloss_ray.scoring.plan import make_plan, preflight
+from tokloss_ray.scoring.plan import make_plan
+from tokloss_ray.scoring.preflight import preflight
 from tokloss_ray.storage.files import listed, open_location
 
 Row = dict[str, Any]

@@ -18,7 +18,8 @@ from tests.support.inline import Inline, score_inline, write_jsonl
 from tokloss_ray import ScoreConfig
 from tokloss_ray.errors import JobFailed, Refused, StorageFailed
 from tokloss_ray.inputs.read import read_unit
-from tokloss_ray.scoring.plan import make_plan, preflight
+from tokloss_ray.scoring.plan import make_plan
+from tokloss_ray.scoring.preflight import preflight
 from tokloss_ray.scoring.stages import cutting
 from tokloss_ray.scoring.stages.commit import commit_shard
 from tokloss_ray.scoring.stages.decode import Decoded

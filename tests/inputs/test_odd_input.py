@@ -33,7 +33,7 @@ from tokloss_ray import ScoreConfig, score
 from tokloss_ray.inputs import conll, lines, units
 from tokloss_ray.inputs.read import read_unit
 from tokloss_ray.inputs.unit import ReadUnit
-from tokloss_ray.scoring import plan
+from tokloss_ray.scoring import sample
 
 Row = dict[str, Any]
 
@@ -650,7 +650,7 @@ def test_limit_counts_bad_rows(run: Callable[..., Inline], tmp_path: Path) -> No
 @pytest.fixture
 def short_records(monkeypatch: pytest.MonkeyPatch) -> int:
     """Records of 1,000 bytes are the longest, of which 100 are kept."""
-    for module in (lines, conll, units, plan):
+    for module in (lines, conll, units, sample):
         monkeypatch.setattr(module, "MAX_RECORD", 1000)
     monkeypatch.setattr(lines, "KEPT", 100)
     monkeypatch.setattr(conll, "KEPT", 100)
@@ -731,7 +731,8 @@ def test_sentences_that_are_too_long(
 MEASURE = """
 import resource, sys
 from tokloss_ray import ScoreConfig
-from tokloss_ray.scoring.plan import make_plan, preflight
+from tokloss_ray.scoring.plan import make_plan
+from tokloss_ray.scoring.preflight import preflight
 from tokloss_ray.inputs.read import read_unit
 
 def read(source):

@@ -32,7 +32,8 @@ from tokloss_ray.ragged import list_array, list_lengths, offsets_of, one_array
 from tokloss_ray.scoring import finish
 from tokloss_ray.scoring.folder import start_run
 from tokloss_ray.scoring.lease import Lease
-from tokloss_ray.scoring.plan import make_plan, preflight
+from tokloss_ray.scoring.plan import make_plan
+from tokloss_ray.scoring.preflight import preflight
 from tokloss_ray.scoring.stages.commit import commit_shard
 from tokloss_ray.scoring.stages.cutting import encode_unit
 from tokloss_ray.scoring.stages.decode import decode_shard

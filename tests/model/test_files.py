@@ -24,7 +24,8 @@ from tokloss_ray.model.files import ModelInfo, resolve_model
 from tokloss_ray.model.store import find_model
 from tokloss_ray.scoring.driver import check
 from tokloss_ray.scoring.job import Job
-from tokloss_ray.scoring.plan import make_plan, preflight
+from tokloss_ray.scoring.plan import make_plan
+from tokloss_ray.scoring.preflight import preflight
 from tokloss_ray.scoring.stages.scorer import load_model
 
 TAGS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC"]

@@ -27,7 +27,8 @@ from tokloss_ray.inputs.read import read_unit
 from tokloss_ray.output.records import CommitRecord, range_problems, read_records
 from tokloss_ray.output.verify import verify
 from tokloss_ray.scoring.on_ray import workers as stages
-from tokloss_ray.scoring.plan import make_plan, preflight
+from tokloss_ray.scoring.plan import make_plan
+from tokloss_ray.scoring.preflight import preflight
 from tokloss_ray.scoring.stages.cutting import encode_unit
 from tokloss_ray.storage.sealed import sealed, unsealed
 

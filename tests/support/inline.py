@@ -23,7 +23,8 @@ from tokloss_ray.scoring import finish, resume
 from tokloss_ray.scoring.folder import check_folder, check_same_run, clear, read_plan, start_run
 from tokloss_ray.scoring.job import Job
 from tokloss_ray.scoring.lease import Lease
-from tokloss_ray.scoring.plan import Plan, make_plan, preflight
+from tokloss_ray.scoring.plan import Plan, make_plan
+from tokloss_ray.scoring.preflight import preflight
 from tokloss_ray.scoring.stages.commit import commit_shard
 from tokloss_ray.scoring.stages.cutting import encode_unit
 from tokloss_ray.scoring.stages.decode import decode_shard

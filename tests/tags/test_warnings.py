@@ -18,7 +18,8 @@ from tests.support.mining_outputs import TAGS, demo_sentences, score_demo, write
 from tokloss_ray import ScoreConfig
 from tokloss_ray.cli.app import app
 from tokloss_ray.demo import DATA, MODEL
-from tokloss_ray.scoring.plan import make_plan, preflight
+from tokloss_ray.scoring.plan import make_plan
+from tokloss_ray.scoring.preflight import preflight
 from tokloss_ray.tags.hint import scheme_hint
 from tokloss_ray.tags.schemes import begins_with_inside, is_mostly, read_tag_set
 

@@ -31,7 +31,8 @@ from tokloss_ray.scoring.on_ray.hardware import (
     uses_gpus,
 )
 from tokloss_ray.scoring.on_ray.nodes import NodeWatch, check_nodes
-from tokloss_ray.scoring.plan import Given, Plan, Preflight, look, make_plan, preflight
+from tokloss_ray.scoring.plan import Plan, make_plan
+from tokloss_ray.scoring.preflight import Located, Preflight, locate, preflight
 from tokloss_ray.scoring.resume import EarlierAttempts, find_committed, rows_by_unit, take_back, unfinished
 from tokloss_ray.scoring.stages.journal import count_deaths
 from tokloss_ray.storage.failures import HASTY, set_tries, take_retries
@@ -73,8 +74,8 @@ def score(config: ScoreConfig, watcher: Watcher | None = None) -> RunSummary:
         watcher.stage("checking input and model")
         run = None if config.overwrite else read_run(config.output)
         check_folder(config.output)
-        given = look(config)
-        checked = begin(lambda: _preflight(config, given))
+        located = locate(config)
+        checked = begin(lambda: _preflight(config, located))
         found, joins = EarlierAttempts(), joins_cluster(config)
         if run is not None and is_finished(config.output):
             found = find_committed(config.output, run)
@@ -143,9 +144,9 @@ def score(config: ScoreConfig, watcher: Watcher | None = None) -> RunSummary:
     return RunSummary(config.output, totals, len(records) - before, took, clock.first, clock.rate(), False, warnings)
 
 
-def _preflight(config: ScoreConfig, given: Given) -> Preflight:
+def _preflight(config: ScoreConfig, located: Located) -> Preflight:
     with no_collection():
-        found = preflight(config, given)
+        found = preflight(config, located)
         import tokloss_ray.scoring.pipeline  # noqa: F401  (Ray Data takes a moment to import)
     return found
 

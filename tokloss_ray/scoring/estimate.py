@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 
 from tokloss_ray.errors import before_work
 from tokloss_ray.schema import ERRORS_SCHEMA
-from tokloss_ray.scoring.plan import Plan, sample_rows
+from tokloss_ray.scoring.plan import Plan
+from tokloss_ray.scoring.sample import sample_rows
 from tokloss_ray.scoring.stages.decode import decode_shard
 
 SECONDS = 3.0

@@ -27,7 +27,9 @@ from tokloss_ray.model.files import POSITIONS_AFTER_PAD
 from tokloss_ray.output.totals import RunSummary
 from tokloss_ray.schema import EQUAL_LENGTH, PADDED
 from tokloss_ray.scoring.driver import check
-from tokloss_ray.scoring.plan import make_plan, preflight, sample_rows
+from tokloss_ray.scoring.plan import make_plan
+from tokloss_ray.scoring.preflight import preflight
+from tokloss_ray.scoring.sample import sample_rows
 from tokloss_ray.scoring.stages.journal import Journal
 from tokloss_ray.scoring.stages.probe import LONG, Probe, find_batching
 from tokloss_ray.scoring.stages.scorer import Scorer

@@ -1,0 +1,97 @@
+"""Whether a job can be done: input, columns, model, tokenizer and tag names, looked at before anything is written."""
+
+from __future__ import annotations
+
+import posixpath
+from dataclasses import dataclass
+
+from tokenizers import Tokenizer
+
+from tokloss_ray.config import ScoreConfig
+from tokloss_ray.errors import Refused
+from tokloss_ray.inputs.columns import ColumnOptions, find_columns, find_tags
+from tokloss_ray.inputs.listing import Inspected, inspect_files, list_inputs
+from tokloss_ray.inputs.unit import Columns
+from tokloss_ray.model.files import ModelInfo, resolve_model
+from tokloss_ray.model.store import ModelFolder, find_model
+from tokloss_ray.storage.files import kind_of, open_location
+
+DEFAULT_OVERLAP = 64
+
+
+@dataclass(frozen=True)
+class Located:
+    """What listings and metadata tell: the input files, which of their columns count, and where the model is."""
+
+    inspected: list[Inspected]
+    columns: Columns
+    model: ModelFolder
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What was found out of input and model, before anything depends on the machine that runs the job."""
+
+    config: ScoreConfig
+    inspected: list[Inspected]
+    model: ModelInfo
+    columns: Columns
+    data_tags: tuple[str, ...] | None
+    overlap: int
+    warnings: list[str]
+
+
+def locate(config: ScoreConfig) -> Located:
+    """The part of the preflight that takes no time: is everything there?
+
+    Raises:
+        Refused: with the first thing that does not fit.
+    """
+    warnings: list[str] = []
+    inspected = inspect_files(list_inputs(config.input, config.split, warnings))
+    _outside_of_input(config, inspected)
+    model = find_model(config.model, config.revision, "model")
+    return Located(inspected, find_columns(_column_options(config), inspected), model, tuple(warnings))
+
+
+def preflight(config: ScoreConfig, located: Located | None = None) -> Preflight:
+    """Check input, columns, model, tokenizer and tag names; `located` is what `locate` has found.
+
+    Raises:
+        Refused: with the first thing that does not fit.
+    """
+    located = located or locate(config)
+    model = resolve_model(config, located.model)
+    warnings = [*located.warnings, *(model.warnings if located.columns.words else ())]
+    data_tags = find_tags(config.tags, located.inspected, located.columns, model.tags, warnings)
+    overlap = _overlap(config, model)
+    return Preflight(config, located.inspected, model, located.columns, data_tags, overlap, warnings)
+
+
+def _column_options(config: ScoreConfig) -> ColumnOptions:
+    names = ("tokens_column", "labels_column", "id_column", "keep", "partition_by", "add_column")
+    return ColumnOptions(**{name: getattr(config, name) for name in names})
+
+
+def _outside_of_input(config: ScoreConfig, inspected: list[Inspected]) -> None:
+    output = open_location(config.output)[1]
+    for item in inspected:
+        if open_location(item.file.listed.path)[1].startswith(posixpath.join(output, "")):
+            raise Refused(f"--output {config.output} holds the input {item.file.source}: choose another folder")
+    for uri in config.input:
+        fs, path = open_location(uri)
+        if output.startswith(posixpath.join(path, "")) and kind_of(fs, path) == "directory":
+            raise Refused(f"--output {config.output} lies inside the input folder {uri}: choose another folder")
+
+
+def _overlap(config: ScoreConfig, model: ModelInfo) -> int:
+    specials = Tokenizer.from_str(model.tokenizer_json).num_special_tokens_to_add(False)
+    capacity = model.max_length - specials
+    if capacity < 1:
+        raise Refused(f"--max-length {model.max_length} leaves no room beside {specials} special tokens")
+    if config.overlap is None:
+        return min(DEFAULT_OVERLAP, capacity // 2)
+    if config.overlap >= capacity and config.overflow == "window":
+        raise Refused(f"--overlap {config.overlap} must be less than the {capacity} tokens a window has for words")
+    return config.overlap

@@ -1,0 +1,104 @@
+"""The first rows of the input, read and encoded as the job will do it: what to expect of the rest."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from tokenizers import Tokenizer
+
+from tokloss_ray import schema
+from tokloss_ray.errors import Refused, before_work
+from tokloss_ray.inputs.lines import MAX_RECORD
+from tokloss_ray.inputs.read import Chunk, read_unit
+from tokloss_ray.inputs.unit import ReadUnit
+from tokloss_ray.ragged import list_lengths, one_array
+from tokloss_ray.scoring.job import Job
+from tokloss_ray.scoring.stages.encode import encode_rows
+from tokloss_ray.tags.warnings import scheme_warnings
+
+SAMPLE_ROWS = 500
+PACKED_RATIO = 4
+"""How much larger text is than its packed file, about; estimates alone depend on it."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The first rows, read and encoded as the job will do it."""
+
+    rows: int
+    size: float
+    tokens_per_row: float
+    reasons: dict[str, int]
+    unknown: list[str]
+    sequences: pa.Table | None
+
+
+def sample_rows(job: Job, units: list[ReadUnit]) -> Sample:
+    """Read and encode the first rows of the first unit that has any."""
+    tokenizer = Tokenizer.from_str(job.tokenizer_json)
+    for unit in units:
+        with before_work():
+            chunk = _first_rows(job, unit)
+            rows = chunk.rows.num_rows + chunk.errors.num_rows
+            if not rows:
+                continue
+            sequences, errors = encode_rows(job, tokenizer, unit.source, chunk.rows)
+        tokens = int(list_lengths(one_array(sequences.column(schema.INPUT_IDS))).sum())
+        reasons: dict[str, int] = {}
+        for reason in [*chunk.errors.column("reason").to_pylist(), *errors.column("reason").to_pylist()]:
+            reasons[reason] = reasons.get(reason, 0) + 1
+        share = rows / unit.rows if unit.rows else 0
+        size = unit.size * share if unit.rows else _bytes_read(chunk.rows, unit)
+        if unit.stop < 0:  # the plan knows the size of a packed file, the sample that of its text
+            size /= PACKED_RATIO
+        return Sample(rows, size, tokens / max(1, chunk.rows.num_rows), reasons, _tags_of(job, chunk.errors), sequences)
+    return Sample(0, 0, 0, {}, [], None)
+
+
+def _first_rows(job: Job, unit: ReadUnit) -> Chunk:
+    """Some hundred rows of a unit; text may come in smaller chunks, good rows apart from bad ones."""
+    chunks: list[Chunk] = []
+    for chunk in read_unit(job, unit):
+        chunks.append(chunk)
+        rows, size = (sum(getattr(t, what) for c in chunks for t in c) for what in ("num_rows", "nbytes"))
+        if rows >= SAMPLE_ROWS or size > MAX_RECORD:
+            break
+    return Chunk(pa.concat_tables(c.rows for c in chunks), pa.concat_tables(c.errors for c in chunks))
+
+
+def _tags_of(job: Job, errors: pa.Table) -> list[str]:
+    """The tags of the rows that have one the model does not know."""
+    unknown = errors.filter(pc.equal(errors.column("reason"), "unknown_tag")).column("payload").to_pylist()
+    tags = {tag for row in unknown for tag in json.loads(row)[job.columns.labels] if tag is not None}
+    return sorted(tags)
+
+
+def _bytes_read(rows: pa.Table, unit: ReadUnit) -> float:
+    """Bytes of text up to the last row of the sample: rows are numbered by their first byte."""
+    numbers = one_array(rows.column(schema.SOURCE_ROW))
+    if len(numbers) < 2:
+        return unit.size
+    return (numbers[-1].as_py() - numbers[0].as_py()) * len(numbers) / (len(numbers) - 1)
+
+
+def sample_warnings(job: Job, sample: Sample) -> list[str]:
+    """What the user should know: rows that cannot be scored, tags in another scheme than most models have.
+
+    Raises:
+        Refused: most rows have tags that the model does not know.
+    """
+    bad = sum(sample.reasons.values())
+    unknown = sample.reasons.get("unknown_tag", 0)
+    if unknown * 2 > sample.rows and job.data_tags is None:
+        raise Refused(
+            f"most rows have tags that the model does not know: column {job.columns.labels} has "
+            f"{', '.join(sample.unknown[:20])}; the model has {', '.join(job.tags)}; "
+            f"choose another --labels-column or --model"
+        )
+    if bad * 2 > sample.rows:
+        reasons = ", ".join(f"{reason} {n}" for reason, n in sorted(sample.reasons.items()))
+        return [f"{bad} of the first {sample.rows} rows cannot be scored ({reasons}): is a column name wrong?"]
+    return scheme_warnings(job.tags, sample.sequences)
