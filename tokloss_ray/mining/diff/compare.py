@@ -11,10 +11,11 @@ import pyarrow as pa
 from tokloss_ray.errors import Refused
 from tokloss_ray.mining.diff.bootstrap import RESAMPLES
 from tokloss_ray.mining.diff.counts import Pair, Partial, align_tags, diff_combine, diff_partial
-from tokloss_ray.mining.diff.matching import Matched, Side, pairs, take_sequences
+from tokloss_ray.mining.diff.matching import Matched, Side, pairs
 from tokloss_ray.mining.diff.tables import diff_tables
 from tokloss_ray.mining.tables.grouping import slices
 from tokloss_ray.mining.words.load import BATCH_TOKENS
+from tokloss_ray.mining.words.words import take_sequences
 from tokloss_ray.output.opened import OUTPUT, Scores, check_columns, open_outputs, parse_where
 from tokloss_ray.output.run import read_finished
 from tokloss_ray.tags.schemes import TagSet

@@ -10,10 +10,9 @@ keep memory bounded.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,10 +21,9 @@ import pyarrow.compute as pc
 from tokloss_ray.errors import Refused
 from tokloss_ray.mining.diff.row_ranges import AFTER, BEFORE, batches_of, row_ranges
 from tokloss_ray.mining.words.load import BATCH_TOKENS, read_tokens
-from tokloss_ray.mining.words.words import KEY, Words, concat_words, first_tokens, take_words
+from tokloss_ray.mining.words.words import Words, concat_words, first_tokens, no_words, take_sequences, take_words
 from tokloss_ray.output.opened import Condition, ScoreFile, Scores, files_where
 from tokloss_ray.output.run import read_run
-from tokloss_ray.ragged import offsets_of, positions
 
 
 @dataclass
@@ -159,54 +157,6 @@ def _rows_of(parts: Iterable[Words], side: Side, chosen: Chosen = lambda words: 
         keep = chosen(part)
         kept.append(part if keep is None or keep.all() else take_sequences(part, np.flatnonzero(keep)))
     return concat_words(kept) if kept else no_words(side.scores.tags, side.by)
-
-
-def no_words(tags: tuple[str, ...], by: Sequence[str] = ()) -> Words:
-    """No sequences at all."""
-    strings, codes = (
-        pa.array([], pa.string()),
-        pa.DictionaryArray.from_arrays(pa.array([], pa.int32()), pa.array([], pa.string())),
-    )
-    index, figure = np.zeros(0, np.int32), np.zeros(0, np.float32)
-    return Words(
-        tags=tags,
-        offsets=np.zeros(1, np.int64),
-        output=strings,
-        example_id=strings,
-        source=strings,
-        source_row=np.zeros(0, np.int64),
-        token_index=index,
-        window=index,
-        word_index=index,
-        token=codes,
-        word=codes,
-        num_subtokens=index,
-        label=index,
-        predicted=index,
-        second=index,
-        loss=figure,
-        predicted_prob=figure,
-        second_prob=figure,
-        by=dict.fromkeys(by, strings),
-    )
-
-
-_OF_WORDS = tuple(f.name for f in fields(Words) if f.name not in ("tags", "offsets", "by", "probs", *KEY))
-
-
-def take_sequences(words: Words, order: np.ndarray) -> Words:
-    """Some sequences, [n] positions in any order, with their words."""
-    lengths = np.diff(words.offsets)[order]
-    at = positions(words.offsets[:-1][order], lengths)
-
-    def taken(values: Any, chosen: np.ndarray) -> Any:
-        return values.take(pa.array(chosen)) if isinstance(values, pa.Array) else values[chosen]
-
-    columns: dict[str, Any] = {name: taken(getattr(words, name), order) for name in KEY}
-    columns |= {name: taken(getattr(words, name), at) for name in _OF_WORDS}
-    by = {name: taken(values, order) for name, values in words.by.items()}
-    probs = None if words.probs is None else words.probs[at]
-    return replace(words, offsets=offsets_of(lengths), by=by, probs=probs, **columns)
 
 
 def _same_rows(a: Words, b: Words, keys: Keys, matched: Matched) -> tuple[Words, Words]:

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from tokloss_ray import schema
 from tokloss_ray.errors import Refused
-from tokloss_ray.mining.words.flatten import COLUMNS, STRINGS, flatten
+from tokloss_ray.mining.words.from_rows import COLUMNS, STRINGS, words_of_rows
 from tokloss_ray.mining.words.words import Words, concat_words, first_tokens
 from tokloss_ray.output.opened import (
     Condition,
@@ -71,7 +71,7 @@ def read_tokens(
         for table in _read_file(file, by, conditions, probs, tokens):
             slices = {name: _slice_values(table, name, file) for name in by}
             with reading(file.output, file.path):  # no checksum covers the footer, which says what the values are
-                part = flatten(table, tags, slices, file.output)
+                part = words_of_rows(table, tags, slices, file.output)
             count = int(pc.sum(table.column(schema.NUM_TOKENS)).as_py() or 0)
             if parts and size + count > tokens:
                 yield concat_words(parts)

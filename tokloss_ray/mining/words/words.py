@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tokloss_ray.ragged import list_array, offsets_of
+from tokloss_ray.ragged import list_array, offsets_of, positions
 
 if TYPE_CHECKING:
     from tokloss_ray.tags.schemes import Spans
@@ -71,7 +71,7 @@ class Words:
 
     @cached_property
     def spans(self) -> dict[tuple[str, str, bool], tuple[Spans, Spans]]:
-        """What `entities.both_spans` has read of these words: half a dozen tables ask for the same."""
+        """What `spans.both_spans` has read of these words: half a dozen tables ask for the same."""
         return {}
 
     @cached_property
@@ -87,7 +87,7 @@ class Words:
 KEY = ("output", "example_id", "source", "source_row")
 """The columns by which rows of a table name a row of scores/. Source and row alone are not enough: several outputs may
 be of files of the same names."""
-_ABOUT_WORDS = tuple(f.name for f in fields(Words) if f.name not in ("tags", "offsets", "probs", "by", *KEY))
+_ABOUT_WORDS = tuple(f.name for f in fields(Words) if f.name not in ("tags", "offsets", "by", *KEY))
 
 
 def key_columns(words: Words, sequence: np.ndarray | pa.Array) -> dict[str, pa.Array]:
@@ -98,14 +98,32 @@ def key_columns(words: Words, sequence: np.ndarray | pa.Array) -> dict[str, pa.A
 
 
 def take_words(words: Words, at: np.ndarray) -> Words:
-    """Some of the words, by ascending positions `at`; all sequences stay, if without words."""
+    """Some of the words, [n] positions in the order of sequences; all sequences stay, if without words."""
     counts = np.bincount(words.sequence[at], minlength=len(words.offsets) - 1)
-    taken = {
-        name: values.take(pa.array(at)) if isinstance(values := getattr(words, name), pa.Array) else values[at]
-        for name in _ABOUT_WORDS
+    return replace(words, offsets=offsets_of(counts), **_taken(words, _ABOUT_WORDS, at))
+
+
+def take_sequences(words: Words, order: np.ndarray) -> Words:
+    """Some sequences, [n] positions in any order, with their words."""
+    lengths = np.diff(words.offsets)[order]
+    at = positions(words.offsets[:-1][order], lengths)
+    return replace(
+        words,
+        offsets=offsets_of(lengths),
+        by={name: values.take(pa.array(order)) for name, values in words.by.items()},
+        **_taken(words, KEY, order),
+        **_taken(words, _ABOUT_WORDS, at),
+    )
+
+
+def _taken(words: Words, names: Sequence[str], at: np.ndarray) -> dict[str, Any]:
+    """Columns at some positions."""
+    columns = {name: getattr(words, name) for name in names}
+    chosen = pa.array(at)
+    return {
+        name: values if values is None else values.take(chosen) if isinstance(values, pa.Array) else values[at]
+        for name, values in columns.items()
     }
-    probs = None if words.probs is None else words.probs[at]
-    return replace(words, offsets=offsets_of(counts), probs=probs, **taken)
 
 
 def first_tokens(tokens: Words) -> Words:
@@ -124,7 +142,9 @@ def concat_words(parts: Sequence[Words]) -> Words:
     if len(parts) == 1:
         return parts[0]
 
-    def joined(arrays: list[pa.Array | np.ndarray]) -> pa.Array | np.ndarray:
+    def joined(arrays: list[Any]) -> Any:
+        if arrays[0] is None:
+            return None
         # Arrow unifies the dictionaries of the parts.
         return pa.concat_arrays(arrays) if isinstance(arrays[0], pa.Array) else np.concatenate(arrays)
 
@@ -133,9 +153,38 @@ def concat_words(parts: Sequence[Words]) -> Words:
     return replace(
         parts[0],
         offsets=offsets_of(np.concatenate([np.diff(part.offsets) for part in parts])),
-        probs=None if parts[0].probs is None else np.concatenate([part.probs for part in parts]),
         by={name: pa.concat_arrays([part.by[name] for part in parts]) for name in parts[0].by},
         **columns,
+    )
+
+
+def no_words(tags: tuple[str, ...], by: Sequence[str] = ()) -> Words:
+    """No sequences at all."""
+    strings, codes = (
+        pa.array([], pa.string()),
+        pa.DictionaryArray.from_arrays(pa.array([], pa.int32()), pa.array([], pa.string())),
+    )
+    index, figure = np.zeros(0, np.int32), np.zeros(0, np.float32)
+    return Words(
+        tags=tags,
+        offsets=np.zeros(1, np.int64),
+        output=strings,
+        example_id=strings,
+        source=strings,
+        source_row=np.zeros(0, np.int64),
+        token_index=index,
+        window=index,
+        word_index=index,
+        token=codes,
+        word=codes,
+        num_subtokens=index,
+        label=index,
+        predicted=index,
+        second=index,
+        loss=figure,
+        predicted_prob=figure,
+        second_prob=figure,
+        by=dict.fromkeys(by, strings),
     )
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from tokloss_ray import schema
-from tokloss_ray.mining.words.words import Words
+from tokloss_ray.mining.words.words import Words, take_words
 from tokloss_ray.ragged import list_lengths, offsets_of, one_array
 
 STRINGS = (schema.WORDS, schema.INPUT_TOKENS, schema.LABELS, schema.PREDICTED_LABEL, schema.SECOND_LABEL)
@@ -26,10 +24,10 @@ COLUMNS = (
     schema.SECOND_PROB,
     *STRINGS,
 )
-"""What `flatten` needs; and `probs`, where it is there."""
+"""What `words_of_rows` needs; and `probs`, where it is there."""
 
 
-def flatten(table: pa.Table, tags: tuple[str, ...], by: dict[str, pa.Array], output: str) -> Words:
+def words_of_rows(table: pa.Table, tags: tuple[str, ...], by: dict[str, pa.Array], output: str) -> Words:
     """The labelled tokens of some rows of scores/: strings as dictionaries, the windows of a row one after another.
 
     by: slice columns, a string for each row of the table. output: whose rows they are.
@@ -137,9 +135,4 @@ def _in_order(words: Words) -> Words:
     later[words.offsets[1:-1][(words.offsets[1:-1] > 0) & (words.offsets[1:-1] < len(words))] - 1] = True
     if later.all():
         return words
-    order = np.lexsort((words.token_index, words.window, words.word_index, words.sequence))
-    at = pa.array(order)
-    names = ("token_index", "window", "word_index", "num_subtokens", "label", "predicted", "second", "loss")
-    columns = {name: getattr(words, name)[order] for name in (*names, "predicted_prob", "second_prob")}
-    probs = None if words.probs is None else words.probs[order]
-    return replace(words, token=words.token.take(at), word=words.word.take(at), probs=probs, **columns)
+    return take_words(words, np.lexsort((words.token_index, words.window, words.word_index, words.sequence)))
