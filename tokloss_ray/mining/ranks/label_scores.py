@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from tokloss_ray.errors import Refused
-from tokloss_ray.mining.tables.entities import both_spans
+from tokloss_ray.mining.words.spans import both_spans
 from tokloss_ray.mining.words.words import Words
 from tokloss_ray.ragged import positions
 from tokloss_ray.tags.schemes import DEFAULT, Spans, read_tag_set

@@ -18,39 +18,15 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from tokloss_ray.mining.tables.grouping import COUNT, Order, compact, group_rows, slices, sorted_by
+from tokloss_ray.mining.tables.grouping import COUNT, Order, compact, group_rows, slices, sorted_by, sum_counts
+from tokloss_ray.mining.words.spans import both_spans, in_both
 from tokloss_ray.mining.words.words import Words
-from tokloss_ray.tags.schemes import MODES, Spans, TagSet, breaks_of, malformed_words, read_spans, read_tag_set
+from tokloss_ray.tags.schemes import MODES, Spans, malformed_words, read_tag_set
 
 MODE, LEVEL, TYPE = "mode", "level", "type"
 SUPPORT, PREDICTED, CORRECT = "support", "predicted", "correct"
 SIDE, KIND, TAG, SEQUENCES = "side", "kind", "tag", "sequences"
 _COUNTS = (SUPPORT, PREDICTED, CORRECT)
-
-
-def both_spans(words: Words, tag_set: TagSet, mode: str, bridge_gaps: bool = False) -> tuple[Spans, Spans]:
-    """The spans of the labels and of the predictions; `tag_set` is that of the words' tags, by one of the schemes."""
-    asked = (tag_set.scheme, mode, bridge_gaps)
-    if asked not in words.spans:
-        breaks = breaks_of(words.offsets, words.word_index, bridge_gaps)
-        label, predicted = (read_spans(codes, breaks, tag_set, mode) for codes in (words.label, words.predicted))
-        words.spans[asked] = label, predicted
-    return words.spans[asked]
-
-
-def in_both(label: Spans, predicted: Spans, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which label spans, and which predicted spans, the other side has too: bool, one entry per span.
-
-    length: number of words.
-    """
-    at = np.full(length, -1, dtype=np.int64)  # the label span that begins at a word
-    at[label.start] = np.arange(len(label.start))
-    mate = at[predicted.start]
-    stop, kind = (np.append(values, -1)[mate] for values in (label.stop, label.type))  # -1 where there is none
-    same = (mate >= 0) & (stop == predicted.stop) & (kind == predicted.type)
-    found = np.zeros(len(label.start), dtype=bool)
-    found[mate[same]] = True
-    return found, same
 
 
 def entities_partial(words: Words, scheme: str | None = None, bridge_gaps: bool = False) -> pa.Table:
@@ -169,18 +145,6 @@ def malformed_combine(parts: Sequence[pa.Table], by: Sequence[str] = ()) -> pa.T
 
 
 malformed_merge = malformed_combine
-
-
-def sum_counts(parts: Sequence[pa.Table], keys: Sequence[str], counts: Sequence[str]) -> pa.Table:
-    """Rows of equal keys as one, with the sums of their counts, sorted by the keys."""
-    table = pa.concat_tables(parts).select([*keys, *counts])
-    group, first = group_rows([table.column(name) for name in keys], table.num_rows)
-    columns = {name: table.column(name).take(pa.array(first)) for name in keys}
-    for name in counts:
-        values = table.column(name)
-        sums = np.bincount(group, weights=values.to_numpy(), minlength=len(first))
-        columns[name] = pa.array(sums).cast(values.type)
-    return sorted_by(pa.table(columns), keys, [])
 
 
 def _no_rows(strings: Sequence[str], counts: Sequence[str]) -> pa.Table:

@@ -30,8 +30,8 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from tokloss_ray.mining.tables.entities import both_spans, in_both, sum_counts
-from tokloss_ray.mining.tables.grouping import COUNT, Order, sorted_by, top_rows
+from tokloss_ray.mining.tables.grouping import COUNT, Order, sorted_by, sum_counts, top_rows
+from tokloss_ray.mining.words.spans import both_spans, in_both
 from tokloss_ray.mining.words.words import KEY, Words, key_columns, words_as_text
 from tokloss_ray.ragged import list_array, offsets_of, positions
 from tokloss_ray.tags.schemes import DEFAULT, Spans, read_tag_set

@@ -25,8 +25,8 @@ import numpy as np
 import pyarrow as pa
 
 from tokloss_ray.mining.ranks.label_scores import PRIOR_ADJUSTED, check_rank, label_scores, regions
-from tokloss_ray.mining.tables.entities import both_spans, in_both
 from tokloss_ray.mining.tables.grouping import Order, top_rows
+from tokloss_ray.mining.words.spans import both_spans, in_both
 from tokloss_ray.mining.words.words import KEY, Words, key_columns, words_as_text
 from tokloss_ray.ragged import list_array, offsets_of, positions
 from tokloss_ray.tags.schemes import DEFAULT, Spans, TagSet, read_tag_set, write_spans

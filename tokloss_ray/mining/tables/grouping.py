@@ -144,6 +144,18 @@ def combine_tallies(parts: Sequence[pa.Table], keys: Sequence[str]) -> pa.Table:
     return pa.table({name: figures[name] if name in figures else others.column(name) for name in table.column_names})
 
 
+def sum_counts(parts: Sequence[pa.Table], keys: Sequence[str], counts: Sequence[str]) -> pa.Table:
+    """Rows of equal keys as one, with the sums of their counts, sorted by the keys."""
+    table = pa.concat_tables(parts).select([*keys, *counts])
+    group, first = group_rows([table.column(name) for name in keys], table.num_rows)
+    columns = {name: table.column(name).take(pa.array(first)) for name in keys}
+    for name in counts:
+        values = table.column(name)
+        sums = np.bincount(group, weights=values.to_numpy(), minlength=len(first))
+        columns[name] = pa.array(sums).cast(values.type)
+    return sorted_by(pa.table(columns), keys, [])
+
+
 def figures_of(tallied: pa.Table) -> dict[str, pa.Array]:
     """The columns of a final table: count, mean, sum, max, std and errors.
 

@@ -14,8 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from tokloss_ray.mining.tables.entities import sum_counts
-from tokloss_ray.mining.tables.grouping import COUNT, compact, slices, sorted_by
+from tokloss_ray.mining.tables.grouping import COUNT, compact, slices, sorted_by, sum_counts
 from tokloss_ray.mining.words.words import Words
 
 TAG, LOW, HIGH = "tag", "low", "high"
