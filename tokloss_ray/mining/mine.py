@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from tokloss_ray.errors import Refused, before_work
 from tokloss_ray.mining.mined import about_of, mining_folder
 from tokloss_ray.mining.passes import Partials, Pass, Tables, combine_in_order, final_tables, mine_batch
-from tokloss_ray.mining.ranks.label_scores import BY_LOSS, MARGIN, PRIOR_ADJUSTED, check_rank
+from tokloss_ray.mining.ranks.label_scores import PRIOR_ADJUSTED, RANKS, check_rank
 from tokloss_ray.mining.words.load import file_batches
 from tokloss_ray.mining.write import check_folder, write_tables
 from tokloss_ray.output.opened import OUTPUT, ScoreFile, Scores, check_columns, files_where, open_outputs, parse_where
@@ -124,7 +124,7 @@ def _plan(
         min_count=min_count,
         scheme=scheme,
         rank=rank,
-        probs=scores.has_probs and rank not in (PRIOR_ADJUSTED, BY_LOSS, MARGIN),
+        probs=scores.has_probs and RANKS[rank].reads_probs,
     )
     return scores, job, files
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from tokloss_ray.mining.ranks.label_scores import PRIOR_ADJUSTED, label_scores
+from tokloss_ray.mining.ranks.label_scores import PRIOR_ADJUSTED, rank_labels
 from tokloss_ray.mining.tables import (
     confusion,
     entities,
@@ -66,9 +66,8 @@ class Pass:
 def partial_tables(labelled: Words, job: Pass) -> Partials:
     """The partial tables of some labelled tokens."""
     words = first_tokens(labelled)
-    scored = label_scores(words, job.labels, job.rank, job.scheme)
+    ranking = rank_labels(words, job.labels, job.rank, job.scheme)
     wrong = entity_errors.wrong_rows(words, job.scheme)
-    ranking = (job.labels, job.rank, job.limit, job.scheme, scored)
     return {
         "tokens": tokens.tokens_partial(labelled),
         "words": tokens.words_partial(words),
@@ -80,9 +79,9 @@ def partial_tables(labelled: Words, job: Pass) -> Partials:
         "malformed_tags": entities.malformed_partial(words, job.scheme),
         "entity_errors": entity_errors.entity_errors_partial(words, job.limit, job.scheme, rows=wrong),
         "entity_error_counts": entity_errors.entity_error_counts_partial(words, job.scheme, rows=wrong),
-        "label_issues": label_issues.label_issues_partial(words, *ranking),
-        "sentence_issues": label_issues.sentence_issues_partial(words, *ranking),
-        "entity_issues": entity_issues.entity_issues_partial(words, *ranking),
+        "label_issues": label_issues.label_issues_partial(ranking, job.limit),
+        "sentence_issues": label_issues.sentence_issues_partial(ranking, job.limit),
+        "entity_issues": entity_issues.entity_issues_partial(ranking, job.limit),
     }
 
 

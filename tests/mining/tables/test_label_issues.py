@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from tests.support.demo_words import demo_scores, demo_words, split
 from tokloss_ray.errors import Refused
 from tokloss_ray.mining.ranks import confident
-from tokloss_ray.mining.ranks.label_scores import PRIOR_WEIGHT, RANKS, label_scores
+from tokloss_ray.mining.ranks.label_scores import PRIOR_WEIGHT, RANKS, label_scores, rank_labels
 from tokloss_ray.mining.tables import entity_issues, label_issues
 from tokloss_ray.tags.schemes import breaks_of, malformed_words, read_spans, read_tag_set, write_spans
 
@@ -48,7 +48,7 @@ def addresses(table):
 
 def issues_of(rank, **options):
     labels = Counter(np.array(demo_words().tags)[demo_words().label])
-    parts = [label_issues.label_issues_partial(w, labels, rank, **options) for w in demo_scores().words]
+    parts = [label_issues.label_issues_partial(rank_labels(w, labels, rank), **options) for w in demo_scores().words]
     return label_issues.label_issues_merge(parts, rank=rank, **options)
 
 
@@ -100,7 +100,7 @@ def test_without_all_probabilities_the_confident_issues_are_nearly_the_same():
     full = set(addresses(issues_of("confident-joint", limit=EVERYTHING)))
     words = replace(demo_words(), probs=None)
     table = label_issues.label_issues_merge(
-        [label_issues.label_issues_partial(words, rank="confident-joint", limit=EVERYTHING)],
+        [label_issues.label_issues_partial(rank_labels(words, rank="confident-joint"), EVERYTHING)],
         rank="confident-joint",
         limit=EVERYTHING,
     )
@@ -159,7 +159,7 @@ def test_default_rank_equals_a_plain_loop():
 def test_sentences_score_their_worst_word_as_in_cleanlab():
     labels, probs = real_rows()
     quality, _ = cleanlab.token_classification.rank.get_label_quality_scores(labels, probs)
-    parts = [label_issues.sentence_issues_partial(w, rank="loss", limit=EVERYTHING) for w in demo_scores().words]
+    parts = [label_issues.sentence_issues_partial(rank_labels(w, rank="loss"), EVERYTHING) for w in demo_scores().words]
     table = label_issues.sentence_issues_merge(parts, limit=EVERYTHING)
     number = {row["example_id"]: i for i, row in enumerate(demo_scores().rows)}
     found = {number[r["example_id"]]: r for r in table.to_pylist()}
@@ -174,7 +174,7 @@ def test_sentences_score_their_worst_word_as_in_cleanlab():
 
 def test_suggested_entities_are_well_formed_and_are_the_predicted_ones():
     words = demo_words()
-    parts = [entity_issues.entity_issues_partial(w, limit=EVERYTHING) for w in demo_scores().words]
+    parts = [entity_issues.entity_issues_partial(rank_labels(w), EVERYTHING) for w in demo_scores().words]
     table = entity_issues.entity_issues_merge(parts, limit=EVERYTHING)
     tag_set = read_tag_set(words.tags)
     issues = table.to_pylist()
@@ -242,10 +242,10 @@ def test_any_split_and_tree_of_merges_gives_the_same_table(name, rank, data):
     labels = Counter(words.tags[code] for code in words.label)
     cuts = data.draw(st.lists(st.integers(0, len(words.offsets) - 1), max_size=4))
     ranked = {"rank": rank} if name == "label" else {}
-    parts = [partial(part, labels, rank, limit) for part in split(words, cuts)]
+    parts = [partial(rank_labels(part, labels, rank), limit) for part in split(words, cuts)]
     at = data.draw(st.integers(0, len(parts)))
     tree = [combine(some, by, limit=limit, **ranked) for some in (parts[:at], parts[at:]) if some]
-    expected = merge([partial(words, labels, rank, EVERYTHING)], by, limit=EVERYTHING, **ranked)
+    expected = merge([partial(rank_labels(words, labels, rank), EVERYTHING)], by, limit=EVERYTHING, **ranked)
     rows = expected.to_pylist()
     seen = Counter()
     kept = []
@@ -260,15 +260,15 @@ def test_any_split_and_tree_of_merges_gives_the_same_table(name, rank, data):
 def test_what_cannot_be_ranked_is_refused():
     words = replace(demo_words(), probs=None)
     with pytest.raises(Refused, match="no rank best: name one of prior-adjusted, loss"):
-        label_issues.label_issues_partial(words, rank="best")
+        rank_labels(words, rank="best")
     with pytest.raises(Refused, match="--keep-probs"):
-        label_issues.sentence_issues_partial(words, rank="confidence-weighted-entropy")
+        rank_labels(words, rank="confidence-weighted-entropy")
 
 
 def test_part_of_speech_tags_have_label_issues_and_no_entities():
     words = replace(demo_words(), tags=("NOUN", "VERB", "ADJ", "ADV", "DET", "NUM", "X"))
-    assert label_issues.label_issues_partial(words, limit=5).num_rows == 5
-    empty, full = (entity_issues.entity_issues_partial(w) for w in (words, demo_words()))
+    assert label_issues.label_issues_partial(rank_labels(words), limit=5).num_rows == 5
+    empty, full = (entity_issues.entity_issues_partial(rank_labels(w)) for w in (words, demo_words()))
     assert empty.num_rows == 0
     assert empty.schema == full.schema
 
@@ -307,18 +307,18 @@ def test_sequences_without_words_and_a_model_of_one_tag():
         source_row=np.arange(6),
     )
     for partial, _, merge in PARTIALS.values():
-        found = merge([partial(gaps)])
+        found = merge([partial(rank_labels(gaps))])
         assert found.num_rows
         assert set(found["example_id"].to_pylist()) <= {"s1", "s3", "s4"}
-        none = split(words, [0])[0]
-        assert merge([partial(none), partial(words)]).num_rows == partial(words).num_rows
+        none, all_ = rank_labels(split(words, [0])[0]), rank_labels(words)
+        assert merge([partial(none), partial(all_)]).num_rows == partial(all_).num_rows
         assert merge([partial(none)]).num_rows == 0
     zeros = np.zeros(len(words), dtype=np.int32)
     one = replace(
         words, tags=("X",), label=zeros, predicted=zeros, second=zeros - 1, loss=zeros.astype(np.float32), probs=None
     )
-    table = label_issues.label_issues_partial(one)
+    table = label_issues.label_issues_partial(rank_labels(one))
     assert table["suggested_label"].null_count == table.num_rows == len(one)
     assert not np.isnan(table["score"].to_numpy()).any()
     for rank in ("loss", "margin", "confident-joint", "confident-learning"):
-        label_issues.label_issues_merge([label_issues.label_issues_partial(one, rank=rank)], rank=rank)
+        label_issues.label_issues_merge([label_issues.label_issues_partial(rank_labels(one, rank=rank))], rank=rank)

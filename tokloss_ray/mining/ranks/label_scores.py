@@ -5,19 +5,24 @@ All assume that the model was not trained on these labels; a model that was has 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
 from tokloss_ray.errors import Refused
+from tokloss_ray.mining.ranks.confident import NOISE_RATE, OFF_DIAGONAL, selection_by
+from tokloss_ray.mining.ranks.selection import HIGHEST, Selection
 from tokloss_ray.mining.words.spans import both_spans
 from tokloss_ray.mining.words.words import Words
 from tokloss_ray.ragged import positions
-from tokloss_ray.tags.schemes import DEFAULT, Spans, read_tag_set
+from tokloss_ray.tags.schemes import DEFAULT, Spans, TagSet, read_tag_set
 
-PRIOR_ADJUSTED, BY_LOSS, MARGIN, ENTROPY = "prior-adjusted", "loss", "margin", "confidence-weighted-entropy"
-CONFIDENT_JOINT, CONFIDENT_LEARNING = "confident-joint", "confident-learning"
-RANKS = (PRIOR_ADJUSTED, BY_LOSS, MARGIN, ENTROPY, CONFIDENT_JOINT, CONFIDENT_LEARNING)
+Labels = Mapping[str, int] | None
+"""Labelled words of the whole corpus by tag."""
+
+Scores = tuple[np.ndarray, np.ndarray]
+"""Of each word the score, [N] float64, and the code of the tag it should have instead, [N] int32 (-1: none)."""
 
 PRIOR_WEIGHT = 0.25
 """How much of the log prior is taken off. 0 misses entities that the annotator dropped, 0.5 suspects too many that the
@@ -26,38 +31,7 @@ model does not know; docs/label_issues.md has figures."""
 _TINY = 1e-30  # a probability below float32's is taken for this
 
 
-def check_rank(rank: str, probs: bool) -> None:
-    """See that there is such a rank, and what it needs. probs: the probabilities of all tags were kept.
-
-    Raises:
-        Refused: there is not.
-    """
-    if rank not in RANKS:
-        raise Refused(f"there is no rank {rank}: name one of {', '.join(RANKS)}")
-    if rank == ENTROPY and not probs:
-        raise Refused(f"--rank {rank} needs the probabilities of all tags: score with --keep-probs, or take another")
-
-
-def label_scores(
-    words: Words, labels: Mapping[str, int] | None = None, rank: str = PRIOR_ADJUSTED, scheme: str | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Score of each word, [N] float64, and the code of the tag it should have instead, [N] int32 (-1: there is none).
-
-    labels: labelled words of the whole corpus by tag, for the prior; without it those of `words`. The confident ranks
-    score as `loss` does; which words they take is a matter of all words together (`confident`).
-    """
-    if rank == PRIOR_ADJUSTED:
-        raw, other = prior_adjusted(words, log_priors(words, labels))
-        return shared_evidence(raw, words, scheme), other
-    other, other_prob = _best_other(words)
-    if rank == MARGIN:
-        return other_prob - np.exp(-words.loss.astype(np.float64)), other
-    if rank == ENTROPY:
-        return _weighted_entropy(words), other
-    return words.loss.astype(np.float64), other
-
-
-def log_priors(words: Words, labels: Mapping[str, int] | None = None) -> np.ndarray:
+def log_priors(words: Words, labels: Labels = None) -> np.ndarray:
     """[C]: log of each tag's share of the labels; one is added to each count, so that no tag has none."""
     if labels is None:
         count = np.bincount(words.label, minlength=len(words.tags))
@@ -66,7 +40,7 @@ def log_priors(words: Words, labels: Mapping[str, int] | None = None) -> np.ndar
     return np.log((count + 1) / (count.sum() + len(count)))
 
 
-def prior_adjusted(words: Words, log_prior: np.ndarray, weight: float = PRIOR_WEIGHT) -> tuple[np.ndarray, np.ndarray]:
+def prior_adjusted(words: Words, log_prior: np.ndarray, weight: float = PRIOR_WEIGHT) -> Scores:
     """Prior-adjusted log-odds of the best other tag against the label, [N] float64, and that tag's code, [N] int32.
 
     With a = weight, the maximum over tags k other than the label of log p(k) - a log prior(k), minus the same for the
@@ -115,6 +89,30 @@ def regions(label: Spans, predicted: Spans, length: int) -> tuple[np.ndarray, np
     return np.cumsum(~joined) - 1, np.flatnonzero(~joined)
 
 
+def _prior_adjusted(words: Words, labels: Labels, scheme: str | None) -> Scores:
+    raw, other = prior_adjusted(words, log_priors(words, labels))
+    return shared_evidence(raw, words, scheme), other
+
+
+def _loss(words: Words, labels: Labels, scheme: str | None) -> Scores:
+    return words.loss.astype(np.float64), _best_other(words)[0]
+
+
+def _margin(words: Words, labels: Labels, scheme: str | None) -> Scores:
+    other, other_prob = _best_other(words)
+    return other_prob - np.exp(-words.loss.astype(np.float64)), other
+
+
+def _weighted_entropy(words: Words, labels: Labels, scheme: str | None) -> Scores:
+    """cleanlab's confidence-weighted entropy, negated: with x the entropy (1 at most) over the label's probability,
+    -log(1 + x) / x. As there, x below 1e-6 counts as suspicious again."""
+    assert words.probs is not None
+    probs = words.probs.astype(np.float64)
+    entropy = -(probs * np.log(np.maximum(probs, np.finfo(np.float64).tiny))).sum(axis=1) / np.log(probs.shape[1])
+    x = entropy / np.maximum(probs[np.arange(len(probs)), words.label], 1e-6)
+    return -np.log1p(x) / np.maximum(x, 1e-6), _best_other(words)[0]
+
+
 def _best_other(words: Words) -> tuple[np.ndarray, np.ndarray]:
     """The most probable tag other than the label (-1: none), and its probability."""
     right = words.predicted == words.label
@@ -122,11 +120,86 @@ def _best_other(words: Words) -> tuple[np.ndarray, np.ndarray]:
     return other, np.where(right, words.second_prob, words.predicted_prob).astype(np.float64)
 
 
-def _weighted_entropy(words: Words) -> np.ndarray:
-    """cleanlab's confidence-weighted entropy, negated: with x the entropy (1 at most) over the label's probability,
-    -log(1 + x) / x. As there, x below 1e-6 counts as suspicious again."""
-    assert words.probs is not None
-    probs = words.probs.astype(np.float64)
-    entropy = -(probs * np.log(np.maximum(probs, np.finfo(np.float64).tiny))).sum(axis=1) / np.log(probs.shape[1])
-    x = entropy / np.maximum(probs[np.arange(len(probs)), words.label], 1e-6)
-    return -np.log1p(x) / np.maximum(x, 1e-6)
+@dataclass(frozen=True)
+class Rank:
+    """A way to rank labels.
+
+    Attributes:
+        name: as `--rank` has it.
+        scores: words, labelled words of the whole corpus by tag, scheme -> the score of each word, and the tag it
+            should have instead.
+        selection: which words become rows of `label_issues`.
+        reads_probs: it reads the probabilities of all tags, where they were kept.
+        needs_probs: it cannot do without them.
+    """
+
+    name: str
+    scores: Callable[[Words, Labels, str | None], Scores]
+    selection: Selection = HIGHEST
+    reads_probs: bool = False
+    needs_probs: bool = False
+
+
+PRIOR_ADJUSTED = "prior-adjusted"
+RANKS = {
+    rank.name: rank
+    for rank in (
+        Rank(PRIOR_ADJUSTED, _prior_adjusted),
+        Rank("loss", _loss),
+        Rank("margin", _margin),
+        Rank("confidence-weighted-entropy", _weighted_entropy, reads_probs=True, needs_probs=True),
+        Rank("confident-joint", _loss, selection_by(NOISE_RATE), reads_probs=True),
+        Rank("confident-learning", _loss, selection_by(OFF_DIAGONAL), reads_probs=True),
+    )
+}
+"""By name; the first is the default."""
+
+
+def check_rank(rank: str, probs: bool) -> None:
+    """See that there is such a rank, and what it needs. probs: the probabilities of all tags were kept.
+
+    Raises:
+        Refused: there is not.
+    """
+    if rank not in RANKS:
+        raise Refused(f"there is no rank {rank}: name one of {', '.join(RANKS)}")
+    if RANKS[rank].needs_probs and not probs:
+        raise Refused(f"--rank {rank} needs the probabilities of all tags: score with --keep-probs, or take another")
+
+
+def label_scores(words: Words, labels: Labels = None, rank: str = PRIOR_ADJUSTED, scheme: str | None = None) -> Scores:
+    """Score of each word, [N] float64, and the code of the tag it should have instead, [N] int32 (-1: there is none).
+
+    labels: labelled words of the whole corpus by tag, for the prior; without it those of `words`.
+    """
+    return RANKS[rank].scores(words, labels, scheme)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The N words of a part, and how suspicious their labels are: what all tables of issues are made of.
+
+    Attributes:
+        words: the words.
+        tag_set: how their tags are read; None where tags mark no spans.
+        rank: what they are ranked by.
+        score: [N] float64, the higher, the more suspicious.
+        suggested: [N] int32, the code of the tag that a word should have instead, -1 where there is none.
+    """
+
+    words: Words
+    tag_set: TagSet | None
+    rank: Rank
+    score: np.ndarray
+    suggested: np.ndarray
+
+
+def rank_labels(words: Words, labels: Labels = None, rank: str = PRIOR_ADJUSTED, scheme: str | None = None) -> Ranking:
+    """Rank the labels of some words. Arguments as for `label_scores`; `labels` must be the same for all parts.
+
+    Raises:
+        Refused: no such rank, or it needs probabilities that were not kept.
+    """
+    check_rank(rank, words.probs is not None)
+    scores = label_scores(words, labels, rank, scheme)
+    return Ranking(words, read_tag_set(words.tags, scheme), RANKS[rank], *scores)

@@ -19,46 +19,32 @@ words), `score` (of its worst word), `loss` (sum), `output`, `example_id`, `sour
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
 
-from tokloss_ray.mining.ranks.label_scores import PRIOR_ADJUSTED, check_rank, label_scores, regions
+from tokloss_ray.mining.ranks.label_scores import Ranking, regions
 from tokloss_ray.mining.tables.grouping import Order, top_rows
 from tokloss_ray.mining.words.spans import both_spans, in_both
 from tokloss_ray.mining.words.words import KEY, Words, key_columns, words_as_text
 from tokloss_ray.ragged import list_array, offsets_of, positions
-from tokloss_ray.tags.schemes import DEFAULT, Spans, TagSet, read_tag_set, write_spans
+from tokloss_ray.tags.schemes import DEFAULT, Spans, TagSet, write_spans
 
 KINDS = ("add", "remove", "retype", "move", "change")
 _TIES = (*KEY, "start")
 _ORDER: Order = [("score", "descending"), *((name, "ascending") for name in _TIES)]
 
 
-def entity_issues_partial(
-    words: Words,
-    labels: Mapping[str, int] | None = None,
-    rank: str = PRIOR_ADJUSTED,
-    limit: int = 10_000,
-    scheme: str | None = None,
-    scored: tuple[np.ndarray, np.ndarray] | None = None,
-) -> pa.Table:
-    """The first `limit` issues of each slice. No rows where tags mark no spans. labels, rank, scored: as for
-    `label_issues`.
-
-    Raises:
-        Refused: no such rank, or it needs probabilities that were not kept.
-    """
-    check_rank(rank, words.probs is not None)
-    tag_set = read_tag_set(words.tags, scheme)
+def entity_issues_partial(ranking: Ranking, limit: int = 10_000) -> pa.Table:
+    """The first `limit` issues of each slice. No rows where tags mark no spans."""
+    words, tag_set = ranking.words, ranking.tag_set
     empty = np.zeros(0, dtype=np.int64)
     none = Spans(empty, empty, empty)
     label, predicted = both_spans(words, tag_set, DEFAULT) if tag_set else (none, none)
     start, stop, kind = _changed_regions(label, predicted, len(words))
-    score, _ = scored or label_scores(words, labels, rank, scheme)
     ends = np.stack([start, stop], axis=1).ravel()
-    worst = np.maximum.reduceat(np.append(score, -np.inf), ends)[::2] if len(ends) else np.zeros(0)
+    worst = np.maximum.reduceat(np.append(ranking.score, -np.inf), ends)[::2] if len(ends) else np.zeros(0)
     loss = np.append(words.loss, 0).astype(np.float64)
     sequence = words.sequence[start]
     table = pa.table(
