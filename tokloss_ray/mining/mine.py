@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 from tokloss_ray.errors import Refused, before_work
 from tokloss_ray.mining.mined import about_of, mining_folder
-from tokloss_ray.mining.passes import Partials, Pass, Tables, combine_in_order, final_tables, mine_batch
+from tokloss_ray.mining.passes import column_names, combine_in_order, final_tables, mine_batch
 from tokloss_ray.mining.ranks.label_scores import PRIOR_ADJUSTED, RANKS, check_rank
+from tokloss_ray.mining.settings import MiningSettings
+from tokloss_ray.mining.tables.table import Partials, Tables
 from tokloss_ray.mining.words.load import file_batches
 from tokloss_ray.mining.write import check_folder, write_tables
 from tokloss_ray.output.opened import OUTPUT, ScoreFile, Scores, check_columns, files_where, open_outputs, parse_where
@@ -55,7 +57,7 @@ def mine(
     """
     folder = mining_folder(outputs if isinstance(outputs, str) else outputs[0]) if outputs else ""
     with before_work():
-        scores, job, files = _plan(outputs, by, where, min_count, limit, scheme, rank, partial)
+        scores, settings, files = _plan(outputs, by, where, min_count, limit, scheme, rank, partial)
         if write and to is not None:
             check_folder(to, folder)
     batches = file_batches(files)
@@ -72,13 +74,13 @@ def mine(
     if _on_cluster(address):
         from tokloss_ray.mining.on_ray import on_ray
 
-        with on_ray(batches, job, address) as parts:
-            whole = combine_in_order(counted(parts), job)
+        with on_ray(batches, settings, address) as parts:
+            whole = combine_in_order(counted(parts), settings)
     else:
-        whole = combine_in_order(counted(map_in_threads(lambda batch: mine_batch(batch, job), batches)), job)
+        whole = combine_in_order(counted(map_in_threads(lambda batch: mine_batch(batch, settings), batches)), settings)
     if whole is None:
         raise Refused(f"--where {' '.join(where)} leaves no labelled token" if where else "no token carries a label")
-    tables = final_tables(whole, job)
+    tables = final_tables(whole, settings)
     if write:
         options = {
             "by": list(by), "where": list(where), "min_count": min_count, "limit": limit, "scheme": scheme,
@@ -97,7 +99,7 @@ def _plan(
     scheme: str | None,
     rank: str,
     partial: bool,
-) -> tuple[Scores, Pass, tuple[ScoreFile, ...]]:
+) -> tuple[Scores, MiningSettings, tuple[ScoreFile, ...]]:
     for name, value in (("--limit", limit), ("--min-count", min_count)):
         if value < 1:
             raise Refused(f"{name} {value}: at least 1")
@@ -105,9 +107,7 @@ def _plan(
     check_columns("--by", by, scores.columns)
     read_tag_set(scores.tags, scheme)  # refuses a scheme that is not theirs
     check_rank(rank, scores.has_probs)
-    own = scores.has_output_column
-    if taken := [name for name in by if name in _TABLE_COLUMNS and (name != OUTPUT or own)]:
-        raise Refused(f"--by {taken[0]}: the tables have a column of that name; score with another name for it")
+    _check_slice_names(by, scores, rank, scheme)
     if len(set(by)) < len(by):
         raise Refused("--by names a column twice")
     conditions = parse_where(where, scores.columns)
@@ -115,7 +115,7 @@ def _plan(
     if not files:
         reason = f"--where {' '.join(where)} leaves no file" if scores.files else "there are no scored rows"
         raise Refused(f"nothing to mine in {', '.join(scores.outputs)}: {reason}")
-    job = Pass(
+    settings = MiningSettings(
         tags=scores.tags,
         labels=scores.labels,
         by=tuple(by),
@@ -126,21 +126,20 @@ def _plan(
         rank=rank,
         probs=scores.has_probs and RANKS[rank].reads_probs,
     )
-    return scores, job, files
+    return scores, settings, files
 
 
-# fmt: off
-_TABLE_COLUMNS = frozenset([
-    "bits", "bucket", "correct", "count", "entropy", "error", "error_rate", "errors", "example_id", "f1",
-    "high", "kind", "label", "label_start", "label_stop", "label_tags", "label_type", "labelled", "labels",
-    "level", "loss", "losses", "low", "m2", "majority", "max", "max_loss", "mean", "mean_loss", "minority",
-    "minority_share", "mode", "num_labels", "output", "precision", "predicted", "predicted_start", "predicted_stop",
-    "predicted_tags", "predicted_type", "property", "rank_max", "rank_mean", "rank_total", "recall", "score",
-    "sequences", "share", "side", "source", "source_row", "start", "std", "stop", "suggested_label",
-    "suggested_tags", "sum", "support", "suspicious", "tag", "text", "token", "token_index", "tokens",
-    "total_loss", "type", "window", "word", "word_index", "words",
-])
-# fmt: on
+def _check_slice_names(by: Sequence[str], scores: Scores, rank: str, scheme: str | None) -> None:
+    """See that no column to slice by has the name of a column of a table.
+
+    Raises:
+        Refused: one has.
+    """
+    if not by:
+        return
+    there = column_names(MiningSettings(tags=scores.tags, labels={}, rank=rank, scheme=scheme, probs=scores.has_probs))
+    if taken := [name for name in by if name in there and (name != OUTPUT or scores.has_output_column)]:
+        raise Refused(f"--by {taken[0]}: the tables have a column of that name; score with another name for it")
 
 
 def _on_cluster(address: str | None) -> bool:

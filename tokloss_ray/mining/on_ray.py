@@ -16,7 +16,9 @@ import ray.data
 from tokloss_ray.cluster.session import ray_session
 from tokloss_ray.cluster.stream import stream, watch
 from tokloss_ray.errors import Interrupted, JobFailed, TokLossError
-from tokloss_ray.mining.passes import Partials, Pass, mine_batch
+from tokloss_ray.mining.passes import mine_batch
+from tokloss_ray.mining.settings import MiningSettings
+from tokloss_ray.mining.tables.table import Partials
 from tokloss_ray.output.opened import ScoreFile
 from tokloss_ray.stopping import raise_if_stopped
 
@@ -25,7 +27,7 @@ _NUMBER, _RESULT = "number", "result"
 
 @contextmanager
 def on_ray(
-    batches: Sequence[list[ScoreFile]], job: Pass, address: str | None = None, verbose: bool = False
+    batches: Sequence[list[ScoreFile]], settings: MiningSettings, address: str | None = None, verbose: bool = False
 ) -> Iterator[Iterator[Partials | None]]:
     """The partials of each batch, in order, made on the cluster; Ray stays for as long as the context.
 
@@ -38,7 +40,7 @@ def on_ray(
         # Closed here, and not when the caller's frame goes: Ray must still be there.
         with (
             ray_session(cast(Any, SimpleNamespace(address=address, verbose=verbose))),
-            closing(_results(batches, job)) as results,
+            closing(_results(batches, settings)) as results,
             closing(_in_order(results)) as parts,
         ):
             yield parts
@@ -46,11 +48,13 @@ def on_ray(
         raise Interrupted("interrupted; no table was written", error.exit_code) from None
 
 
-def _results(batches: Sequence[list[ScoreFile]], job: Pass) -> Generator[tuple[int, Partials | None], None, None]:
+def _results(
+    batches: Sequence[list[ScoreFile]], settings: MiningSettings
+) -> Generator[tuple[int, Partials | None], None, None]:
     def work(rows: pa.Table) -> pa.Table:
         number = rows.column(_NUMBER)[0].as_py()
         try:
-            result: Any = mine_batch(batches[number], job)
+            result: Any = mine_batch(batches[number], settings)
         except TokLossError as error:  # as data: Ray would wrap it in a hundred lines
             result = error
         return pa.table({_NUMBER: [number], _RESULT: pa.array([pickle.dumps(result, protocol=5)], pa.large_binary())})

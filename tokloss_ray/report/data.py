@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 from tokloss_ray.errors import Refused, before_work
 from tokloss_ray.mining.mine import Progress, mine
 from tokloss_ray.mining.mined import about_table, fits, mining_folder, read_table
-from tokloss_ray.mining.passes import Tables
 from tokloss_ray.mining.ranks.label_scores import PRIOR_ADJUSTED
+from tokloss_ray.mining.tables import listing
+from tokloss_ray.mining.tables.table import Tables
 from tokloss_ray.output.opened import open_outputs
 from tokloss_ray.output.records import CommitRecord, in_order, read_records
 from tokloss_ray.output.run import Run, read_finished
@@ -22,10 +23,6 @@ from tokloss_ray.output.totals import Totals, total
 from tokloss_ray.schema import ERRORS_SCHEMA
 from tokloss_ray.storage.files import open_location, read_whole
 
-TABLES = (
-    "confusion", "entities", "entity_error_counts", "entity_errors", "entity_issues", "inconsistent", "label_issues",
-    "lengths", "loss_distribution", "malformed_tags", "sequences", "tags", "tokens", "words",
-)  # fmt: skip
 _ENOUGH = 1_000  # ranked rows, at least: the page shows a few hundred, and looks up their sentences
 _BAD_ROWS = 5  # of each reason
 
@@ -110,7 +107,7 @@ def _read_tables(output: str) -> tuple[Tables, dict[str, Any]]:
     """The tables of OUTPUT/mining and how they were made; none at all where one is missing or is not ours."""
     tables: Tables = {}
     abouts: list[dict[str, Any]] = []
-    for name in TABLES:
+    for name in (table.name for table in listing.TABLES):
         try:
             tables[name] = read_table(f"{mining_folder(output)}/{name}.parquet")
         except (FileNotFoundError, Refused):

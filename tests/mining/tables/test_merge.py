@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 
 from tests.support import demo_words
 from tokloss_ray.errors import Refused
-from tokloss_ray.mining.passes import Partials, Pass, combine_in_order, combine_tables, final_tables, partial_tables
+from tokloss_ray.mining.passes import combine_in_order, combine_tables, final_tables, partial_tables
+from tokloss_ray.mining.settings import MiningSettings
 from tokloss_ray.mining.tables.grouping import SUM, combine_tallies, figures_of, moments, slices
 from tokloss_ray.mining.tables.lengths import bucket
+from tokloss_ray.mining.tables.table import Partials
 from tokloss_ray.mining.words.words import Words
 
 
@@ -25,9 +27,9 @@ def with_slices(words: Words) -> Words:
     return replace(words, by={"group": pa.array([["x", "y", None][i % 3] for i in range(count)], pa.string())})
 
 
-def job_of(words: Words, **options: Any) -> Pass:
+def job_of(words: Words, **options: Any) -> MiningSettings:
     labels = {tag: int((words.label == code).sum()) for code, tag in enumerate(words.tags)}
-    return Pass(tags=words.tags, labels=labels, by=tuple(words.by), **options)
+    return MiningSettings(tags=words.tags, labels=labels, by=tuple(words.by), **options)
 
 
 def assert_same(a: pa.Table, b: pa.Table, name: str) -> None:
@@ -46,7 +48,7 @@ def assert_same(a: pa.Table, b: pa.Table, name: str) -> None:
             assert x.to_pylist() == y.to_pylist(), f"{name}.{column}"
 
 
-def merged(parts: list[Partials], job: Pass, draw: Any) -> Partials:
+def merged(parts: list[Partials], job: MiningSettings, draw: Any) -> Partials:
     """Neighbours combined in any order, until one is left."""
     while len(parts) > 1:
         start = draw(st.integers(0, len(parts) - 2))

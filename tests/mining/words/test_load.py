@@ -20,6 +20,8 @@ from tokloss_ray import ScoreConfig
 from tokloss_ray.cli.app import app
 from tokloss_ray.cli.views.tables import print_tables
 from tokloss_ray.demo import DATA
+from tokloss_ray.mining.passes import column_names
+from tokloss_ray.mining.settings import MiningSettings
 from tokloss_ray.mining.words.load import read_tokens, read_words
 from tokloss_ray.mining.words.words import Words, concat_words, first_tokens
 from tokloss_ray.output.opened import open_outputs
@@ -209,11 +211,11 @@ def test_names_that_tables_have_are_refused_as_slices(
 def test_every_table_column_is_known_to_the_refusal(
     tmp_path: Path, tiny: Path, sentences: list[dict[str, Any]]
 ) -> None:
-    from tokloss_ray.mining.mine import _TABLE_COLUMNS
-
+    names = column_names(MiningSettings(tags=tuple(TAGS), labels={}))
     output = scored(tmp_path / "columns", tiny, sentences)
     for table in tokloss_ray.mine(str(output), write=False).values():
-        assert set(table.column_names) <= _TABLE_COLUMNS
+        assert set(table.column_names) <= names
+    assert {"bin", "bucket", "m2"} <= names, "those of partials are missing"
 
 
 HOSTILE = [

@@ -14,36 +14,13 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 from rich.text import Text
 
+from tokloss_ray.mining.tables import listing
+from tokloss_ray.mining.tables.table import Table as MiningTable
 from tokloss_ray.text import visible
 
 _LINE_SECONDS = 5.0
 _SLICES_SHOWN = 3
 _WIDEST = 30
-
-# Title and columns, in the order of the terminal: what to look at first stands last, above the prompt.
-_VIEWS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "loss_distribution": ("Losses by tag", ("tag", "low", "high", "count")),
-    "lengths": ("Loss and errors by length", ("property", "low", "high", "count", "mean", "error_rate")),
-    "tags": ("Tags, by mean loss", ("tag", "count", "mean", "precision", "recall", "f1")),
-    "confusion": ("Confusions", ("label", "predicted", "count", "share")),
-    "entities": ("Entities, exact match", ("mode", "level", "type", "precision", "recall", "f1", "support")),
-    "entity_error_counts": ("Wrong entities", ("error", "label_type", "predicted_type", "count", "loss")),
-    "malformed_tags": ("Malformed tags", ("side", "kind", "tag", "count", "sequences")),
-    "tokens": ("Tokens, by total loss", ("token", "count", "mean", "sum", "max", "std")),
-    "words": ("Words, by total loss", ("word", "count", "mean", "sum", "errors", "labelled")),
-    "inconsistent": ("Words labelled in different ways", ("word", "count", "minority_share", "labelled")),
-    "sequences": ("Sequences, by total loss", ("example_id", "total_loss", "mean_loss", "errors", "words")),
-    "entity_errors": (
-        "Wrong entities, by loss",
-        ("error", "label_type", "predicted_type", "loss", "example_id", "text"),
-    ),
-    "sentence_issues": ("Sentences, by their worst label", ("example_id", "score", "suspicious", "num_labels", "word")),
-    "entity_issues": ("Entities that are probably wrong", ("kind", "score", "example_id", "label_tags", "text")),
-    "label_issues": (
-        "Labels that are probably wrong",
-        ("word", "label", "suggested_label", "score", "loss", "example_id"),
-    ),
-}
 
 
 class MiningProgress:
@@ -87,22 +64,18 @@ def print_tables(
 ) -> None:
     """The first `show` rows of each table (of each of the first slices), where the files are, and what to do next."""
     if show:
-        for name in (name for name in _VIEWS if name in tables):
-            _print_one(console, name, tables[name], show, by)
+        for table in listing.TABLES:
+            if table.name in tables:
+                _print_one(console, table, tables[table.name], show, by)
     console.print(
         Text.assemble(f"{len(tables)} tables are in ", (visible(folder), "bold"), ". Next, the worst in full:")
     )
     console.print(Text(f"  tokloss show {visible(shlex.quote(output))} --worst 3"))
 
 
-def _print_one(console: Console, name: str, table: pa.Table, show: int, by: Sequence[str]) -> None:
-    title, columns = _VIEWS[name]
-    if name == "confusion":
-        wrong = pc.and_(
-            pc.equal(table.column("level"), "tag"), pc.not_equal(table.column("label"), table.column("predicted"))
-        )
-        table = table.filter(wrong).sort_by([*((c, "ascending") for c in by), ("count", "descending")])
-    shown = [c for c in columns if c not in by]
+def _print_one(console: Console, listed: MiningTable, table: pa.Table, show: int, by: Sequence[str]) -> None:
+    table = listed.view(table, by) if listed.view else table
+    shown = [c for c in listed.shown if c not in by]
     slices = table.select(list(by)).group_by(list(by), use_threads=False).aggregate([]).to_pylist() if by else [{}]
     for values in slices[:_SLICES_SHOWN]:
         rows = table
@@ -112,11 +85,11 @@ def _print_one(console: Console, name: str, table: pa.Table, show: int, by: Sequ
         first = rows.slice(0, show)
         where = "".join(f", {visible(f'{column} {value}')}" for column, value in values.items())
         more = f"  ({first.num_rows:,} of {rows.num_rows:,})" if first.num_rows < rows.num_rows else ""
-        console.print(Text.assemble((title + where, "bold"), (more, "dim")))
+        console.print(Text.assemble((listed.title + where, "bold"), (more, "dim")))
         console.print(_view(first, shown))
         console.print()
     if len(slices) > _SLICES_SHOWN:
-        console.print(Text(f"... and {len(slices) - _SLICES_SHOWN:,} more slices in {name}.parquet\n", "dim"))
+        console.print(Text(f"... and {len(slices) - _SLICES_SHOWN:,} more slices in {listed.name}.parquet\n", "dim"))
 
 
 def _view(rows: pa.Table, columns: Sequence[str]) -> Table:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tokloss_ray.mining.tables.grouping import (
     COUNT,
@@ -20,6 +21,7 @@ from tokloss_ray.mining.tables.grouping import (
     sorted_by,
     tally,
 )
+from tokloss_ray.mining.tables.table import Table
 from tokloss_ray.mining.words.words import Words
 from tokloss_ray.ragged import one_array
 from tokloss_ray.tags.schemes import read_tag_set
@@ -145,3 +147,26 @@ def _matched(keys: list[pa.ChunkedArray], cells: pa.Table, names: Sequence[str])
     group, _ = group_rows(both, size + cells.num_rows)
     total = np.bincount(group[size:], weights=cells.column(COUNT).to_numpy(), minlength=int(group.max(initial=-1)) + 1)
     return total[group[:size]].astype(np.int64)
+
+
+def confused(table: pa.Table, by: Sequence[str]) -> pa.Table:
+    """Of `confusion`, tags that are taken for another, the most frequent first."""
+    wrong = pc.and_(pc.equal(table.column(LEVEL), "tag"), pc.not_equal(table.column(LABEL), table.column(PREDICTED)))
+    return table.filter(wrong).sort_by([*((name, "ascending") for name in by), (COUNT, "descending")])
+
+
+TAGS = Table(
+    name="tags",
+    title="Tags, by mean loss",
+    shown=(TAG, COUNT, MEAN, "precision", "recall", "f1"),
+    partial=lambda part, settings: tags_partial(part.tokens),
+    combine=lambda parts, settings: tags_combine(parts, settings.by),
+    final=lambda partials, settings: tags_merge([partials["tags"]], settings.by),
+)
+CONFUSION = Table(
+    name="confusion",
+    title="Confusions",
+    shown=(LABEL, PREDICTED, COUNT, "share"),
+    final=lambda partials, settings: confusion_merge([partials["tags"]], settings.tags, settings.by, settings.scheme),
+    view=confused,
+)

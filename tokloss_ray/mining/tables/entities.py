@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from tokloss_ray.mining.tables.grouping import COUNT, Order, compact, group_rows, slices, sorted_by, sum_counts
+from tokloss_ray.mining.tables.table import Table
 from tokloss_ray.mining.words.spans import both_spans, in_both
 from tokloss_ray.mining.words.words import Words
 from tokloss_ray.tags.schemes import MODES, Spans, malformed_words, read_tag_set
@@ -150,3 +151,21 @@ malformed_merge = malformed_combine
 def _no_rows(strings: Sequence[str], counts: Sequence[str]) -> pa.Table:
     fields = [(name, pa.string()) for name in strings] + [(name, pa.int64()) for name in counts]
     return pa.schema(fields).empty_table()
+
+
+ENTITIES = Table(
+    name="entities",
+    title="Entities, exact match",
+    shown=(MODE, LEVEL, TYPE, "precision", "recall", "f1", SUPPORT),
+    partial=lambda part, settings: entities_partial(part.words, settings.scheme),
+    combine=lambda parts, settings: entities_combine(parts, settings.by),
+    final=lambda partials, settings: entities_merge([partials["entities"]], settings.by),
+)
+MALFORMED_TAGS = Table(
+    name="malformed_tags",
+    title="Malformed tags",
+    shown=(SIDE, KIND, TAG, COUNT, SEQUENCES),
+    partial=lambda part, settings: malformed_partial(part.words, settings.scheme),
+    combine=lambda parts, settings: malformed_combine(parts, settings.by),
+    final=lambda partials, settings: malformed_merge([partials["malformed_tags"]], settings.by),
+)

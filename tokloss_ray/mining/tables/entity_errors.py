@@ -31,6 +31,7 @@ import numpy as np
 import pyarrow as pa
 
 from tokloss_ray.mining.tables.grouping import COUNT, Order, sorted_by, sum_counts, top_rows
+from tokloss_ray.mining.tables.table import Table
 from tokloss_ray.mining.words.spans import both_spans, in_both
 from tokloss_ray.mining.words.words import KEY, Words, key_columns, words_as_text
 from tokloss_ray.ragged import list_array, offsets_of, positions
@@ -209,3 +210,21 @@ def entity_error_counts_merge(parts: Sequence[pa.Table], by: Sequence[str] = ())
     """Wrong entities by error and types, the most frequent first."""
     order: Order = [(COUNT, "descending"), (ERROR, "ascending"), (LABEL_TYPE, "ascending")]
     return sorted_by(entity_error_counts_combine(parts, by), by, [*order, (PREDICTED_TYPE, "ascending")])
+
+
+ENTITY_ERRORS = Table(
+    name="entity_errors",
+    title="Wrong entities, by loss",
+    shown=(ERROR, LABEL_TYPE, PREDICTED_TYPE, LOSS, "example_id", "text"),
+    partial=lambda part, settings: entity_errors_partial(part.words, settings.limit, settings.scheme, rows=part.wrong),
+    combine=lambda parts, settings: entity_errors_combine(parts, settings.by, settings.limit),
+    final=lambda partials, settings: entity_errors_merge([partials["entity_errors"]], settings.by, settings.limit),
+)
+ENTITY_ERROR_COUNTS = Table(
+    name="entity_error_counts",
+    title="Wrong entities",
+    shown=(ERROR, LABEL_TYPE, PREDICTED_TYPE, COUNT, LOSS),
+    partial=lambda part, settings: entity_error_counts_partial(part.words, settings.scheme, rows=part.wrong),
+    combine=lambda parts, settings: entity_error_counts_combine(parts, settings.by),
+    final=lambda partials, settings: entity_error_counts_merge([partials["entity_error_counts"]], settings.by),
+)

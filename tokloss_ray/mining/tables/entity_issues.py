@@ -26,6 +26,7 @@ import pyarrow as pa
 
 from tokloss_ray.mining.ranks.label_scores import Ranking, regions
 from tokloss_ray.mining.tables.grouping import Order, top_rows
+from tokloss_ray.mining.tables.table import Table
 from tokloss_ray.mining.words.spans import both_spans, in_both
 from tokloss_ray.mining.words.words import KEY, Words, key_columns, words_as_text
 from tokloss_ray.ragged import list_array, offsets_of, positions
@@ -109,3 +110,13 @@ def entity_issues_combine(parts: Sequence[pa.Table], by: Sequence[str] = (), lim
 
 
 entity_issues_merge = entity_issues_combine
+
+
+ENTITY_ISSUES = Table(
+    name="entity_issues",
+    title="Entities that are probably wrong",
+    shown=("kind", "score", "example_id", "label_tags", "text"),
+    partial=lambda part, settings: entity_issues_partial(part.ranking, settings.limit),
+    combine=lambda parts, settings: entity_issues_combine(parts, settings.by, settings.limit),
+    final=lambda partials, settings: entity_issues_merge([partials["entity_issues"]], settings.by, settings.limit),
+)

@@ -21,6 +21,7 @@ import pyarrow as pa
 from tokloss_ray.mining.ranks.label_scores import PRIOR_ADJUSTED, RANKS, Ranking
 from tokloss_ray.mining.ranks.selection import ORDER, SCORE, candidates, highest
 from tokloss_ray.mining.tables.grouping import top_rows
+from tokloss_ray.mining.tables.table import Table
 from tokloss_ray.mining.words.words import KEY, key_columns
 
 
@@ -101,3 +102,23 @@ def sentence_issues_combine(parts: Sequence[pa.Table], by: Sequence[str] = (), l
 
 
 sentence_issues_merge = sentence_issues_combine
+
+
+LABEL_ISSUES = Table(
+    name="label_issues",
+    title="Labels that are probably wrong",
+    shown=("word", "label", "suggested_label", SCORE, "loss", "example_id"),
+    partial=lambda part, settings: label_issues_partial(part.ranking, settings.limit),
+    combine=lambda parts, settings: label_issues_combine(parts, settings.by, settings.rank, settings.limit),
+    final=lambda partials, settings: label_issues_merge(
+        [partials["label_issues"]], settings.by, settings.rank, settings.limit
+    ),
+)
+SENTENCE_ISSUES = Table(
+    name="sentence_issues",
+    title="Sentences, by their worst label",
+    shown=("example_id", SCORE, "suspicious", "num_labels", "word"),
+    partial=lambda part, settings: sentence_issues_partial(part.ranking, settings.limit),
+    combine=lambda parts, settings: sentence_issues_combine(parts, settings.by, settings.limit),
+    final=lambda partials, settings: sentence_issues_merge([partials["sentence_issues"]], settings.by, settings.limit),
+)

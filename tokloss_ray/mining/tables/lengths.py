@@ -11,7 +11,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tokloss_ray.mining.tables.grouping import COUNT, ERRORS, FIGURES, combine_tallies, figures_of, sorted_by, tally
+from tokloss_ray.mining.tables.grouping import (
+    COUNT,
+    ERRORS,
+    FIGURES,
+    MEAN,
+    combine_tallies,
+    figures_of,
+    sorted_by,
+    tally,
+)
+from tokloss_ray.mining.tables.table import Table
 from tokloss_ray.mining.tables.tokens import WORD, words_combine
 from tokloss_ray.mining.words.words import Words
 
@@ -83,3 +93,13 @@ def _frequencies(pairs: pa.Table, by: Sequence[str]) -> pa.Table:
     columns["bucket"] = pa.array(bucket(whole.column(COUNT).to_numpy()), pa.int8())
     columns |= {name: whole.column(name) for name in FIGURES}
     return lengths_combine([pa.table(columns)], by)
+
+
+LENGTHS = Table(
+    name="lengths",
+    title="Loss and errors by length",
+    shown=(PROPERTY, LOW, HIGH, COUNT, MEAN, "error_rate"),
+    partial=lambda part, settings: lengths_partial(part.words),
+    combine=lambda parts, settings: lengths_combine(parts, settings.by),
+    final=lambda partials, settings: lengths_merge([partials["lengths"]], [partials["words"]], settings.by),
+)

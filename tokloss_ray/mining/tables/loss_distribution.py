@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from tokloss_ray.mining.tables.grouping import COUNT, compact, slices, sorted_by, sum_counts
+from tokloss_ray.mining.tables.table import Table
 from tokloss_ray.mining.words.words import Words
 
 TAG, LOW, HIGH = "tag", "low", "high"
@@ -56,3 +57,13 @@ def loss_distribution_merge(parts: Sequence[pa.Table], by: Sequence[str] = ()) -
         {name: rows.column(name) for name in (*by, TAG)}
         | {LOW: pa.array(low[at]), HIGH: pa.array(high[at], mask=at == len(EDGES)), COUNT: rows.column(COUNT)}
     )
+
+
+LOSS_DISTRIBUTION = Table(
+    name="loss_distribution",
+    title="Losses by tag",
+    shown=(TAG, LOW, HIGH, COUNT),
+    partial=lambda part, settings: loss_distribution_partial(part.tokens),
+    combine=lambda parts, settings: loss_distribution_combine(parts, settings.by),
+    final=lambda partials, settings: loss_distribution_merge([partials["loss_distribution"]], settings.by),
+)

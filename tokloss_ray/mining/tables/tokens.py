@@ -15,8 +15,11 @@ import pyarrow.compute as pc
 from tokloss_ray.mining.tables.confusion import entity_types
 from tokloss_ray.mining.tables.grouping import (
     COUNT,
+    ERRORS,
     FIGURES,
     MAX,
+    MEAN,
+    STD,
     SUM,
     combine_tallies,
     figures_of,
@@ -25,6 +28,7 @@ from tokloss_ray.mining.tables.grouping import (
     tally,
     top_rows,
 )
+from tokloss_ray.mining.tables.table import Table
 from tokloss_ray.mining.words.words import KEY, Words, key_columns
 from tokloss_ray.ragged import offsets_of, one_array
 
@@ -164,3 +168,29 @@ def _tag_counts(pairs: pa.Table, keys: Sequence[str], tag: str, more: Sequence[s
     fields = {TAG: rows.column(tag), COUNT: rows.column(COUNT)} | {name: rows.column(name) for name in more}
     structs = pa.StructArray.from_arrays([one_array(column) for column in fields.values()], list(fields))
     return pa.ListArray.from_arrays(pa.array(offsets_of(counts), pa.int32()), structs)
+
+
+TOKENS = Table(
+    name="tokens",
+    title="Tokens, by total loss",
+    shown=(TOKEN, COUNT, MEAN, SUM, MAX, STD),
+    partial=lambda part, settings: tokens_partial(part.tokens),
+    combine=lambda parts, settings: tokens_combine(parts, settings.by),
+    final=lambda partials, settings: tokens_merge([partials["tokens"]], settings.by, settings.min_count),
+)
+WORDS = Table(
+    name="words",
+    title="Words, by total loss",
+    shown=(WORD, COUNT, MEAN, SUM, ERRORS, "labelled"),
+    partial=lambda part, settings: words_partial(part.words),
+    combine=lambda parts, settings: words_combine(parts, settings.by),
+    final=lambda partials, settings: words_merge([partials["words"]], settings.by, settings.min_count),
+)
+INCONSISTENT = Table(
+    name="inconsistent",
+    title="Words labelled in different ways",
+    shown=(WORD, COUNT, "minority_share", "labelled"),
+    final=lambda partials, settings: inconsistent_merge(
+        [partials["words"]], settings.tags, settings.by, settings.min_count, settings.limit, settings.scheme
+    ),
+)

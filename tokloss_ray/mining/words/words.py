@@ -158,8 +158,8 @@ def concat_words(parts: Sequence[Words]) -> Words:
     )
 
 
-def no_words(tags: tuple[str, ...], by: Sequence[str] = ()) -> Words:
-    """No sequences at all."""
+def no_words(tags: tuple[str, ...], by: Sequence[str] = (), probs: bool = False) -> Words:
+    """No sequences at all. by: columns to slice by. probs: as if the probabilities of all tags were kept."""
     strings, codes = (
         pa.array([], pa.string()),
         pa.DictionaryArray.from_arrays(pa.array([], pa.int32()), pa.array([], pa.string())),
@@ -184,6 +184,7 @@ def no_words(tags: tuple[str, ...], by: Sequence[str] = ()) -> Words:
         loss=figure,
         predicted_prob=figure,
         second_prob=figure,
+        probs=np.zeros((0, len(tags)), np.float32) if probs else None,
         by=dict.fromkeys(by, strings),
     )
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tokloss_ray.mining.tables.grouping import group_rows
+from tokloss_ray.mining.tables.table import Table
 from tokloss_ray.mining.words.words import Words, key_columns
 from tokloss_ray.ragged import list_array, offsets_of, positions
 
@@ -113,3 +114,13 @@ def _lists(tokens: Words, chosen: np.ndarray) -> dict[str, pa.Array]:
         "losses": pa.array(tokens.loss[at]),
     }
     return {name: list_array(values, offsets) for name, values in flat.items()}
+
+
+SEQUENCES = Table(
+    name="sequences",
+    title="Sequences, by total loss",
+    shown=("example_id", TOTAL, MEAN, "errors", "words"),
+    partial=lambda part, settings: sequences_partial(part.tokens, settings.limit),
+    combine=lambda parts, settings: sequences_combine(parts, settings.by, settings.limit),
+    final=lambda partials, settings: sequences_merge([partials["sequences"]], settings.by, settings.limit),
+)

@@ -1,0 +1,59 @@
+"""What a mining table is: how it is made of parts of the data, and what of it is shown on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from tokloss_ray.mining.ranks.label_scores import Ranking
+from tokloss_ray.mining.settings import MiningSettings
+from tokloss_ray.mining.words.words import Words
+
+Partials = dict[str, pa.Table]
+"""The partial of each table that has one, by the table's name."""
+
+Tables = dict[str, pa.Table]
+"""Finished tables by name."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some labelled tokens, and what several tables make of them.
+
+    Attributes:
+        tokens: all labelled tokens.
+        words: the first labelled token of each word; the same object where words have one each.
+        ranking: the words with the score of each label.
+        wrong: their wrong entities (`entity_errors.wrong_rows`).
+    """
+
+    tokens: Words
+    words: Words
+    ranking: Ranking
+    wrong: pa.Table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A mining table. It is written and shown as soon as `listing.TABLES` has it.
+
+    Attributes:
+        name: of the table, its file and its partial.
+        title: above its first rows on the terminal.
+        shown: the columns that are shown there.
+        final: the partials of everything, by name, and the settings -> the table. Columns to slice by come first.
+        partial: a part of the data and the settings -> what the table needs to know of it. None: the table is made of
+            the partials of others.
+        combine: partials in the order of the data, and the settings -> one partial.
+        view: the table and the columns to slice by -> the rows to show; by default, the first.
+    """
+
+    name: str
+    title: str
+    shown: tuple[str, ...]
+    final: Callable[[Mapping[str, pa.Table], MiningSettings], pa.Table]
+    partial: Callable[[Part, MiningSettings], pa.Table] | None = None
+    combine: Callable[[Sequence[pa.Table], MiningSettings], pa.Table] | None = None
+    view: Callable[[pa.Table, Sequence[str]], pa.Table] | None = None
