@@ -106,6 +106,24 @@ def test_moments_do_not_cancel(values: list[float], cuts: list[int], shift: floa
     assert figures[SUM][0].as_py() == pytest.approx(exact.sum())
 
 
+@pytest.mark.parametrize("name", ["row", "column", "place", "sequence", "first", "last", "group", "position", "key"])
+def test_a_slice_may_be_called_anything_else(name: str) -> None:
+    """Tables have columns for a while that they are sorted or looked up by: none of them may stand for a slice."""
+    words = demo_words.split(demo_words.demo_words(), [60, 120])[1]
+    values = with_slices(words).by["group"]
+
+    def sliced_by(name: str) -> dict[str, pa.Table]:
+        parts = demo_words.split(replace(words, by={name: values}), [30])
+        job = job_of(parts[0], limit=10)
+        return final_tables(combine_tables([partial_tables(part, job) for part in parts], job), job)
+
+    expected = sliced_by("any other name")
+    for table, rows in sliced_by(name).items():
+        assert [list(row.values()) for row in rows.to_pylist()] == [
+            list(r.values()) for r in expected[table].to_pylist()
+        ]
+
+
 def test_no_words_make_empty_tables() -> None:
     words = demo_words.split(demo_words.demo_words(), [0])[0]
     for none in (words, with_slices(words)):

@@ -106,8 +106,8 @@ def confusion_merge(
         order = {name: i for i, name in enumerate(dict.fromkeys(names.values()))}
         tables.append(_cells(table, by, level, order))
     return sorted_by(
-        pa.concat_tables(tables), by, [(LEVEL, "ascending"), ("row", "ascending"), ("column", "ascending")]
-    ).drop_columns(["row", "column"])
+        pa.concat_tables(tables), by, [(LEVEL, "ascending"), ("_row", "ascending"), ("_column", "ascending")]
+    ).drop_columns(["_row", "_column"])
 
 
 def _cells(table: pa.Table, by: Sequence[str], level: str, order: dict[str, int]) -> pa.Table:
@@ -118,7 +118,7 @@ def _cells(table: pa.Table, by: Sequence[str], level: str, order: dict[str, int]
     share = count / np.bincount(row, weights=count, minlength=len(rows))[row]
     places = {
         name: pa.array([order[tag] for tag in kept.column(side).to_pylist()], pa.int32())
-        for name, side in (("row", LABEL), ("column", PREDICTED))
+        for name, side in (("_row", LABEL), ("_column", PREDICTED))
     }
     return pa.table(
         {name: kept.column(name) for name in by}

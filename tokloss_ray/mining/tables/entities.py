@@ -86,9 +86,9 @@ def entities_merge(parts: Sequence[pa.Table], by: Sequence[str] = ()) -> pa.Tabl
         types = pa.nulls(len(first), pa.string())
         rows.append(_entity_rows(keys.take(pa.array(first)), level, types, values, totals))
     place = pa.array(np.repeat(np.arange(len(rows)), [part.num_rows for part in rows]))
-    order: Order = [("place", "ascending"), (TYPE, "ascending")]
-    joined = pa.concat_tables(rows).append_column("place", place)
-    return sorted_by(joined, [*by, MODE], order).drop_columns(["place"])
+    order: Order = [("_place", "ascending"), (TYPE, "ascending")]
+    joined = pa.concat_tables(rows).append_column("_place", place)
+    return sorted_by(joined, [*by, MODE], order).drop_columns(["_place"])
 
 
 def _entity_rows(

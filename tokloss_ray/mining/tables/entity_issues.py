@@ -57,8 +57,8 @@ def entity_issues_partial(ranking: Ranking, limit: int = 10_000) -> pa.Table:
             "score": pa.array(worst),
             "loss": pa.array(np.add.reduceat(loss, ends)[::2] if len(ends) else np.zeros(0)),
             **key_columns(words, sequence),
-            "first": pa.array(start, pa.int64()),
-            "last": pa.array(stop, pa.int64()),
+            "_first": pa.array(start, pa.int64()),
+            "_last": pa.array(stop, pa.int64()),
         }
     )
     return _with_words(words, tag_set, predicted, top_rows(table, list(words.by), _ORDER, limit))
@@ -90,7 +90,7 @@ def _changed_regions(label: Spans, predicted: Spans, length: int) -> tuple[np.nd
 
 
 def _with_words(words: Words, tag_set: TagSet | None, predicted: Spans, table: pa.Table) -> pa.Table:
-    start, stop = (table.column(name).to_numpy() for name in ("first", "last"))
+    start, stop = (table.column(name).to_numpy() for name in ("_first", "_last"))
     at, offsets = positions(start, stop - start), offsets_of(stop - start)
     tags = pa.array(words.tags, pa.string())
     suggested = write_spans(predicted, len(words), tag_set)[at] if tag_set else np.zeros(0, dtype=np.int32)

@@ -45,7 +45,7 @@ def lengths_partial(words: Words) -> pa.Table:
         SUBTOKENS: np.where(words.num_subtokens > 0, bucket(words.num_subtokens), _UNKNOWN),
     }
     # One pass over the words for all of them; what is then summed up are a few hundred rows.
-    joint = tally(words, {name: (code, _BUCKETS) for name, code in codes.items()})[0]
+    joint = tally(words, {f"_{name}": (code, _BUCKETS) for name, code in codes.items()})[0]
     return lengths_combine([_by_one(joint, name, list(words.by)) for name in codes], list(words.by))
 
 
@@ -70,18 +70,19 @@ def lengths_merge(parts: Sequence[pa.Table], words_parts: Sequence[pa.Table] = (
         {name: tallied.column(name) for name in (*by, PROPERTY)}
         | {LOW: pa.array(np.where(k == 0, 1, (1 << np.maximum(k - 1, 0)) + 1)), HIGH: pa.array(1 << k)}
         | figures
-        | {"error_rate": pa.array(rate), "place": pa.array(place, pa.int8())}
+        | {"error_rate": pa.array(rate), "_place": pa.array(place, pa.int8())}
     )
-    return sorted_by(table, by, [("place", "ascending"), (LOW, "ascending")]).drop_columns(["place"])
+    return sorted_by(table, by, [("_place", "ascending"), (LOW, "ascending")]).drop_columns(["_place"])
 
 
 def _by_one(joint: pa.Table, name: str, by: Sequence[str]) -> pa.Table:
     """A tally by several properties as one by a single property, where it is known."""
-    known = joint.filter(pc.not_equal(joint.column(name), _UNKNOWN))
-    of_one = combine_tallies([known.select([*by, name, *FIGURES])], [*by, name])
+    key = f"_{name}"
+    known = joint.filter(pc.not_equal(joint.column(key), _UNKNOWN))
+    of_one = combine_tallies([known.select([*by, key, *FIGURES])], [*by, key])
     columns = {column: of_one.column(column) for column in by}
     columns[PROPERTY] = pa.repeat(pa.scalar(name, pa.string()), of_one.num_rows)
-    columns["bucket"] = of_one.column(name)
+    columns["bucket"] = of_one.column(key)
     return pa.table(columns | {column: of_one.column(column) for column in FIGURES})
 
 

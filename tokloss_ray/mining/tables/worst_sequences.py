@@ -43,12 +43,12 @@ def sequences_partial(tokens: Words, limit: int = 10_000) -> pa.Table:
             "errors": pa.array(np.add.reduceat(wrong, starts) if len(some) else [], pa.int32()),
         }
         | figures
-        | {"sequence": pa.array(some)}
+        | {"_sequence": pa.array(some)}
     )
     kept = _tops(table, by, limit)
-    chosen = kept.column("sequence").to_numpy()
+    chosen = kept.column("_sequence").to_numpy()
     return pa.table(
-        {name: kept.column(name) for name in kept.column_names if name != "sequence"} | _lists(tokens, chosen)
+        {name: kept.column(name) for name in kept.column_names if name != "_sequence"} | _lists(tokens, chosen)
     )
 
 
