@@ -2,16 +2,19 @@
 #   PYTHON=python3.12    the interpreter to make .venv with
 #   PIP_ARGS=...         extra arguments for pip, such as an index that offers CPU builds of torch
 #   ARGS=...             extra arguments for pytest or the demo, such as ARGS="-k plan"
+#   VENV=.venv-3.12      another environment than .venv
+#   CONSTRAINTS=FILE     other versions than those in constraints.txt; CONSTRAINTS= for the newest that pip finds
 PYTHON ?= python3
 PIP_ARGS ?=
 ARGS ?=
+VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
 
-VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-full models ceph chaos interruptions bench bench-gpu bench-floors lint check-format format clean
+.PHONY: help setup demo test test-slow test-full test-oldest test-newest models ceph chaos interruptions bench bench-gpu bench-floors lint check-format format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -19,8 +22,8 @@ help: ## list the targets
 setup: $(STAMP) ## install the package and its tools into .venv
 	@echo "$(VENV) is ready."
 
-# Rewritten only when pyproject.toml or constraints.txt is newer; an existing .venv is brought up to date, not replaced.
-$(STAMP): pyproject.toml constraints.txt
+# Rewritten only when pyproject.toml or the constraints are newer; an existing .venv is brought up to date, not replaced.
+$(STAMP): pyproject.toml $(CONSTRAINTS)
 	@if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
 		$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
 			{ echo "Python 3.11 to 3.13 is required; select one with: make $(or $(MAKECMDGOALS),setup) PYTHON=python3.11" >&2; exit 1; }; \
@@ -28,7 +31,7 @@ $(STAMP): pyproject.toml constraints.txt
 			{ echo "Cannot make a virtual environment in $(VENV): remove the folder, and make sure python3-venv is installed." >&2; exit 1; }; \
 	fi
 	@echo "Installing into $(VENV): a few minutes the first time, seconds when little has changed ..."
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS) $(CONSTRAINTS:%=-c %) -e '.[dev]'
 	@touch $@
 
 demo: $(STAMP) ## score the bundled corpus with the bundled model and report what is wrong
@@ -51,6 +54,16 @@ ceph:
 
 test-full: test test-slow ## run all tests
 
+# Each in an environment of its own. PIP_ARGS may name an index with CPU builds of torch here too.
+OLDEST ?= .venv-oldest
+test-oldest: ## run the tests with the oldest versions that pyproject.toml allows (Python 3.11)
+	@$(MAKE) --no-print-directory test VENV=$(OLDEST) CONSTRAINTS=constraints-oldest.txt
+
+NEWEST ?= .venv-newest
+test-newest: ## run the tests with the newest versions that pyproject.toml allows and pip finds today
+	@rm -f $(NEWEST)/.installed
+	@$(MAKE) --no-print-directory test VENV=$(NEWEST) CONSTRAINTS= PIP_ARGS='$(PIP_ARGS) -U --upgrade-strategy eager'
+
 models: $(STAMP) ## score a tiny model of every architecture and write docs/models.md
 	@$(BIN)/python -W ignore -m tests.long.model_families
 
@@ -70,7 +83,7 @@ interruptions: $(STAMP) ## interrupt runs at random, fill disks (as root), take 
 RESULTS := benchmarks/results
 PYTHON_BENCH := $(BIN)/python -W ignore
 bench: $(STAMP) ## compare with alternatives, an hour on two idle cores: tables, and JSON in benchmarks/results
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[dev,bench]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS) $(CONSTRAINTS:%=-c %) -e '.[dev,bench]'
 	@mkdir -p $(RESULTS)
 	@for size in small base; do for dtype in float32 bfloat16; do \
 		$(PYTHON_BENCH) benchmarks/throughput.py --size $$size --dtype $$dtype --json $(RESULTS)/$$size-$$dtype-panx.json || exit 1; \
@@ -85,7 +98,7 @@ bench: $(STAMP) ## compare with alternatives, an hour on two idle cores: tables,
 	@$(MAKE) --no-print-directory bench-floors
 
 bench-gpu: $(STAMP) ## the same on a GPU
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[dev,bench]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS) $(CONSTRAINTS:%=-c %) -e '.[dev,bench]'
 	@mkdir -p $(RESULTS)
 	@$(PYTHON_BENCH) benchmarks/gpu.py --json $(RESULTS)/gpu.json
 
@@ -107,4 +120,4 @@ format: $(STAMP) ## format the code and fix what ruff can fix
 
 clean: ## remove caches, build products and demo output, but not .venv
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis tokloss-demo*
-	find . -path ./$(VENV) -prune -o -type d -name __pycache__ -exec rm -rf {} +
+	find . -name '.venv*' -prune -o -type d -name __pycache__ -exec rm -rf {} +
