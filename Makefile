@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-full test-oldest test-newest models ceph chaos interruptions bench bench-gpu bench-floors lint check-format format clean
+.PHONY: help setup demo test test-slow test-full test-oldest test-newest models ceph chaos interruptions bench bench-gpu bench-floors lint check-format format release clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -117,6 +117,9 @@ check-format: $(STAMP) ## check only the format
 format: $(STAMP) ## format the code and fix what ruff can fix
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
+
+release: $(STAMP) ## build wheel and source distribution in dist/, and try the wheel outside the checkout
+	@$(BIN)/python -m tests.long.release
 
 clean: ## remove caches, build products and demo output, but not .venv
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis tokloss-demo*
