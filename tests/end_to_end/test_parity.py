@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from tests.support import models, reference
+from tests.support import models, reference, warm
 from tests.support.inline import score_inline
 from tokloss_ray import ScoreConfig, score
 from tokloss_ray.demo import DATA, MODEL
@@ -228,10 +228,19 @@ def test_demo_model_on_600_real_sentences(tmp_path: Path) -> None:
     assert {row["example_id"]: row["words"] for row in rows} == words
 
 
+def score_apart(config: ScoreConfig) -> None:
+    """Without Ray, in a process that has loaded no other model, as a worker of Ray's has not."""
+    done = warm.run(score_inline, config)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("job", [score_apart, pytest.param(score, marks=pytest.mark.slow)], ids=["apart", "ray"])
 @pytest.mark.parametrize("family", models.FAMILIES)
-def test_family(family: str, tmp_path: Path, build: Callable[..., Path], sample: list[Row]) -> None:
+def test_family(
+    family: str, job: Callable[[ScoreConfig], Any], tmp_path: Path, build: Callable[..., Path], sample: list[Row]
+) -> None:
     model = build(family)
-    rows = run(tmp_path, model, sample, score)
+    rows = run(tmp_path, model, sample, job)
     assert_same(rows, expect(model, sample))
     assert {row["example_id"]: row["words"] for row in rows} == {row["id"]: row["tokens"] for row in sample}
 

@@ -6,8 +6,6 @@ import csv
 import io
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import s3fs
 
+from tests.support import warm
 from tokloss_ray import faults
 from tokloss_ray.demo import DATA
 from tokloss_ray.errors import Refused
@@ -117,12 +116,9 @@ def corpus(table: pa.Table, tmp_path: Path) -> Path:
 def test_a_copy_is_there_when_it_is_whole(table: pa.Table, corpus: Path, tmp_path: Path, point: str) -> None:
     fixes = corrections(tmp_path / "fix.csv", table, "a.parquet", {3: "I-LOC"})
     apply_fixes(fixes, str(corpus), str(tmp_path / "whole"))
-    code = "import sys; from tokloss_ray.exporting.apply import apply_fixes; apply_fixes(*sys.argv[1:])"
     there = {*os.listdir(tmp_path)}
-    killed = subprocess.run(
-        [sys.executable, "-c", code, fixes, str(corpus), str(tmp_path / "new")],
-        env=os.environ | {"TOKLOSS_FAULTS": f"{point}=kill"},
-    )
+    env = os.environ | {"TOKLOSS_FAULTS": f"{point}=kill"}
+    killed = warm.run(apply_fixes, fixes, str(corpus), str(tmp_path / "new"), env=env)
     assert killed.returncode == -signal.SIGKILL
     (left,) = {*os.listdir(tmp_path)} - there
     assert left.startswith(".")

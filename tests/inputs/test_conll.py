@@ -9,8 +9,6 @@ import bz2
 import gzip
 import json
 import lzma
-import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.support import models
+from tests.support import models, warm
 from tests.support.inline import Inline, read_rows, score_inline
 from tokloss_ray import ScoreConfig, schema
 from tokloss_ray.demo import DATA, MODEL
@@ -384,9 +382,7 @@ def test_the_command_gives_what_parquet_gives(demo: Path, tmp_path: Path) -> Non
     common = ["--model", str(MODEL), "--id-column", "id", "--input", str(demo / "a.conll")]
     common += ["--output", str(tmp_path / "a.conll")]
     for command in ("check", "score"):
-        done = subprocess.run(
-            [sys.executable, "-m", "tokloss_ray", command, *common], capture_output=True, text=True, timeout=150
-        )
+        done = warm.tokloss(command, *common)
         assert done.returncode == 0, done.stdout + done.stderr
         assert command == "score" or "about 500 rows" in " ".join(done.stdout.split())
     score_inline(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +13,7 @@ import pytest
 import s3fs
 
 import tokloss_ray
-from tests.support import inline
+from tests.support import inline, warm
 from tokloss_ray import ScoreConfig
 from tokloss_ray.demo import DATA, MODEL
 from tokloss_ray.errors import Interrupted, JobFailed, Refused
@@ -99,8 +97,7 @@ def test_load_as_a_ray_dataset(output: Path) -> None:
 
 
 def test_no_cluster_there(output: Path) -> None:
-    command = [sys.executable, "-m", "tokloss_ray", "mine", str(output), "--address", "127.0.0.1:1"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = warm.tokloss("mine", output, "--address", "127.0.0.1:1")
     assert done.returncode == 2
     assert done.stderr.startswith("error: no Ray cluster at 127.0.0.1:1")
     assert not done.stdout
