@@ -4,6 +4,7 @@
 #   ARGS=...             extra arguments for pytest or the demo, such as ARGS="-k plan"
 #   VENV=.venv-3.12      another environment than .venv
 #   CONSTRAINTS=FILE     other versions than those in constraints.txt; CONSTRAINTS= for the newest that pip finds
+#   JOBS=2               processes of `make test`, of up to 3 GB each; JOBS=0 runs the tests in pytest's own
 PYTHON ?= python3
 PIP_ARGS ?=
 ARGS ?=
@@ -38,8 +39,10 @@ demo: $(STAMP) ## score the bundled corpus with the bundled model and report wha
 	@$(BIN)/tokloss demo $(ARGS)
 
 # Tests of the report page need Chromium (apt-get install chromium) and are skipped without it.
-test: $(STAMP) ## run the tests, without the slow ones
-	@$(BIN)/python -m pytest $(ARGS)
+# A file of tests stays in one process, in which its fixtures are made once; each process has a Ray and a moto of its own.
+JOBS ?= 2
+test: $(STAMP) ## run the tests, without the slow ones, in JOBS=2 processes
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-slow: $(STAMP) ceph ## run only the slow tests
 	@$(BIN)/python -m pytest -m slow $(ARGS)

@@ -1,4 +1,7 @@
-"""What several test modules share: one Ray, one S3 server, and a bucket on it for each test."""
+"""What several test modules share: one Ray, one S3 server, and a bucket on it for each test.
+
+`make test` runs two processes of tests, each with a Ray and a server of its own.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ def ray_session() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def moto() -> Iterator[S3Server]:
-    """One moto for all tests: a start takes seconds of processor time."""
+    """One moto for all tests that run in this process: a start takes seconds of processor time."""
     with moto_server() as server:
         yield server
 
