@@ -369,12 +369,12 @@ def test_no_match_for_a_pattern(refused: Callable[..., str], tmp_path: Path) -> 
 def test_folder_without_input(refused: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "data.csv").write_text("a,b\n", encoding="utf-8")
-    assert "holds no Parquet (.parquet), JSON lines (.jsonl) or CoNLL (.conll, " in refused(input=tmp_path / "folder")
+    assert "holds no Parquet (.parquet, .pq) or JSON lines (.jsonl, " in refused(input=tmp_path / "folder")
 
 
 def test_format_that_is_not_known(refused: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "data.csv").write_text("a,b\n", encoding="utf-8")
-    assert "data.csv is neither Parquet (.parquet) nor JSON lines (.jsonl)" in refused(input=tmp_path / "data.csv")
+    assert "data.csv is neither Parquet (.parquet, .pq) nor JSON lines (.jsonl" in refused(input=tmp_path / "data.csv")
 
 
 @pytest.mark.parametrize("content", [b"", b"not Parquet at all, whatever the name says"])

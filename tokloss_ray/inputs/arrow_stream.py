@@ -14,8 +14,10 @@ from typing import BinaryIO, NamedTuple
 
 import pyarrow as pa
 
-from tokloss_ray.inputs.unit import ReadUnit
-from tokloss_ray.storage.files import is_local, open_file, open_location, open_random
+from tokloss_ray.inputs.batches import is_valid, row_range
+from tokloss_ray.inputs.format import CHUNK_ROWS, Format, Groups, RawChunk
+from tokloss_ray.inputs.unit import Columns, ReadUnit
+from tokloss_ray.storage.files import Listed, is_local, open_file, open_location, open_random
 
 _FIRST_STEP = 8 << 10
 _SHORT_MESSAGES, _LARGE_STEP = 32 << 10, 1 << 20
@@ -160,3 +162,19 @@ def _header(message: bytes) -> tuple[int, int, int]:
     if kind == _RECORDS and (at := field(root, 2)):
         rows = value("<q", field(at + value("<I", at), 0))
     return kind, body, rows
+
+
+def _inspect(file: Listed) -> tuple[pa.Schema, Groups]:
+    return inspect_stream(file.path, file.size)
+
+
+def _read(columns: Columns, unit: ReadUnit) -> Iterator[RawChunk]:
+    for row, whole in read_stream(unit):
+        batch = whole.select(columns.names)
+        valid = is_valid(batch)
+        for start in range(0, batch.num_rows, CHUNK_ROWS):
+            yield from row_range(batch.slice(start, CHUNK_ROWS), row + start, unit, valid)
+
+
+# Only within folders that `datasets` saved: no file is read in it by its name.
+ARROW = Format(name="arrow", title="Arrow", suffixes=(), bytes_per_token=12, inspect=_inspect, read=_read)

@@ -9,8 +9,8 @@ import pyarrow as pa
 
 from tokloss_ray import schema
 from tokloss_ray.errors import Refused
+from tokloss_ray.inputs.arrow_types import is_text
 from tokloss_ray.inputs.listing import Inspected, declared_tags
-from tokloss_ray.inputs.read import is_text
 from tokloss_ray.inputs.unit import LABELS_COLUMNS, WORDS_COLUMNS, Columns
 from tokloss_ray.inputs.units import sample_json, text_records
 from tokloss_ray.output.names import MAX_FOLDER_NAME, partition_folder

@@ -20,10 +20,11 @@ import numpy as np
 import pyarrow as pa
 
 from tokloss_ray.inputs.conll_cells import NONE, OWN_PREFIX, uncell
-from tokloss_ray.inputs.jsonl import RawChunk, batches, json_table, text_of
+from tokloss_ray.inputs.format import Format, Groups, RawChunk
+from tokloss_ray.inputs.jsonl import batches, json_table, text_of
 from tokloss_ray.inputs.lines import KEPT, MAX_RECORD, lines_of, next_line, too_long
 from tokloss_ray.inputs.unit import LABELS_COLUMNS, WORDS_COLUMNS, Columns, ReadUnit
-from tokloss_ray.storage.files import open_file, open_location
+from tokloss_ray.storage.files import Listed, open_file, open_location
 
 CONLLU = ("ID", "FORM", "LEMMA", "UPOS", "XPOS", "FEATS", "HEAD", "DEPREL", "DEPS", "MISC")
 _SAMPLE_LINES = 1000
@@ -311,3 +312,20 @@ def _broken(columns: Columns, sentence: Sentence, error: Exception) -> dict[str,
         if texts:
             record["example_id"] = texts[-1]
     return record
+
+
+def _inspect(file: Listed) -> tuple[pa.Schema | None, Groups]:
+    return conll_schema(file.path, file.version), ()
+
+
+CONLL = Format(
+    name="conll",
+    title="CoNLL columns",
+    suffixes=(".conll", ".conllu", ".conllup", ".iob", ".iob2", ".bio"),
+    named_suffixes=(".txt", ".tsv"),
+    packed=True,
+    bytes_per_token=8,
+    inspect=_inspect,
+    read=read_conll,
+    records=sentences,
+)

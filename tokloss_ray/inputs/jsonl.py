@@ -3,35 +3,23 @@
 from __future__ import annotations
 
 import json
-import lzma
-import zlib
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
 from tokloss_ray import schema
+from tokloss_ray.inputs.format import CHUNK_ROWS, Format, Groups, RawChunk
 from tokloss_ray.inputs.lines import lines_of, next_line, too_long
 from tokloss_ray.inputs.unit import Columns, ReadUnit
-from tokloss_ray.storage.files import open_file, open_location
+from tokloss_ray.storage.files import Listed, open_file, open_location
 
-CHUNK_ROWS = 1024
 CHUNK_BYTES = 4 << 20
-UNREADABLE = (OSError, EOFError, zlib.error, lzma.LZMAError)
-"""What opening or unpacking a text file raises."""
 
 
 Record = TypeVar("Record", bound=tuple)
 """A record of text: its offset, its bytes, and what else belongs to it."""
-
-
-class RawChunk(NamedTuple):
-    """Rows as they were read: a table of the needed columns, their source rows, and records that are not rows."""
-
-    table: pa.Table
-    source_rows: np.ndarray
-    broken: list[dict]
 
 
 def read_jsonl(columns: Columns, unit: ReadUnit) -> Iterator[RawChunk]:
@@ -184,3 +172,19 @@ def json_table(columns: Columns, rows: list[dict], tag_kind: pa.DataType) -> pa.
 def _as_text(value: Any) -> str | None:
     """A JSON value as a string: strings as they are, null as null, anything else as JSON."""
     return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _inspect(file: Listed) -> tuple[None, Groups]:
+    return None, ()
+
+
+JSONL = Format(
+    name="jsonl",
+    title="JSON lines",
+    suffixes=(".jsonl", ".ndjson", ".json"),
+    packed=True,
+    bytes_per_token=12,
+    inspect=_inspect,
+    read=read_jsonl,
+    records=json_lines,
+)

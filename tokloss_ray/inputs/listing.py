@@ -11,12 +11,11 @@ from fnmatch import fnmatch
 
 import fsspec
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from tokloss_ray.errors import Refused
-from tokloss_ray.inputs.arrow_stream import inspect_stream
-from tokloss_ray.inputs.conll import conll_schema
-from tokloss_ray.inputs.jsonl import UNREADABLE
+from tokloss_ray.inputs.arrow_stream import ARROW
+from tokloss_ray.inputs.format import UNREADABLE, Groups
+from tokloss_ray.inputs.formats import format_named, format_of, known_formats
 from tokloss_ray.storage.failures import display
 from tokloss_ray.storage.files import (
     Listed,
@@ -26,14 +25,9 @@ from tokloss_ray.storage.files import (
     listed,
     matching,
     open_location,
-    open_random,
     read_whole,
 )
 
-_JSON = (".jsonl", ".ndjson", ".json")
-_CONLL = (".conll", ".conllu", ".conllup", ".iob", ".iob2", ".bio")
-_NAMED_CONLL = (".tsv", ".txt")  # such a file may be anything, so a folder's are left alone
-PACKED = (".gz", ".bz2", ".xz")
 _GLOB = "*?["
 _COMPANIONS = (
     "readme*", "license*", "licence*", "*.md", "*.py", "*.lock", "dataset_dict.json", "dataset_info.json",
@@ -47,7 +41,7 @@ INCOMPLETE = "_INCOMPLETE"
 
 @dataclass(frozen=True)
 class InputFile:
-    """One file: its listing, its path relative to the input root, and its format (parquet, arrow, jsonl or conll)."""
+    """One file: its listing, its path relative to the input root, and the name of its format."""
 
     listed: Listed
     source: str
@@ -63,7 +57,7 @@ class Inspected:
 
     file: InputFile
     schema: pa.Schema | None
-    groups: tuple[tuple[int, int, int], ...]
+    groups: Groups
 
 
 def list_inputs(inputs: Sequence[str], split: str | None = None, warnings: list[str] | None = None) -> list[InputFile]:
@@ -123,13 +117,11 @@ def _one_input(
     if saved is not None:
         folders = {path, *(posixpath.dirname(file.path) for file in saved)}  # others hold other splits
         beside = [file for file in shown if posixpath.dirname(file.path) in folders]
-        return path, [(file, "arrow") for file in saved], beside
+        return path, [(file, ARROW.name) for file in saved], beside
     _no_split(split)
-    known = [(file, form) for file in shown if (form := format_in_folder(file.path))]
+    known = [(file, found.name) for file in shown if (found := format_of(file.path, in_folder=True))]
     if not known:
-        raise Refused(
-            f"no input: {uri} holds no Parquet (.parquet), JSON lines (.jsonl) or CoNLL ({', '.join(_CONLL)}) files"
-        )
+        raise Refused(f"no input: {uri} holds no {' or '.join(known_formats(named=False))} files")
     return path, known, shown
 
 
@@ -143,8 +135,10 @@ def _left_out(uri: str, root: str, there: list[Listed], read: set[str]) -> str |
     more = f" and {len(names) - _MOST_NAMES:,} more" if len(names) > _MOST_NAMES else ""
     listing = f"{', '.join(names[:_MOST_NAMES])}{more}"
     hint = ""
-    if any(_format_or_none(path, in_folder=False) == "conll" for path in left):
-        hint = "; files of CoNLL columns called .txt or .tsv are read where --input names them"
+    named = [format_of(path, in_folder=False) for path in left if format_of(path, in_folder=True) is None]
+    if unread := list(dict.fromkeys(found for found in named if found is not None)):
+        endings = " and ".join(f"{found.title} called {' or '.join(found.named_suffixes)}" for found in unread)
+        hint = f"; files of {endings} are read where --input names them"
     count = f"{len(names):,} files in {uri} are" if len(names) > 1 else f"1 file in {uri} is"
     return f"{count} no input, going by the name, and left out: {listing}{hint}"
 
@@ -158,30 +152,11 @@ def _hidden(relative: str) -> bool:
     return any(part.startswith((".", "_")) for part in relative.split("/"))
 
 
-def format_in_folder(path: str) -> str | None:
-    """The format that a file in a folder is read in as input, going by its name; None if it is left alone."""
-    return _format_or_none(path, in_folder=True)
-
-
-def _format_or_none(path: str, in_folder: bool) -> str | None:
-    name = path.lower()
-    if name.endswith((".parquet", ".pq")):
-        return "parquet"
-    for packed in PACKED:
-        name = name.removesuffix(packed)
-    if name.endswith(_JSON):
-        return "jsonl"
-    return "conll" if name.endswith(_CONLL if in_folder else (*_CONLL, *_NAMED_CONLL)) else None
-
-
 def _format(path: str) -> str:
-    form = _format_or_none(path, in_folder=False)
-    if form is None:
-        raise Refused(
-            f"{path} is neither Parquet (.parquet) nor JSON lines (.jsonl) nor CoNLL columns "
-            f"({', '.join((*_CONLL, *_NAMED_CONLL))}), going by its name"
-        )
-    return form
+    found = format_of(path, in_folder=False)
+    if found is None:
+        raise Refused(f"{path} is neither {' nor '.join(known_formats(named=True))}, going by its name")
+    return found.name
 
 
 def _saved_dataset(
@@ -234,24 +209,12 @@ def inspect_files(files: list[InputFile]) -> list[Inspected]:
 
 
 def _inspect(file: InputFile) -> Inspected:
-    fs, path = open_location(file.listed.path)
+    format_ = format_named(file.format)
     try:
-        if file.format == "parquet":
-            if not file.listed.size:
-                raise pa.ArrowInvalid("it is empty")
-            with open_random(fs, path, file.listed.size) as opened:
-                metadata = pq.ParquetFile(opened)
-                groups = (metadata.metadata.row_group(i) for i in range(metadata.num_row_groups))
-                return Inspected(file, metadata.schema_arrow, tuple((g.num_rows, g.total_byte_size, 0) for g in groups))
-        if file.format == "arrow":
-            return Inspected(file, *inspect_stream(file.listed.path, file.listed.size))
-        if file.format == "conll":
-            return Inspected(file, conll_schema(file.listed.path, file.listed.version), ())
+        return Inspected(file, *format_.inspect(file.listed))
     except (*UNREADABLE, pa.ArrowException) as error:
         cause = str(error).split("\n")[0].rstrip(".")
-        name = "CoNLL columns" if file.format == "conll" else file.format.capitalize()
-        raise Refused(f"cannot read {file.source} as {name}: {cause}") from None
-    return Inspected(file, None, ())
+        raise Refused(f"cannot read {file.source} as {format_.title}: {cause}") from None
 
 
 def declared_tags(schema: pa.Schema, column: str) -> tuple[str, ...] | None:

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from tokloss_ray import schema
 from tokloss_ray.errors import JobFailed
-from tokloss_ray.inputs.arrow_stream import read_stream
-from tokloss_ray.inputs.conll import read_conll
-from tokloss_ray.inputs.jsonl import CHUNK_ROWS, UNREADABLE, RawChunk, json_table, read_jsonl
-from tokloss_ray.inputs.unit import Columns, ReadUnit, RowRules
+from tokloss_ray.inputs.arrow_types import as_list, is_text
+from tokloss_ray.inputs.format import UNREADABLE, RawChunk
+from tokloss_ray.inputs.formats import format_named
+from tokloss_ray.inputs.jsonl import json_table
+from tokloss_ray.inputs.unit import ReadUnit, RowRules
 from tokloss_ray.output.names import MAX_FOLDER_NAME, partition_folder
 from tokloss_ray.ragged import any_per_row, list_array, list_lengths, offsets_of, one_array
 from tokloss_ray.schema import IGN, IGNORE_INDEX
-from tokloss_ray.storage.files import RangeFile, is_local, listed, open_location
+from tokloss_ray.storage.files import listed, open_location
 
 
 class Chunk(NamedTuple):
@@ -43,10 +43,9 @@ def read_unit(rules: RowRules, unit: ReadUnit) -> Iterator[Chunk]:
     fs, path = open_location(unit.path)
     if listed(fs, path).version != unit.version:
         raise JobFailed(f"{unit.source} has changed since the run began")
-    readers = {"parquet": _read_parquet, "arrow": _read_arrow, "jsonl": read_jsonl, "conll": read_conll}
     try:
         chunk = None
-        for raw in readers[unit.format](rules.columns, unit):
+        for raw in format_named(unit.format).read(rules.columns, unit):
             chunk = validate(rules, unit.source, raw)
             yield chunk
         if chunk is None:
@@ -58,87 +57,6 @@ def read_unit(rules: RowRules, unit: ReadUnit) -> Iterator[Chunk]:
     except (*UNREADABLE, pa.ArrowInvalid) as error:
         reason = str(error).split("\n")[0]
         raise JobFailed(f"cannot read {unit.source}: {reason}") from error
-
-
-def _read_parquet(columns: Columns, unit: ReadUnit) -> Iterator[RawChunk]:
-    fs, path = open_location(unit.path)
-    # Of an object, pre_buffer fetches the column chunks that are asked for, neighbours in one request.
-    with (
-        pq.ParquetFile(path, memory_map=True)
-        if is_local(fs)
-        else pq.ParquetFile(RangeFile(fs, path), pre_buffer=True) as file
-    ):
-        starts = offsets_of(np.array([file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]))
-        groups = [i for i in range(file.num_row_groups) if starts[i] < unit.stop and starts[i + 1] > unit.start]
-        row = int(starts[groups[0]]) if groups else 0
-        for batch in file.iter_batches(CHUNK_ROWS, row_groups=groups, columns=columns.names, use_threads=False):
-            yield from _row_range(batch, row, unit)
-            row += batch.num_rows
-
-
-def _read_arrow(columns: Columns, unit: ReadUnit) -> Iterator[RawChunk]:
-    for row, whole in read_stream(unit):
-        batch = whole.select(columns.names)
-        valid = _is_valid(batch)
-        for start in range(0, batch.num_rows, CHUNK_ROWS):
-            yield from _row_range(batch.slice(start, CHUNK_ROWS), row + start, unit, valid)
-
-
-def _is_valid(batch: pa.RecordBatch | pa.Table) -> bool:
-    """Whether all strings are UTF-8. Of a slice Arrow looks at all strings of what it is a slice of."""
-    try:
-        batch.validate(full=True)
-    except pa.ArrowInvalid:
-        return False
-    return True
-
-
-def _row_range(batch: pa.RecordBatch, row: int, unit: ReadUnit, valid: bool = False) -> Iterator[RawChunk]:
-    """The part of a batch, whose first row has number `row`, that belongs to the unit. valid: its strings are."""
-    stop = row + batch.num_rows if unit.stop < 0 else min(unit.stop, row + batch.num_rows)
-    start = max(unit.start, row)
-    if start < stop:
-        table = pa.Table.from_batches([batch.slice(start - row, stop - start)])
-        rows = np.arange(start, stop)
-        yield RawChunk(table, rows, []) if valid else _valid_text(table, rows)
-
-
-def _valid_text(table: pa.Table, source_rows: np.ndarray) -> RawChunk:
-    """Set rows apart whose strings are not UTF-8: files do not promise it, and Arrow fails on them late."""
-    if _is_valid(table):
-        return RawChunk(table, source_rows, [])
-    good = np.ones(table.num_rows, dtype=bool)
-    broken = []
-    for i in range(table.num_rows):
-        try:
-            table.take([i]).validate(full=True)
-        except pa.ArrowInvalid as error:
-            good[i] = False
-            detail = f"not UTF-8: {error}"
-            broken.append(
-                {
-                    "source_row": int(source_rows[i]),
-                    "reason": "malformed",
-                    "detail": detail,
-                    "payload": _bytes_of(table, i),
-                }
-            )
-    return RawChunk(table.filter(pa.array(good)), source_rows[good], broken)
-
-
-def _bytes_of(table: pa.Table, i: int) -> str:
-    """A row as JSON, with replacement characters where a string is not UTF-8."""
-
-    def plain(value: pa.Scalar) -> Any:
-        if isinstance(value, pa.ListScalar) and value.is_valid:
-            return [plain(item) for item in value.values]
-        if value.is_valid and is_text(value.type):
-            return value.as_buffer().to_pybytes().decode("utf-8", "replace")
-        return value.as_py()
-
-    return json.dumps(
-        {name: plain(table.column(name)[i]) for name in table.column_names}, ensure_ascii=False, default=str
-    )
 
 
 def validate(rules: RowRules, source: str, raw: RawChunk) -> Chunk:
@@ -202,25 +120,9 @@ def _too_long_for_a_folder(column: str, values: pa.Array) -> np.ndarray:
     return np.array(long, dtype=bool)[encoded.indices.to_numpy(zero_copy_only=False)]
 
 
-def as_list(column: pa.ChunkedArray, item: pa.DataType) -> pa.ListArray:
-    """A list column of any width as list<item>."""
-    array = one_array(column)
-    if pa.types.is_null(array.type):
-        return pa.nulls(len(array), pa.list_(item))
-    # Unsafe: an unsigned integer beyond int64 becomes a negative one, which no tag and no token id is.
-    return array.cast(pa.list_(item), safe=False)
-
-
 def _tag_lists(column: pa.ChunkedArray) -> pa.ListArray:
     item = getattr(column.type, "value_type", pa.int64())
     return as_list(column, pa.string() if is_text(item) else pa.int64())
-
-
-def is_text(type_: pa.DataType) -> bool:
-    """Whether an Arrow type holds strings, plain or dictionary-encoded."""
-    if pa.types.is_dictionary(type_):
-        type_ = type_.value_type
-    return pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_)
 
 
 def _is_null(array: pa.Array) -> np.ndarray:

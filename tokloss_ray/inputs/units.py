@@ -8,21 +8,22 @@ from collections.abc import Iterator
 from typing import Any
 
 from tokloss_ray.errors import Refused
-from tokloss_ray.inputs.conll import sentences
-from tokloss_ray.inputs.jsonl import UNREADABLE, json_lines
+from tokloss_ray.inputs.format import PACKED, UNREADABLE
+from tokloss_ray.inputs.formats import format_named
 from tokloss_ray.inputs.lines import MAX_RECORD
-from tokloss_ray.inputs.listing import PACKED, InputFile, Inspected
+from tokloss_ray.inputs.listing import InputFile, Inspected
 from tokloss_ray.inputs.unit import ReadUnit
 
 SHARDS_PER_UNIT = 4
-_BYTES_PER_TOKEN = {"parquet": 6, "arrow": 12, "jsonl": 12, "conll": 8}
 _SAMPLE_ROWS = 200
 
 
 def text_records(file: InputFile) -> Iterator[tuple[Any, ...]]:
     """The records of a text file, JSON lines or sentences: of each the offset, then the bytes, then what there is."""
     unit = ReadUnit(0, file.source, file.listed.path, file.listed.version, file.format, 0, -1, None, 0)
-    return sentences(unit) if file.format == "conll" else json_lines(unit)
+    records = format_named(file.format).records
+    assert records is not None  # only of text is it asked
+    return records(unit)
 
 
 def sample_json(file: InputFile) -> list[dict]:
@@ -53,8 +54,9 @@ def make_units(inspected: list[Inspected], shard_tokens: int, limit: int | None)
     units: list[ReadUnit] = []
     left = limit
     for item in inspected:
-        target = shard_tokens * SHARDS_PER_UNIT * _BYTES_PER_TOKEN[item.file.format]
-        text = item.file.format in ("jsonl", "conll")
+        format_ = format_named(item.file.format)
+        target = shard_tokens * SHARDS_PER_UNIT * format_.bytes_per_token
+        text = format_.records is not None
         parts = _text_parts(item.file, target, left) if text else _row_parts(item.groups, target, left)
         for start, stop, rows, size, *offset in parts:
             file = item.file

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tokloss_ray.errors import Refused
-from tokloss_ray.inputs.listing import format_in_folder
+from tokloss_ray.inputs.formats import format_of
+from tokloss_ray.inputs.parquet import PARQUET
 from tokloss_ray.storage.files import files_below, kind_of, open_location, open_random, write_whole
 from tokloss_ray.threads import map_in_threads
 
@@ -44,11 +45,11 @@ def check_folder(folder: str, own: str) -> None:
 
 
 def _is_data(name: str) -> bool:
-    return name.endswith(".arrow") or format_in_folder(name) is not None
+    return name.endswith(".arrow") or format_of(name, in_folder=True) is not None
 
 
 def _is_ours(fs: Any, file: Any) -> bool:
-    if format_in_folder(file.path) != "parquet":
+    if format_of(file.path, in_folder=True) != PARQUET:
         return False
     try:
         with open_random(fs, file.path, file.size) as opened:

@@ -16,6 +16,7 @@ from fsspec.core import get_compression
 from tokloss_ray.errors import Refused
 from tokloss_ray.exporting.dataset.publish import check_free
 from tokloss_ray.faults import fault_point
+from tokloss_ray.inputs.formats import format_named
 from tokloss_ray.inputs.listing import InputFile
 from tokloss_ray.storage.files import files_below, kind_of, open_location, read_whole, write_whole
 
@@ -47,7 +48,7 @@ def read_unpacked(file: InputFile) -> bytes:
     fs, path = open_location(file.listed.path)
     data = read_whole(fs, path)
     packing = get_compression(path, "infer")
-    if packing and file.format in ("jsonl", "conll"):
+    if packing and format_named(file.format).packed:
         with fs.open(path, "rb", compression=packing) as opened:
             return opened.read()
     return data

@@ -1,0 +1,23 @@
+"""Which Arrow types count as text and as lists: files come with several of each."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from tokloss_ray.ragged import one_array
+
+
+def is_text(type_: pa.DataType) -> bool:
+    """Whether an Arrow type holds strings, plain or dictionary-encoded."""
+    if pa.types.is_dictionary(type_):
+        type_ = type_.value_type
+    return pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_)
+
+
+def as_list(column: pa.ChunkedArray, item: pa.DataType) -> pa.ListArray:
+    """A list column of any width as list<item>."""
+    array = one_array(column)
+    if pa.types.is_null(array.type):
+        return pa.nulls(len(array), pa.list_(item))
+    # Unsafe: an unsigned integer beyond int64 becomes a negative one, which no tag and no token id is.
+    return array.cast(pa.list_(item), safe=False)

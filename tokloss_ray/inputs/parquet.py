@@ -1,0 +1,46 @@
+"""Parquet files: row groups by range."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tokloss_ray.inputs.batches import row_range
+from tokloss_ray.inputs.format import CHUNK_ROWS, Format, Groups, RawChunk
+from tokloss_ray.inputs.unit import Columns, ReadUnit
+from tokloss_ray.ragged import offsets_of
+from tokloss_ray.storage.files import Listed, RangeFile, is_local, open_location, open_random
+
+
+def _inspect(file: Listed) -> tuple[pa.Schema, Groups]:
+    if not file.size:
+        raise pa.ArrowInvalid("it is empty")
+    fs, path = open_location(file.path)
+    with open_random(fs, path, file.size) as opened:
+        metadata = pq.ParquetFile(opened)
+        groups = (metadata.metadata.row_group(i) for i in range(metadata.num_row_groups))
+        return metadata.schema_arrow, tuple((g.num_rows, g.total_byte_size, 0) for g in groups)
+
+
+def _read(columns: Columns, unit: ReadUnit) -> Iterator[RawChunk]:
+    fs, path = open_location(unit.path)
+    # Of an object, pre_buffer fetches the column chunks that are asked for, neighbours in one request.
+    with (
+        pq.ParquetFile(path, memory_map=True)
+        if is_local(fs)
+        else pq.ParquetFile(RangeFile(fs, path), pre_buffer=True) as file
+    ):
+        starts = offsets_of(np.array([file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]))
+        groups = [i for i in range(file.num_row_groups) if starts[i] < unit.stop and starts[i + 1] > unit.start]
+        row = int(starts[groups[0]]) if groups else 0
+        for batch in file.iter_batches(CHUNK_ROWS, row_groups=groups, columns=columns.names, use_threads=False):
+            yield from row_range(batch, row, unit)
+            row += batch.num_rows
+
+
+PARQUET = Format(
+    name="parquet", title="Parquet", suffixes=(".parquet", ".pq"), bytes_per_token=6, inspect=_inspect, read=_read
+)
