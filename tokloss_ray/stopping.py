@@ -31,7 +31,8 @@ class Stopped(KeyboardInterrupt):
 
 
 class _State:
-    """Of the process: signal handlers are."""
+    """Of the process and its main thread, which signals are for: what runs in another goes on undisturbed, as ever in
+    Python, and keeps no signal waiting."""
 
     handlers: dict[int, Any] | None = None
     """Those that were there before; None while ours are not in place."""
@@ -49,7 +50,7 @@ def handled() -> Iterator[None]:
     Outside of the main thread, where Python refuses handlers, neither. A signal that the caller ignores, as a shell's
     background jobs do with SIGINT, stays ignored.
     """
-    if threading.current_thread() is not threading.main_thread() or _State.handlers is not None:
+    if not _in_main_thread() or _State.handlers is not None:
         yield
         return
     install()
@@ -69,7 +70,7 @@ def handled() -> Iterator[None]:
 
 def install(is_command: bool = False) -> None:
     """Put the handlers in place, or back in place; `is_command`: for good, the process is nothing but this command."""
-    if threading.current_thread() is not threading.main_thread():
+    if not _in_main_thread():
         return
     if is_command and not _State.is_command:
         _State.is_command = True
@@ -87,7 +88,7 @@ def install(is_command: bool = False) -> None:
 
 def put_back() -> None:
     """Put the handlers back in place, where they were and somebody else has set others."""
-    if _State.handlers is not None:
+    if _State.handlers is not None and _in_main_thread():
         install()
 
 
@@ -129,8 +130,17 @@ def _raise_unless_busy() -> None:
 
 
 def received() -> bool:
-    """Whether a signal has arrived."""
-    return _State.number is not None
+    """Whether a signal has arrived; for the main thread alone."""
+    return _State.number is not None and _in_main_thread()
+
+
+def is_command() -> bool:
+    """Whether the process is nothing but a command of this program."""
+    return _State.is_command
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def exit_code() -> int:
@@ -146,7 +156,8 @@ def raise_if_stopped() -> None:
 
 def unwinding() -> None:
     """The exception has done its work: what comes now is the way out, and no further signal disturbs it."""
-    _State.unwinding = received()
+    if _in_main_thread():
+        _State.unwinding = received()
 
 
 @contextmanager
@@ -156,6 +167,9 @@ def held() -> Iterator[None]:
     Raises:
         Stopped: one has arrived meanwhile.
     """
+    if not _in_main_thread():
+        yield
+        return
     _State.held += 1
     try:
         yield
@@ -168,7 +182,7 @@ def held() -> Iterator[None]:
 def over() -> None:
     """The outcome of the command stands, and is said: signals change nothing any more."""
     _State.unwinding = True
-    if threading.current_thread() is threading.main_thread():
+    if _in_main_thread():
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
 

@@ -10,6 +10,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -18,15 +19,24 @@ R = TypeVar("R")
 _MOST = 16
 
 
+def in_context(function: Callable[..., R]) -> Callable[..., R]:
+    """The function with a copy of the context variables that are set here, in whichever thread it is called."""
+    context = copy_context()
+    return lambda *args: context.copy().run(function, *args)
+
+
 def map_in_threads(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
-    """The result for each item, in order, made by one thread a core; at most a few results wait to be taken."""
+    """The result for each item, in order, made by one thread a core; at most a few results wait to be taken.
+
+    Each call has a copy of the caller's context variables.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(cores, _MOST)
+    workers, call = min(cores, _MOST), in_context(function)
     with ThreadPoolExecutor(workers) as pool:
         waiting: deque[Future[R]] = deque()
         try:
             for item in items:
-                waiting.append(pool.submit(function, item))
+                waiting.append(pool.submit(call, item))
                 if len(waiting) > workers:
                     yield waiting.popleft().result()
             while waiting:

@@ -79,12 +79,12 @@ def bucket(server: S3Server, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, tmp_
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("HOME", str(tmp_path))  # no ~/.aws
     monkeypatch.setenv("TOKLOSS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(storage_errors, "_tries", 4)
     monkeypatch.setattr(storage_errors.time, "sleep", lambda seconds: None)
     s3fs.S3FileSystem.clear_instance_cache()
     name = f"tokloss-{uuid.uuid4().hex[:12]}"
     s3fs.S3FileSystem().mkdir(name)
-    yield f"s3://{name}"
+    with storage_errors.tries(4):
+        yield f"s3://{name}"
     proxy.harm = None
     s3fs.S3FileSystem().rm(name, recursive=True)
     proxy.seen.clear()
@@ -283,12 +283,11 @@ HARMS: dict[str, tuple[Callable[[Request], bool], tuple[Any, ...]]] = {
 
 @pytest.mark.parametrize("name", [*list(HARMS)[:-1], pytest.param("stalls", marks=pytest.mark.slow)])
 def test_what_passes_is_tried_again(
-    bucket: str, proxy: Proxy, corpus: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    bucket: str, proxy: Proxy, corpus: Path, model: Path, tmp_path: Path, name: str
 ) -> None:
     """A fifth of the requests fail; the rows are those of an undisturbed run."""
     upload(corpus, f"{bucket}/in")
     upload(model, f"{bucket}/model")
-    monkeypatch.setattr(storage_errors, "_tries", 12)  # some operations are three requests
     applies, harm = HARMS[name]
     rng, failed = random.Random(name), []
 
@@ -299,7 +298,8 @@ def test_what_passes_is_tried_again(
         return harm
 
     proxy.harm = a_fifth
-    there = inline(f"{bucket}/in", model=f"{bucket}/model", output=f"{bucket}/out", shard_tokens=1500)
+    with storage_errors.tries(12):  # some operations are three requests
+        there = inline(f"{bucket}/in", model=f"{bucket}/model", output=f"{bucket}/out", shard_tokens=1500)
     assert failed
     proxy.harm = None
     assert there.totals.rows == ROWS

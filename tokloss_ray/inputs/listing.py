@@ -27,6 +27,7 @@ from tokloss_ray.storage.files import (
     open_location,
     read_whole,
 )
+from tokloss_ray.threads import in_context
 
 _GLOB = "*?["
 _COMPANIONS = (
@@ -205,7 +206,7 @@ def inspect_files(files: list[InputFile]) -> list[Inspected]:
         Refused: a file is not what its name says.
     """
     with ThreadPoolExecutor(16) as pool:
-        return list(pool.map(_inspect, files))
+        return list(pool.map(in_context(_inspect), files))
 
 
 def _inspect(file: InputFile) -> Inspected:

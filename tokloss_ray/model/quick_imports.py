@@ -8,14 +8,19 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def no_collection() -> Iterator[None]:
+def no_collection(ours: bool) -> Iterator[None]:
     """Without garbage collection, for large imports: they make a million objects that stay, which the collector would
-    look through again and again, for a fifth of the time. In the end it is told to leave them alone for good."""
+    look through again and again, for a fifth of the time.
+
+    ours: whether the process is a command's or a worker's. Then the collector is told in the end to leave them alone
+    for good; in somebody else's process all that is theirs would be left alone with them.
+    """
     was_on = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.freeze()
+        if ours:
+            gc.freeze()
         if was_on:
             gc.enable()

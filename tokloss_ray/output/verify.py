@@ -39,6 +39,7 @@ from tokloss_ray.ragged import list_lengths, offsets_of, one_array, sum_per_row
 from tokloss_ray.schema import IGN
 from tokloss_ray.storage.files import open_location, open_random, read_whole
 from tokloss_ray.storage.sealed import DamagedError
+from tokloss_ray.threads import in_context
 
 MOST_PROBLEMS = 1000
 _SAME_LENGTH = (
@@ -130,7 +131,9 @@ def verify(output: str) -> Verified:
     ids: list[np.ndarray] = []
     with ThreadPoolExecutor(8) as pool:
         checks = pool.map(
-            lambda unit: _check_unit(output, unit, of_unit.get(unit["number"], []), unit["number"] not in missing),
+            in_context(
+                lambda unit: _check_unit(output, unit, of_unit.get(unit["number"], []), unit["number"] not in missing)
+            ),
             units,
         )
         for damaged, problems, hashes in checks:
@@ -162,7 +165,7 @@ def repeated_ids(output: str, records: Iterable[CommitRecord]) -> int:
     """How many scored rows have an id that another row has too."""
     paths = [file.path for record in records for file in record.files]
     with ThreadPoolExecutor(8) as pool:
-        return _repeated(pool.map(lambda path: _read_ids(output, path), paths))
+        return _repeated(pool.map(in_context(lambda path: _read_ids(output, path)), paths))
 
 
 def _read_ids(output: str, path: str) -> np.ndarray:

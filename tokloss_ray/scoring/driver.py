@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from contextlib import ExitStack
 from typing import TypeVar
 
+from tokloss_ray import stopping
 from tokloss_ray.cluster.session import joins_cluster, raise_if_stopped, ray_session
 from tokloss_ray.config import ScoreConfig
 from tokloss_ray.errors import JobFailed, PassFailed, Refused, before_work
@@ -35,7 +36,8 @@ from tokloss_ray.scoring.plan import Plan, make_plan
 from tokloss_ray.scoring.preflight import Located, Preflight, locate, preflight
 from tokloss_ray.scoring.resume import EarlierAttempts, find_committed, rows_by_unit, take_back, unfinished
 from tokloss_ray.scoring.stages.journal import count_deaths
-from tokloss_ray.storage.failures import HASTY, set_tries, take_retries
+from tokloss_ray.storage.failures import HASTY, tries
+from tokloss_ray.threads import in_context
 
 IDLE_PASSES = 2
 """Shards that Ray lost (their worker died again and again) are tried in further passes, until so many in a row have
@@ -69,8 +71,8 @@ def score(config: ScoreConfig, watcher: Watcher | None = None) -> RunSummary:
     """
     began = time.monotonic()
     watcher = watcher or Watcher()
-    set_tries(HASTY)
     with ExitStack() as stack, before_work():
+        effort = stack.enter_context(tries(HASTY))
         watcher.stage("checking input and model")
         run = None if config.overwrite else read_run(config.output)
         check_folder(config.output)
@@ -113,7 +115,7 @@ def score(config: ScoreConfig, watcher: Watcher | None = None) -> RunSummary:
         watcher.stage("starting the model" if todo else "adding up")
         running = stack.pop_all()
     before, clock = len(records), _Clock(began)
-    set_tries(config.storage_tries)
+    effort.tries = config.storage_tries
     idle, again, deaths = 0, False, 0
     with running:
         while todo and idle < IDLE_PASSES:
@@ -139,13 +141,13 @@ def score(config: ScoreConfig, watcher: Watcher | None = None) -> RunSummary:
             if todo:
                 watcher.stage("going over what was lost")
         totals = complete(config, plan, units, records)
-        totals.storage_retries += take_retries()
+        totals.storage_retries += effort.take()
     took = time.monotonic() - began
     return RunSummary(config.output, totals, len(records) - before, took, clock.first, clock.rate(), False, warnings)
 
 
 def _preflight(config: ScoreConfig, located: Located) -> Preflight:
-    with no_collection():
+    with no_collection(ours=stopping.is_command()):
         found = preflight(config, located)
         import tokloss_ray.scoring.pipeline  # noqa: F401  (Ray Data takes a moment to import)
     return found
@@ -164,7 +166,7 @@ def begin(work: Callable[[], T]) -> Future[T]:
         except BaseException as error:
             future.set_exception(error)
 
-    threading.Thread(target=run, name="tokloss-begin", daemon=True).start()
+    threading.Thread(target=in_context(run), name="tokloss-begin", daemon=True).start()
     return future
 
 
@@ -261,8 +263,7 @@ def check(config: ScoreConfig) -> tuple[Plan, Estimate]:
     Raises:
         Refused: as `score` would.
     """
-    set_tries(HASTY)
-    with before_work():
+    with tries(HASTY), before_work():
         run = None if config.overwrite else read_run(config.output)
         check_folder(config.output)
         finished = run is not None and is_finished(config.output)

@@ -21,6 +21,7 @@ from tokloss_ray.errors import JobFailed, Refused, StorageFailed
 from tokloss_ray.output.names import LEASE
 from tokloss_ray.storage.failures import tries
 from tokloss_ray.storage.files import is_local, open_location, read_whole, remove, write_whole
+from tokloss_ray.threads import in_context
 
 BEAT_SECONDS = 5.0
 PATIENCE = 20.0
@@ -95,7 +96,7 @@ class Lease:
         theirs = _read(self.output)
         if theirs is None or not self._is_ours(theirs):
             raise Refused(self._taken(theirs))
-        self.thread = threading.Thread(target=self._beat, name="tokloss-lease", daemon=True)
+        self.thread = threading.Thread(target=in_context(self._beat), name="tokloss-lease", daemon=True)
         self.thread.start()
 
     def check(self) -> None:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import os
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import fsspec
@@ -40,37 +42,57 @@ _OVERLOADED = {
     "RequestTimeout", "Throttling", "ThrottlingException", "RequestLimitExceeded", "OperationAborted",
 }  # fmt: skip
 
-_tries = HASTY
-_retries = 0
-
 
 def is_local(fs: fsspec.AbstractFileSystem) -> bool:
     """Whether paths of `fs` are paths of this machine."""
     return isinstance(fs, LocalFileSystem)
 
 
-def set_tries(count: int) -> None:
-    """How often an operation of this process is tried before a transient failure counts as final."""
-    global _tries
-    _tries = count
+class Effort:
+    """How often a storage operation is tried, and how many were tried again: of one run, or of one stage of a worker.
+
+    It goes with the flow of control (a context variable), and with work that is given to threads in a copy of the
+    context: runs that share a process do not share it.
+    """
+
+    def __init__(self, tries: int) -> None:
+        self.tries = tries
+        self._retries = 0
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def at_work(self) -> Iterator[Effort]:
+        """While it lasts, operations are tried and counted here."""
+        before = _effort.get()
+        _effort.set(self)
+        try:
+            yield self
+        finally:
+            _effort.set(before)  # and no token: a generator may end in another context than it began in
+
+    def count(self) -> None:
+        """An operation is tried again."""
+        with self._lock:
+            self._retries += 1
+
+    def take(self) -> int:
+        """How many operations were tried again since the last call."""
+        with self._lock:
+            count, self._retries = self._retries, 0
+        return count
 
 
-@contextmanager
-def tries(count: int) -> Iterator[None]:
-    """`set_tries` for a while."""
-    before = _tries
-    set_tries(count)
-    try:
-        yield
-    finally:
-        set_tries(before)
+_effort: ContextVar[Effort] = ContextVar("tokloss_storage_effort", default=Effort(HASTY))  # noqa: B039 (meant to be shared)
+
+
+def tries(count: int) -> AbstractContextManager[Effort]:
+    """Storage operations are tried so often, for a while, before a transient failure counts as final."""
+    return Effort(count).at_work()
 
 
 def take_retries() -> int:
-    """How many operations this process has tried again since the last call."""
-    global _retries
-    count, _retries = _retries, 0
-    return count
+    """How many operations have been tried again, where this is called from, since the last call."""
+    return _effort.get().take()
 
 
 def attempt(fs: fsspec.AbstractFileSystem, path: str, doing: str, operation: Callable[[], T]) -> T:
@@ -84,8 +106,7 @@ def attempt(fs: fsspec.AbstractFileSystem, path: str, doing: str, operation: Cal
         FileNotFoundError: there is no such file (a missing bucket is another matter).
         StorageFailed: with the cause in one sentence.
     """
-    global _retries
-    tried = 0
+    tried, effort = 0, _effort.get()
     while True:
         try:
             return operation()
@@ -97,8 +118,8 @@ def attempt(fs: fsspec.AbstractFileSystem, path: str, doing: str, operation: Cal
             if problem is None:
                 raise
             sentence, transient = problem
-            if transient and tried < _tries:
-                _retries += 1
+            if transient and tried < effort.tries:
+                effort.count()
                 time.sleep(random.uniform(0, min(_LONGEST_PAUSE, 2.0**tried)))
                 continue
             again = f" (tried {tried} times)" if tried > 1 else ""

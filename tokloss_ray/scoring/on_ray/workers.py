@@ -28,7 +28,7 @@ from tokloss_ray.scoring.stages.cutting import encode_unit
 from tokloss_ray.scoring.stages.decode import decode_shard
 from tokloss_ray.scoring.stages.journal import open_journal
 from tokloss_ray.scoring.stages.shard import Shard, from_row, to_row
-from tokloss_ray.storage.failures import set_tries, take_retries
+from tokloss_ray.storage.failures import Effort, tries
 
 FAILURE = "failure"
 
@@ -39,10 +39,11 @@ def read_and_encode(batch: pa.Table, job_ref: ray.ObjectRef) -> Iterator[pa.Tabl
         try:
             held = {known.pop("index"): RowRange(**known) for known in row.pop("held")}
             job, unit = _job(job_ref), ReadUnit(**row)
-            chunks = read_unit(job, unit)
-            for shard in encode_unit(job, _tokenizer(job_ref), unit.number, unit.source, chunks, held):
-                shard.about["storage_retries"] = take_retries()
-                yield to_row(shard)
+            with tries(job.storage_tries) as effort:
+                chunks = read_unit(job, unit)
+                for shard in encode_unit(job, _tokenizer(job_ref), unit.number, unit.source, chunks, held):
+                    shard.about["storage_retries"] = effort.take()
+                    yield to_row(shard)
         except Exception as error:
             yield _failure(error)
 
@@ -58,11 +59,14 @@ class ScoreActor:
         fault_point("actor.begin")
         self.again = again
         self.broken: pa.Table | None = None
-        with no_collection():
+        with no_collection(ours=True):
             from tokloss_ray.scoring.stages.scorer import Scorer
 
             try:
-                self.scorer = Scorer(_job(job_ref), threads, "cuda" if gpu else "cpu")
+                job = _job(job_ref)
+                self.effort = Effort(job.storage_tries)
+                with self.effort.at_work():
+                    self.scorer = Scorer(job, threads, "cuda" if gpu else "cpu")
             except Exception as error:
                 self.broken = _failure(error)
         fault_point("actor.ready")
@@ -74,9 +78,10 @@ class ScoreActor:
             return self.broken
         try:
             shard = from_row(batch)
-            sequences, figures = self._score(shard)
+            with self.effort.at_work():
+                sequences, figures = self._score(shard)
             shard.about["seconds"]["score"] = figures.pop("seconds")
-            shard.about["storage_retries"] += take_retries()
+            shard.about["storage_retries"] += self.effort.take()
             return to_row(shard._replace(about=shard.about | figures, sequences=sequences))
         except Exception as error:
             return _failure(error)
@@ -97,9 +102,10 @@ def decode_and_commit(batch: pa.Table, job_ref: ray.ObjectRef) -> pa.Table:
         try:
             start = time.perf_counter()
             job, shard = _job(job_ref), from_row(batch)
-            decoded = decode_shard(job, shard.about["source"], shard.sequences, shard.errors)
-            shard.about["seconds"]["decode"] = round(time.perf_counter() - start, 4)
-            record = commit_shard(job, shard.about, decoded)
+            with tries(job.storage_tries):
+                decoded = decode_shard(job, shard.about["source"], shard.sequences, shard.errors)
+                shard.about["seconds"]["decode"] = round(time.perf_counter() - start, 4)
+                record = commit_shard(job, shard.about, decoded)
             return pa.table({"result": [json.dumps({"record": record.to_json()})]})
         except Exception as error:
             batch = _failure(error)
@@ -119,9 +125,7 @@ def _failure(error: Exception) -> pa.Table:
 @functools.lru_cache(maxsize=2)
 def _job(ref: ray.ObjectRef) -> Job:
     """The job, fetched once per process."""
-    job = ray.get(ref)
-    set_tries(job.storage_tries)
-    return job
+    return ray.get(ref)
 
 
 @functools.lru_cache(maxsize=2)
