@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
+import subprocess
 import sys
+import tempfile
 import traceback
 import warnings
 
@@ -17,23 +20,54 @@ _speech = {"verbose": False}
 
 
 def quiet(verbose: bool) -> None:
-    """Keep the chatter of Ray, transformers and their C++ parts off the terminal, unless verbose.
-
-    For the process of a command: it lasts until the process ends.
-    """
+    """Keep the chatter of Ray, transformers and their C++ parts off the terminal, unless verbose; in the process of a
+    command, until it ends. If it dies of a crash in native code, what was said last is shown after all."""
     _speech["verbose"] = verbose
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     if verbose:
         return
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if not stopping.is_command():  # a caller's process: its warnings and files are its own
+        return
     warnings.simplefilter("ignore")
     # Ray's C++ core writes to file descriptor 2 whatever its log level; our own messages keep the terminal.
     sys.stderr.flush()
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8", errors="replace")
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 2)
-    os.close(null)
+    file, path = tempfile.mkstemp(prefix="tokloss-", suffix=".stderr")
+    os.dup2(file, 2)
+    os.close(file)
+    faulthandler.enable(2, all_threads=False)
+    _tell_of_a_crash(path)
+
+
+_WATCH = r"""
+while read -r _; do :; done
+if grep -Eq "^(Fatal Python error|\*\*\* SIG(SEGV|ABRT|BUS|FPE|ILL))" "$0"; then
+    echo "error: the process crashed outside of Python; this is what it said last"
+    tail -c 6000 "$0"
+fi
+rm -f "$0"
+"""
+
+
+def _tell_of_a_crash(path: str) -> None:
+    """Have the file shown if this process dies of a crash, when nothing of its own can print it; else removed.
+
+    A shell waits for the end of a pipe, whose other end nobody but this process has. It is in a session of its own, so
+    that no signal for this command ends it too early.
+    """
+    read_end, _here = os.pipe()
+    try:
+        with open(os.devnull, "w") as null:
+            process = subprocess.Popen(
+                ["sh", "-c", _WATCH, path], stdin=read_end, stdout=sys.stderr, stderr=null, start_new_session=True
+            )
+        process.returncode = 0  # it outlives this process: nobody waits for it
+    except OSError:
+        os.unlink(path)
+    finally:
+        os.close(read_end)
 
 
 def shown(error: Exception) -> TokLossError:
