@@ -225,14 +225,20 @@ def _lean(alone: bool) -> AbstractContextManager[None]:
 
 @contextmanager
 def _environment(defaults: dict[str, str]) -> Iterator[None]:
-    """Environment variables for a while, where the user has not set them."""
-    ours = {name: value for name, value in defaults.items() if name not in os.environ}
-    os.environ.update(ours)
+    """Environment variables for a while, where the user has not set them; in the end, Ray's are as they were."""
+    before = _rays_variables()
+    os.environ.update({name: value for name, value in defaults.items() if name not in os.environ})
     try:
         yield
     finally:
-        for name in ours:
+        for name in _rays_variables().keys() - before.keys():
             os.environ.pop(name, None)
+        os.environ.update(before)
+
+
+def _rays_variables() -> dict[str, str]:
+    """Those that Ray sets when it starts; of one, `breakpoint()` would go to a debugger of Ray's from then on."""
+    return {name: value for name, value in os.environ.items() if name.startswith(("RAY_", "PYTHONBREAKPOINT"))}
 
 
 def _interrupted() -> Interrupted:
