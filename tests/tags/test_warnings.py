@@ -20,8 +20,8 @@ from tokloss_ray.cli.app import app
 from tokloss_ray.demo import DATA, MODEL
 from tokloss_ray.scoring.plan import make_plan
 from tokloss_ray.scoring.preflight import preflight
-from tokloss_ray.tags.hint import scheme_hint
 from tokloss_ray.tags.schemes import begins_with_inside, is_mostly, read_tag_set
+from tokloss_ray.tags.warnings import scheme_hint
 
 ROWS = 300
 Convert = Callable[[list[str]], list[str]]

@@ -57,8 +57,8 @@ def mine(
     from tokloss_ray.cli.views.tables import MiningProgress, print_tables
     from tokloss_ray.errors import Interrupted
     from tokloss_ray.mining.mine import mine as mine_outputs
-    from tokloss_ray.mining.mine import mining_folder
-    from tokloss_ray.tags.hint import scheme_hint
+    from tokloss_ray.mining.mined import mining_folder
+    from tokloss_ray.tags.warnings import scheme_hint
 
     try:
         with MiningProgress(Console(stderr=True)) as progress:
