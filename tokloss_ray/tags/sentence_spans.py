@@ -1,7 +1,8 @@
-"""Entities from the tags of one sentence, and tags from entities, as `mining.tag_schemes` reads and writes them.
+"""Entities from the tags of one sentence, and tags from entities: what annotators see and change.
 
-Reading is lenient, as everywhere: a type that changes, or an I- without a beginning, starts an entity. A word without a
-tag ends one.
+Spans are read and written by `schemes.read_spans` and `schemes.write_spans`, in their lenient mode, so that an entity
+here is one in the tables of `mine` as well. There is one addition, for annotators have to see every tag: tags that mark
+no spans, such as parts of speech, are types of their own (`tag_set_of`).
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ Tables (slice columns first in each), and the partials they are merged from:
 `classification_report`; what would be a division by zero is 0.
 
 `malformed_tags`, a row for each side, kind and tag that occurs: `side` (label, predicted), `kind`
-(`tag_schemes.MALFORMED`), `tag`, `count` (words) and `sequences` (that have such a word) int64.
+(`schemes.MALFORMED`), `tag`, `count` (words) and `sequences` (that have such a word) int64.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _COUNTS = (SUPPORT, PREDICTED, CORRECT)
 
 
 def entities_partial(words: Words, scheme: str | None = None, bridge_gaps: bool = False) -> pa.Table:
-    """Spans by mode and type. scheme, bridge_gaps: see `tag_schemes`. No rows where tags mark no spans.
+    """Spans by mode and type. scheme, bridge_gaps: see `tags.schemes`. No rows where tags mark no spans.
 
     Columns: those of the slices, `mode`, `type`, `support`, `predicted`, `correct`.
     """
