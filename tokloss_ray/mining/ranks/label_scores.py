@@ -16,7 +16,7 @@ from tokloss_ray.mining.ranks.selection import HIGHEST, Selection
 from tokloss_ray.mining.words.spans import both_spans
 from tokloss_ray.mining.words.words import Words
 from tokloss_ray.ragged import positions
-from tokloss_ray.tags.schemes import DEFAULT, Spans, TagSet, read_tag_set
+from tokloss_ray.tags.schemes import Spans, TagSet, read_tag_set
 
 Labels = Mapping[str, int] | None
 """Labelled words of the whole corpus by tag."""
@@ -68,7 +68,7 @@ def shared_evidence(scores: np.ndarray, words: Words, scheme: str | None = None)
     """
     if (tag_set := read_tag_set(words.tags, scheme)) is None:
         return scores
-    region, _ = regions(*both_spans(words, tag_set, DEFAULT), len(words))
+    region, _ = regions(*both_spans(words, tag_set), len(words))
     at = np.flatnonzero(words.label != words.predicted)
     number = np.bincount(region[at])
     total = np.bincount(region[at], weights=scores[at])

@@ -35,7 +35,7 @@ from tokloss_ray.mining.tables.table import Table
 from tokloss_ray.mining.words.spans import both_spans, in_both
 from tokloss_ray.mining.words.words import KEY, Words, key_columns, words_as_text
 from tokloss_ray.ragged import list_array, offsets_of, positions
-from tokloss_ray.tags.schemes import DEFAULT, Spans, read_tag_set
+from tokloss_ray.tags.schemes import Spans, read_tag_set
 
 ERRORS = ("missed", "spurious", "wrong_type", "wrong_boundary", "wrong_both")
 MISSED, SPURIOUS, WRONG_TYPE, WRONG_BOUNDARY, WRONG_BOTH = range(5)
@@ -156,9 +156,7 @@ _ENDS = ("type", "start", "stop")
 def wrong_rows(words: Words, scheme: str | None = None, bridge_gaps: bool = False) -> pa.Table:
     """All wrong entities, without their words, and [`start`, `stop`) in the flat array."""
     tag_set = read_tag_set(words.tags, scheme)
-    empty = np.zeros(0, dtype=np.int64)
-    none = Spans(empty, empty, empty)
-    label, predicted = both_spans(words, tag_set, DEFAULT, bridge_gaps) if tag_set else (none, none)
+    label, predicted = both_spans(words, tag_set, bridge_gaps=bridge_gaps)
     wrong = wrong_entities(label, predicted, len(words))
     sequence = words.sequence[wrong.start]
     types = pa.array(tag_set.types if tag_set else (), pa.string())

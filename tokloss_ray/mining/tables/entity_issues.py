@@ -30,7 +30,7 @@ from tokloss_ray.mining.tables.table import Table
 from tokloss_ray.mining.words.spans import both_spans, in_both
 from tokloss_ray.mining.words.words import KEY, Words, key_columns, words_as_text
 from tokloss_ray.ragged import list_array, offsets_of, positions
-from tokloss_ray.tags.schemes import DEFAULT, Spans, TagSet, write_spans
+from tokloss_ray.tags.schemes import Spans, TagSet, write_spans
 
 KINDS = ("add", "remove", "retype", "move", "change")
 _TIES = (*KEY, "start")
@@ -40,9 +40,7 @@ _ORDER: Order = [("score", "descending"), *((name, "ascending") for name in _TIE
 def entity_issues_partial(ranking: Ranking, limit: int = 10_000) -> pa.Table:
     """The first `limit` issues of each slice. No rows where tags mark no spans."""
     words, tag_set = ranking.words, ranking.tag_set
-    empty = np.zeros(0, dtype=np.int64)
-    none = Spans(empty, empty, empty)
-    label, predicted = both_spans(words, tag_set, DEFAULT) if tag_set else (none, none)
+    label, predicted = both_spans(words, tag_set)
     start, stop, kind = _changed_regions(label, predicted, len(words))
     ends = np.stack([start, stop], axis=1).ravel()
     worst = np.maximum.reduceat(np.append(ranking.score, -np.inf), ends)[::2] if len(ends) else np.zeros(0)

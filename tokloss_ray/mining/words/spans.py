@@ -5,11 +5,19 @@ from __future__ import annotations
 import numpy as np
 
 from tokloss_ray.mining.words.words import Words
-from tokloss_ray.tags.schemes import Spans, TagSet, breaks_of, read_spans
+from tokloss_ray.tags.schemes import DEFAULT, Spans, TagSet, breaks_of, read_spans
 
 
-def both_spans(words: Words, tag_set: TagSet, mode: str, bridge_gaps: bool = False) -> tuple[Spans, Spans]:
-    """The spans of the labels and of the predictions; `tag_set` is that of the words' tags, by one of the schemes."""
+def both_spans(
+    words: Words, tag_set: TagSet | None, mode: str = DEFAULT, bridge_gaps: bool = False
+) -> tuple[Spans, Spans]:
+    """The spans of the labels and of the predictions; none where tags mark no spans.
+
+    tag_set: of the words' tags, by one of the schemes. mode, bridge_gaps: see `tags.schemes`.
+    """
+    if tag_set is None:
+        none = Spans(*(np.zeros(0, dtype=np.int64) for _ in range(3)))
+        return none, none
     asked = (tag_set.scheme, mode, bridge_gaps)
     if asked not in words.spans:
         breaks = breaks_of(words.offsets, words.word_index, bridge_gaps)
