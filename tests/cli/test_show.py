@@ -15,7 +15,7 @@ from tokloss_ray import ScoreConfig
 from tokloss_ray.cli.app import app
 from tokloss_ray.demo import DATA
 from tokloss_ray.errors import Refused
-from tokloss_ray.mining.mined import about_of
+from tokloss_ray.mining.mined import provenance_of
 from tokloss_ray.mining.write import write_tables
 from tokloss_ray.output.search import find_sequences, open_scores, sequences_of_issues
 
@@ -90,7 +90,7 @@ def test_by_issue(output: Path) -> None:
     assert list(marks.values()) == [{2: "B-LOC", 3: "I-LOC"}, {1: "O"}]
     with pytest.raises(Refused, match="tokloss mine"):
         invoke("show", str(output), "--issues")
-    made = about_of(open_scores(str(output)), {"by": [], "where": [], "limit": 10})
+    made = provenance_of(open_scores(str(output)), {"by": [], "where": [], "limit": 10})
     write_tables(str(output / "mining"), {"label_issues": issues}, made)
     text = invoke("show", str(output), "--issues", "--worst", "2")
     assert "suggested" in text

@@ -36,7 +36,7 @@ from tokloss_ray.exporting.dataset.fix_rows import value_span
 from tokloss_ray.exporting.export import export
 from tokloss_ray.exporting.label_studio import read_tasks, tasks_json, text_of
 from tokloss_ray.exporting.sentences import Correction, Sentence, read_sentences
-from tokloss_ray.mining.mined import about_of
+from tokloss_ray.mining.mined import provenance_of
 from tokloss_ray.mining.write import write_tables
 from tokloss_ray.output.opened import open_outputs
 from tokloss_ray.tags.sentence_spans import Span, retag, spans_of, tag_set_of
@@ -346,7 +346,7 @@ def test_selections(folder: Path, tmp_path: Path) -> None:
         export(out, str(tmp_path / "ids.csv"), "csv")
     keys = [(s.source, s.source_row) for s in read_sentences(out) if s.example_id in worst[:2]]
     columns = {"output": [out] * 4, "source": [k[0] for k in keys * 2], "source_row": [k[1] for k in keys * 2]}
-    made = about_of(open_outputs(out), {"by": [], "where": [], "limit": 10})
+    made = provenance_of(open_outputs(out), {"by": [], "where": [], "limit": 10})
     write_tables(str(folder / "out" / "mining"), {"label_issues": pa.table(columns)}, made)
     assert export(out, str(tmp_path / "issues.csv"), "csv", issues=3) == 2
 

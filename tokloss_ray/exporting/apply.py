@@ -77,22 +77,22 @@ def apply_fixes(
     if columns.words is None:
         raise Refused(f"{dataset} holds token ids, not words: give --to the dataset that has the words")
     by_file = _by_file(corrections, files, dataset, id_column)
-    job = _Fixes(columns.example_id is not None, tags)
+    fixes = _Fixes(columns.example_id is not None, tags)
 
     def each_file(use: Callable[[InputFile, bytes | None], None]) -> None:
-        job.begin(corrections)
+        fixes.start_pass(corrections)
         for item in inspected:
-            job.here = by_file(item.file.source)
-            new = _fixed(item, columns, job, tags)
-            job.applied.files += 1
-            job.applied.files_changed += new is not None
+            fixes.of_file = by_file(item.file.source)
+            new = _fixed(item, columns, fixes, tags)
+            fixes.applied.files += 1
+            fixes.applied.files_changed += new is not None
             use(item.file, new)
-        job.check_all_found(dataset)
+        fixes.check_all_found(dataset)
 
     each_file(lambda file, new: None)  # refuses before anything is written
     if not is_folder(dataset):
         each_file(lambda file, new: write_file(output, dataset, file, new))
-        return job.applied
+        return fixes.applied
     changed: dict[str, bytes] = {}
     with whole_folder(output) as place:
 
@@ -103,20 +103,20 @@ def apply_fixes(
 
         each_file(write)
         copy_others(dataset, place, files, changed)
-    return job.applied
+    return fixes.applied
 
 
-def _fixed(item: Inspected, columns: Columns, job: _Fixes, tags: tuple[str, ...] | None) -> bytes | None:
+def _fixed(item: Inspected, columns: Columns, fixes: _Fixes, tags: tuple[str, ...] | None) -> bytes | None:
     """The new content of a file, unpacked; None if no row changes."""
     data = read_unpacked(item.file)
     if item.file.format == "conll":
-        job.names = None  # tags are names, whatever `tags` says of integers
+        fixes.names = None  # tags are names, whatever `tags` says of integers
         layout = layout_of(item.file.listed.path, item.file.listed.version)
-        return fix_conll(data, layout, columns, job.wanted, job.fix, job.seen)
+        return fix_conll(data, layout, columns, fixes.wanted, fixes.fix, fixes.seen)
     assert columns.words is not None
-    job.names = tags or (declared_tags(item.schema, columns.labels) if item.schema is not None else None)
+    fixes.names = tags or (declared_tags(item.schema, columns.labels) if item.schema is not None else None)
     names = (columns.words, columns.labels, columns.example_id)
-    return _FIXERS[item.file.format](data, names, job.wanted, job.fix, job.seen)
+    return _FIXERS[item.file.format](data, names, fixes.wanted, fixes.fix, fixes.seen)
 
 
 def read_corrections(corrected: str) -> Iterator[Correction]:
@@ -193,9 +193,9 @@ class _Fixes:
     def __init__(self, by_id: bool, tags: tuple[str, ...] | None) -> None:
         self.by_id, self.allowed = by_id, set(tags or ())
         self.names: tuple[str, ...] | None = None
-        self.here: Any = {}
+        self.of_file: Any = {}
 
-    def begin(self, corrections: dict[tuple[str, int], Correction]) -> None:
+    def start_pass(self, corrections: dict[tuple[str, int], Correction]) -> None:
         """Start a pass over the dataset."""
         self.missing = dict(corrections)
         self.applied = Applied(rows_read=len(corrections))
@@ -204,7 +204,7 @@ class _Fixes:
 
     def wanted(self, source_row: int, id_: str | None) -> bool:
         """Whether the row has corrections."""
-        return (id_ if self.by_id else source_row) in self.here
+        return (id_ if self.by_id else source_row) in self.of_file
 
     def fix(self, source_row: int, id_: str | None, words: list[str], tags: Tags) -> Tags | None:
         """The row's new tags.
@@ -212,7 +212,7 @@ class _Fixes:
         Raises:
             Refused: its words or tags are not those that were exported.
         """
-        row: Correction = self.here[id_ if self.by_id else source_row]
+        row: Correction = self.of_file[id_ if self.by_id else source_row]
         if self.missing.pop((row.source, row.source_row), None) is None:
             raise Refused(f"two rows of the dataset have the id {row.example_id}: match by file and row instead")
         for index, word in row.words.items():

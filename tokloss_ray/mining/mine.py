@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 
 from tokloss_ray.errors import Refused, before_work
-from tokloss_ray.mining.mined import about_of, mining_folder
+from tokloss_ray.mining.mined import mining_folder, provenance_of
 from tokloss_ray.mining.passes import column_names, combine_in_order, final_tables, mine_batch
 from tokloss_ray.mining.ranks.label_scores import PRIOR_ADJUSTED, RANKS, check_rank
 from tokloss_ray.mining.settings import MiningSettings
@@ -86,7 +86,7 @@ def mine(
             "by": list(by), "where": list(where), "min_count": min_count, "limit": limit, "scheme": scheme,
             "rank": rank, "partial": partial,
         }  # fmt: skip
-        write_tables(to or folder, tables, about_of(scores, options))
+        write_tables(to or folder, tables, provenance_of(scores, options))
     return tables
 
 

@@ -28,36 +28,36 @@ def mining_folder(output: str) -> str:
     return f"{output.rstrip('/')}/mining"
 
 
-def about_of(scores: Scores, options: dict[str, Any]) -> dict[str, Any]:
+def provenance_of(scores: Scores, options: dict[str, Any]) -> dict[str, Any]:
     """What tables say about themselves: the options they were made with, and what the outputs held."""
     return {"outputs": list(scores.outputs), **options, "runs": [run._asdict() for run in scores.runs]}
 
 
-def about_table(table: pa.Table) -> dict[str, Any]:
+def read_provenance(table: pa.Table) -> dict[str, Any]:
     """How a table was made; empty where it does not say so."""
     try:
-        about: dict[str, Any] = json.loads((table.schema.metadata or {})[METADATA])
-        about["runs"] = [Contents(**run) for run in about["runs"]]
+        provenance: dict[str, Any] = json.loads((table.schema.metadata or {})[METADATA])
+        provenance["runs"] = [Contents(**run) for run in provenance["runs"]]
     except (KeyError, TypeError, ValueError):
         return {}
-    return about if about.keys() >= _OPTIONS else {}
+    return provenance if provenance.keys() >= _OPTIONS else {}
 
 
-def name_in(about: dict[str, Any], run: Contents) -> str | None:
+def name_in(provenance: dict[str, Any], run: Contents) -> str | None:
     """The name by which a table calls a run; None if it is not about the run as it is now.
 
     The run is recognised by what it holds, so that relative names, other working directories and moved folders do not
     matter. Names tell apart what holds the same.
     """
-    same = [other.output for other in about.get("runs", ()) if other.equals(run)]
+    same = [other.output for other in provenance.get("runs", ()) if other.equals(run)]
     given = [name for name in same if name.rstrip("/") == run.output.rstrip("/")]
     return next(iter([*given, *same]), None)
 
 
-def fits(about: dict[str, Any], run: Contents) -> bool:
+def fits(provenance: dict[str, Any], run: Contents) -> bool:
     """Whether a table is about all of one output as it is now, and of no other."""
-    alone = len(about.get("runs", ())) == 1 and not about.get("by") and not about.get("where")
-    return alone and name_in(about, run) is not None
+    alone = len(provenance.get("runs", ())) == 1 and not provenance.get("by") and not provenance.get("where")
+    return alone and name_in(provenance, run) is not None
 
 
 class Mined(NamedTuple):
@@ -81,11 +81,11 @@ def read_mined(output: str, name: str) -> Mined:
         raise Refused(
             f"{output} has no table of {name.replace('_', ' ')}: make it with tokloss mine {output}"
         ) from None
-    about = about_table(table)
-    called = name_in(about, run)
+    provenance = read_provenance(table)
+    called = name_in(provenance, run)
     if called is None or OUTPUT not in table.column_names:
         raise Refused(f"{path} was not made from {output} as it is now: mine again with tokloss mine {output}")
-    return Mined(table.filter(pc.equal(table.column(OUTPUT), called)), _is_cut(table, about))
+    return Mined(table.filter(pc.equal(table.column(OUTPUT), called)), _is_cut(table, provenance))
 
 
 def read_table(path: str) -> pa.Table:
@@ -109,9 +109,9 @@ def read_table(path: str) -> pa.Table:
         raise Refused(f"cannot read {path}: {cause_of(error)}; make it again with tokloss mine") from error
 
 
-def _is_cut(table: pa.Table, about: dict[str, Any]) -> bool:
-    by: Sequence[str] = about["by"]
+def _is_cut(table: pa.Table, provenance: dict[str, Any]) -> bool:
+    by: Sequence[str] = provenance["by"]
     if not by or not table.num_rows:
-        return bool(table.num_rows >= about["limit"])
+        return bool(table.num_rows >= provenance["limit"])
     counts = table.select(list(by)).group_by(list(by)).aggregate([([], "count_all")]).column("count_all")
-    return bool(pc.max(counts).as_py() >= about["limit"])
+    return bool(pc.max(counts).as_py() >= provenance["limit"])

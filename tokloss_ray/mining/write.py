@@ -58,14 +58,14 @@ def _is_ours(fs: Any, file: Any) -> bool:
         return False
 
 
-def write_tables(folder: str, tables: Mapping[str, pa.Table], about: Mapping[str, Any]) -> None:
-    """Write each table as FOLDER/NAME.parquet, whole or not at all; `about` says how they were made.
+def write_tables(folder: str, tables: Mapping[str, pa.Table], provenance: Mapping[str, Any]) -> None:
+    """Write each table as FOLDER/NAME.parquet, whole or not at all; `provenance` says how they were made.
 
     Raises:
         JobFailed: the folder cannot be written.
     """
     fs, root = open_location(folder)
-    ours = {METADATA: json.dumps(dict(about), ensure_ascii=False).encode()}
+    ours = {METADATA: json.dumps(dict(provenance), ensure_ascii=False).encode()}
 
     def write(name: str) -> None:
         sink = pa.BufferOutputStream()

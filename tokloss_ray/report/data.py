@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from tokloss_ray.errors import Refused, before_work
 from tokloss_ray.mining.mine import Progress, mine
-from tokloss_ray.mining.mined import about_table, fits, mining_folder, read_table
+from tokloss_ray.mining.mined import fits, mining_folder, read_provenance, read_table
 from tokloss_ray.mining.ranks.label_scores import PRIOR_ADJUSTED
 from tokloss_ray.mining.tables import listing
 from tokloss_ray.mining.tables.table import Tables
@@ -83,37 +83,37 @@ def read_report_data(
         run, finished = read_finished(output, partial, "report")
         records = list(read_records(output, run.short_fingerprint).values())
         totals = total(records)
-        found, about = _read_tables(output)
+        found, made = _read_tables(output)
         bad_rows = _read_bad_rows(output, records)
-    rank = rank or about.get("rank") or PRIOR_ADJUSTED
-    scheme = scheme or about.get("scheme")
+    rank = rank or made.get("rank") or PRIOR_ADJUSTED
+    scheme = scheme or made.get("scheme")
     asked = {"rank": rank, "scheme": scheme, "min_count": 1}
-    enough = found and not where and asked.items() <= about.items() and about["limit"] >= _ENOUGH
-    tables = found if enough and fits(about, open_outputs(output, partial).runs[0]) else None
+    enough = found and not where and asked.items() <= made.items() and made["limit"] >= _ENOUGH
+    tables = found if enough and fits(made, open_outputs(output, partial).runs[0]) else None
 
-    def made(columns: Sequence[str], moved: Progress | None) -> Tables:
+    def mined(columns: Sequence[str], moved: Progress | None) -> Tables:
         return mine(
             output, by=columns, where=where, scheme=scheme, rank=rank, partial=partial, write=False, address=address,
             progress=moved,
         )  # fmt: skip
 
     if tables is None:
-        tables = made((), progress)
-    slices = {name: made(by, progress)[name] for name in ("tags", "entities")} if by else {}
+        tables = mined((), progress)
+    slices = {name: mined(by, progress)[name] for name in ("tags", "entities")} if by else {}
     return ReportData(output, run, totals, finished, tables, slices, tuple(by), tuple(where), rank, scheme, bad_rows)
 
 
 def _read_tables(output: str) -> tuple[Tables, dict[str, Any]]:
     """The tables of OUTPUT/mining and how they were made; none at all where one is missing or is not ours."""
     tables: Tables = {}
-    abouts: list[dict[str, Any]] = []
+    made: list[dict[str, Any]] = []
     for name in (table.name for table in listing.TABLES):
         try:
             tables[name] = read_table(f"{mining_folder(output)}/{name}.parquet")
         except (FileNotFoundError, Refused):
-            return {}, abouts[0] if abouts else {}
-        abouts.append(about_table(tables[name]))
-    return (tables, abouts[0]) if all(about == abouts[0] for about in abouts) else ({}, abouts[0])
+            return {}, made[0] if made else {}
+        made.append(read_provenance(tables[name]))
+    return (tables, made[0]) if all(other == made[0] for other in made) else ({}, made[0])
 
 
 def _read_bad_rows(output: str, records: list[CommitRecord]) -> pa.Table:

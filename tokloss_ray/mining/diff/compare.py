@@ -11,8 +11,9 @@ import pyarrow as pa
 from tokloss_ray.errors import Refused
 from tokloss_ray.mining.diff.bootstrap import RESAMPLES
 from tokloss_ray.mining.diff.counts import Pair, Partial, align_tags, diff_combine, diff_partial
-from tokloss_ray.mining.diff.matching import Matched, Side, pairs
+from tokloss_ray.mining.diff.matching import ComparedOutput, Matched, matching_words
 from tokloss_ray.mining.diff.tables import diff_tables
+from tokloss_ray.mining.mined import mining_folder
 from tokloss_ray.mining.tables.grouping import slices
 from tokloss_ray.mining.words.load import BATCH_TOKENS
 from tokloss_ray.mining.words.words import take_sequences
@@ -25,7 +26,7 @@ _FAN = 8  # partials that are combined at once: each has few distinct words, all
 
 @dataclass(frozen=True)
 class Diff:
-    """What `diff` found: the tables by name (see `mining.diff`), and how the rows matched."""
+    """What `diff` found: the tables by name (see `counts`), and how the rows matched."""
 
     tables: dict[str, pa.Table]
     matched: Matched
@@ -62,11 +63,11 @@ def diff(
     check_columns("--by", by, [name for name in ours.columns if name != OUTPUT])
     shared = [name for name in ours.columns if name in theirs.columns and name != OUTPUT]
     conditions = parse_where(where, shared or ["none in both outputs"])
-    sides = Side(ours, tuple(by), conditions), Side(theirs, (), conditions)
+    compared = ComparedOutput(ours, tuple(by), conditions), ComparedOutput(theirs, (), conditions)
     matched = Matched()
     partials: dict[tuple[str | None, ...], list[Partial]] = {}
     tag_set: TagSet | None = None
-    for words, others in pairs(*sides, matched, batch_tokens):
+    for words, others in matching_words(*compared, matched, batch_tokens):
         if matched.label_conflicts or matched.word_conflicts:
             continue  # all that is left to do is to count
         pair = align_tags(words, others, scheme)
@@ -141,4 +142,4 @@ def diff_folder(a: str, b: str) -> str:
         Refused: A is no output.
     """
     run, _ = read_finished(a, True, "compare")
-    return f"{b.rstrip('/')}/mining/diff-{run.short_fingerprint}"
+    return f"{mining_folder(b)}/diff-{run.short_fingerprint}"

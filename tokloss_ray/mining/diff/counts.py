@@ -55,7 +55,7 @@ class Pair:
 def align_tags(a: Words, b: Words, scheme: str | None = None) -> Pair:
     """Give B's codes the meaning they have in A; tags that B alone has come after A's.
 
-    a, b: the same words, as `pairs.pairs` gives them. scheme: how entities are tagged, where the tags do not say it.
+    a, b: the same words, as `matching_words` gives them. scheme: how entities are tagged, where the tags do not say it.
     """
     tags = tuple(dict.fromkeys([*a.tags, *b.tags]))
     to = np.array([tags.index(tag) for tag in b.tags], dtype=np.int32)

@@ -47,7 +47,7 @@ class Matched:
 
 
 @dataclass(frozen=True)
-class Side:
+class ComparedOutput:
     """One of the two outputs: its files, those that pass the conditions, and what to read of them."""
 
     scores: Scores
@@ -65,7 +65,9 @@ class Side:
             yield first_tokens(tokens)
 
 
-def pairs(a: Side, b: Side, matched: Matched, batch_tokens: int = BATCH_TOKENS) -> Iterator[tuple[Words, Words]]:
+def matching_words(
+    a: ComparedOutput, b: ComparedOutput, matched: Matched, batch_tokens: int = BATCH_TOKENS
+) -> Iterator[tuple[Words, Words]]:
     """The words that both outputs label, some rows at a time: same sequences, same words, in the same order.
 
     The slices are those of A. `matched` gets the counts, also of what differs and is for the caller to refuse.
@@ -97,7 +99,7 @@ Chosen = Callable[[Words], np.ndarray | None]
 _PIECES = 1024
 
 
-def _by_position(a: Side, b: Side, batch_tokens: int) -> Iterator[tuple[Words, Words, Keys]]:
+def _by_position(a: ComparedOutput, b: ComparedOutput, batch_tokens: int) -> Iterator[tuple[Words, Words, Keys]]:
     """Rows of the same stretch of a file; short stretches together, for a corpus may be of many small files."""
     pieces: list[tuple[Words, Words]] = []
     size = 0
@@ -119,7 +121,7 @@ def _joined(pieces: list[tuple[Words, Words]]) -> tuple[Words, Words, Keys]:
     return ours, theirs, (keys(0), keys(1))
 
 
-def _stretches(a: Side, b: Side, batch_tokens: int) -> Iterator[tuple[Words, Words]]:
+def _stretches(a: ComparedOutput, b: ComparedOutput, batch_tokens: int) -> Iterator[tuple[Words, Words]]:
     """For some files of A, the rows in them and the rows of B in the same place."""
     ranges_a, ranges_b = row_ranges(a.files), row_ranges(b.files)
     for source in dict.fromkeys([*ranges_a, *ranges_b]):
@@ -135,7 +137,7 @@ def _stretches(a: Side, b: Side, batch_tokens: int) -> Iterator[tuple[Words, Wor
             yield _rows_of(a.read(file for _, _, file in batch), a), _rows_of(b.read(other), b, within)
 
 
-def _by_id(a: Side, b: Side, batch_tokens: int) -> Iterator[tuple[Words, Words, Keys]]:
+def _by_id(a: ComparedOutput, b: ComparedOutput, batch_tokens: int) -> Iterator[tuple[Words, Words, Keys]]:
     tokens = sum(file.tokens for side in (a, b) for file in side.files)
     passes = max(1, -(-tokens // (8 * batch_tokens)))
     for remainder in range(passes):
@@ -150,13 +152,13 @@ def _by_id(a: Side, b: Side, batch_tokens: int) -> Iterator[tuple[Words, Words, 
         yield ours, theirs, (ours.example_id, theirs.example_id)
 
 
-def _rows_of(parts: Iterable[Words], side: Side, chosen: Chosen = lambda words: None) -> Words:
+def _rows_of(parts: Iterable[Words], output: ComparedOutput, chosen: Chosen = lambda words: None) -> Words:
     """The chosen rows of some parts as one; `chosen` gives None for all."""
     kept = []
     for part in parts:
         keep = chosen(part)
         kept.append(part if keep is None or keep.all() else take_sequences(part, np.flatnonzero(keep)))
-    return concat_words(kept) if kept else no_words(side.scores.tags, side.by)
+    return concat_words(kept) if kept else no_words(output.scores.tags, output.by)
 
 
 def _same_rows(a: Words, b: Words, keys: Keys, matched: Matched) -> tuple[Words, Words]:

@@ -1,4 +1,4 @@
-"""The tables of `tokloss diff` from the sums over all words; `mining.diff` says what is in them."""
+"""The tables of `tokloss diff` from the sums over all words; `counts` says what is in them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tokloss_ray.tags.schemes import TagSet
 def diff_tables(
     part: Partial, tag_set: TagSet | None, resamples: int = RESAMPLES, level: float = 0.95, seed: int = 0
 ) -> dict[str, pa.Table]:
-    """The tables of `mining.diff`'s docstring from the partial of everything."""
+    """The tables of the docstring of `counts` from the partial of everything."""
     return {
         "summary": _summary(part["sentences"], tag_set is not None, resamples, level, seed),
         "outcomes": _outcomes(part["tags"]),
