@@ -433,6 +433,8 @@ def check_types(result: Inline, tags: list[str]) -> None:
     ids=str,
 )
 def test_arrow_types(run: Callable[..., Inline], tmp_path: Path, words_type: str, integer: pa.DataType) -> None:
+    if words_type == "fixed_size_list" and int(pa.__version__.split(".")[0]) < 22:
+        pytest.skip("pyarrow before 22 cannot write a missing list of fixed size")
     type_ = WORD_TYPES[words_type]
     tags = {"fixed_size_list": pa.list_(integer, 4), "large_list": pa.large_list(integer)}
     columns = {
