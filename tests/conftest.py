@@ -14,6 +14,8 @@ import pytest
 
 from tests.support.s3_servers import S3Server, moto_server
 
+pytest_plugins = ["tests.support.tiny"]  # its fixtures
+
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
