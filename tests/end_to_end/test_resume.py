@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.support import models
+from tests.support.inline import score_inline
 from tokloss_ray import ScoreConfig, score
 from tokloss_ray.demo import DATA, MODEL
 from tokloss_ray.errors import Interrupted, Refused
@@ -164,7 +165,7 @@ def test_same_settings_give_the_same_files(config: Callable[..., ScoreConfig], t
 def test_another_run_in_the_same_output(
     config: Callable[..., ScoreConfig], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    score(config(limit=100))
+    score_inline(config(limit=100))
     before = data_files(str(tmp_path / "out"))
     sentences = pq.read_table(DATA, columns=["tokens"]).slice(0, 300)["tokens"].to_pylist()
     other = models.build("bert", tmp_path_factory.mktemp("other"), sentences, TAGS, seed=5)
@@ -191,12 +192,11 @@ def test_another_run_in_the_same_output(
     assert not set(before) & set(data_files(str(tmp_path / "out"))) - {"_plan.parquet"}
 
 
-@pytest.mark.usefixtures("ray_session")
 def test_changed_input_is_another_run(config: Callable[..., ScoreConfig], tmp_path: Path) -> None:
     mine = tmp_path / "mine.parquet"
     table = pq.read_table(DATA).slice(0, 50)
     pq.write_table(table, mine)
-    score(config(input=str(mine)))
+    score_inline(config(input=str(mine)))
     pq.write_table(pa.concat_tables([table, table]), mine)
     with pytest.raises(Refused, match=r"input \(mine\.parquet\)"):
         score(config(input=str(mine)))
