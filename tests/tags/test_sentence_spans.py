@@ -1,42 +1,36 @@
-"""The entities that annotators see are those that the tables of `mine` count."""
+"""Entities of a sentence, and the tags of entities that were changed."""
 
 from __future__ import annotations
 
-from collections import Counter
-from pathlib import Path
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from seqeval.metrics.sequence_labeling import get_entities
 
-import tokloss_ray
-from tests.support.mining_outputs import TAGS, demo_sentences, score_demo
-from tokloss_ray.exporting.sentences import read_sentences
-from tokloss_ray.tags.sentence_spans import spans_of, tag_set_of
+from tests.support.corrections import TAGS
+from tokloss_ray.errors import Refused
+from tokloss_ray.tags.sentence_spans import Span, retag, spans_of, tag_set_of
 
 
-@pytest.mark.parametrize("scheme", [None, "IOB1"])
-def test_a_sentence_has_the_entities_that_mine_counts(tmp_path: Path, scheme: str | None) -> None:
-    source = demo_sentences(tmp_path, 0, 300)
-    rows = pq.read_table(source)
-    at = rows.column_names.index("ner_tags")
-    # Words without a label in the middle of entities, and of other sentences.
-    tags = [
-        [-100 if (i + j) % 7 == 0 else tag for j, tag in enumerate(row)]
-        for i, row in enumerate(rows["ner_tags"].to_pylist())
-    ]
-    pq.write_table(rows.set_column(at, "ner_tags", pa.array(tags)), source)
-    output = str(score_demo(tmp_path, source))
+@pytest.mark.parametrize("tags", [TAGS, ["O", "B-A", "I-A", "E-A", "S-A", "B-B", "I-B", "E-B", "S-B"]])
+@given(data=st.data())
+def test_spans_are_seqevals(tags: list[str], data: st.DataObject) -> None:
+    sequence = data.draw(st.lists(st.sampled_from(tags), max_size=8))
+    expected = [(start, end + 1, type_) for type_, start, end in get_entities(sequence)]
+    assert [tuple(span) for span in spans_of(sequence, tag_set_of(tuple(tags)))] == expected
 
-    tag_set = tag_set_of(tuple(TAGS), scheme)
-    labelled: Counter[str] = Counter()
-    predicted: Counter[str] = Counter()
-    for sentence in read_sentences(output):
-        labelled.update(span.type for span in spans_of(sentence.labels, tag_set))
-        seen = [None if label is None else tag for label, tag in zip(sentence.labels, sentence.predicted, strict=True)]
-        predicted.update(span.type for span in spans_of(seen, tag_set))
-    table = tokloss_ray.mine(output, scheme=scheme, write=False)["entities"].to_pylist()
-    counted = {row["type"]: row for row in table if (row["mode"], row["level"]) == ("default", "type")}
-    assert {name: row["support"] for name, row in counted.items()} == labelled
-    assert {name: row["predicted"] for name, row in counted.items()} == predicted
-    assert min(labelled.values()) > 50
+
+def test_untouched_entities_keep_their_tags() -> None:
+    tags = ["I-PER", "I-PER", None, "I-ORG", "O", "B-LOC"]
+    tag_set = tag_set_of(tuple(TAGS))
+    assert retag(tags, spans_of(tags, tag_set), tag_set) == tags
+    assert retag(tags, [Span(0, 2, "PER"), Span(3, 5, "ORG")], tag_set) == [*tags[:3], "B-ORG", "I-ORG", "O"]
+    # One that begins with I would be joined with a new neighbour of its type.
+    assert retag(["O", "I-PER"], [Span(0, 1, "PER"), Span(1, 2, "PER")], tag_set) == ["B-PER", "B-PER"]
+    # A type that no tag has yet is written as the others are.
+    assert retag(tags[:2], [Span(0, 2, "EVENT")], tag_set) == ["B-EVENT", "I-EVENT"]
+    assert retag(["O"], [Span(0, 1, "EVENT")], tag_set_of(("O", "B_A", "L_A", "U_A"))) == ["U_EVENT"]
+    with pytest.raises(Refused, match="cannot be a type"):
+        retag(["NOUN"], [Span(0, 1, "O")], tag_set_of(("NOUN", "VERB")))
+    with pytest.raises(Refused, match="the tag 'X' is none of"):
+        spans_of(["X"], tag_set)

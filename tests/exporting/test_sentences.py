@@ -1,0 +1,31 @@
+"""Sentences of an output, put together from their windows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tests.support import inline
+from tests.support.corrections import TAGS
+from tokloss_ray.exporting.sentences import read_sentences
+
+
+def test_sentences_are_the_input_with_the_figures_of_the_output(folder: Path) -> None:
+    found = list(read_sentences(str(folder / "out")))
+    table = pa.concat_tables([pq.read_table(folder / "data" / name) for name in ("a.parquet", "more/b.parquet")])
+    assert [s.example_id for s in found] == table["id"].to_pylist()
+    assert [s.words for s in found] == table["tokens"].to_pylist()
+    assert [s.labels for s in found] == [[TAGS[t] for t in row] for row in table["ner_tags"].to_pylist()]
+    rows = inline.read_rows(folder / "out")
+    assert max(row["window"] for row in rows) > 0
+    for name in ("predicted_label", "predicted_prob", "loss"):
+        expected: dict[tuple[str, int], Any] = {}
+        for row in rows:
+            for i, (word, label) in enumerate(zip(row["word_ids"], row["labels"], strict=True)):
+                if label != "IGN":
+                    expected[row["example_id"], word] = row[name][i]
+        of = {"predicted_label": "predicted", "predicted_prob": "probs", "loss": "losses"}[name]
+        assert {(s.example_id, i): v for s in found for i, v in enumerate(getattr(s, of))} == expected
