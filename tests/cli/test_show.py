@@ -111,7 +111,7 @@ def test_what_is_not_there_is_said(output: Path) -> None:
     )
     for words, says in (
         (["--label", "B-X"], "no sequence in .* has a token labelled B-X and predicted otherwise"),
-        (["--id", "x", "--label", "O"], "leave out the other ways"),
+        (["--id", "x", "--label", "O"], "cannot be combined with other ways"),
         (["--id", "x"], "no sequence with the id x"),
     ):
         with pytest.raises(Refused, match=says):

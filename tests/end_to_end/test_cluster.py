@@ -368,7 +368,7 @@ def test_stopped_and_then_bereft_of_a_node(
     job = running.result(WAIT)
     assert (job.code, job.record["status"]) == (0, "SUCCEEDED"), job.said
     assert "Traceback" not in job.said
-    assert f"going on after {len(kept)} shards" in job.said
+    assert f"resuming: {len(kept)} shard" in job.said
     assert victim.ip in placed(here, "actors", job)[ACTOR]
     assert set(kept) < set(site.commits(output))
     assert_same_rows(site.rows(output), first_rows(local[0], ROWS))

@@ -249,7 +249,7 @@ def test_signals_end_the_job_in_good_order(number: int, code: int, part: Path, t
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == code, said
-    assert "the same command goes on" in said
+    assert "run the same command again" in said
     assert "Traceback" not in said
     assert not ray_processes(process.pid)
     kept = {p.name for p in (output / "_commits").glob("*.json")}
@@ -259,7 +259,7 @@ def test_signals_end_the_job_in_good_order(number: int, code: int, part: Path, t
     process = start(output, MODEL, part)
     _, said = process.communicate(timeout=200)
     assert process.returncode == 0, said
-    assert f"going on after {len(kept)} shards" in said
+    assert f"resuming: {len(kept)} shard" in said
     assert json.loads((output / "_SUCCESS").read_text())["rows"] == 4000
 
 

@@ -45,11 +45,11 @@ END_TIMEOUT, LINGER = 60, 5.0
 FINISHED_EACH = 5
 """One in so many interrupted runs is finished by the same command, and verified."""
 
-HINT = "(--verbose shows where it came from)"
-STAGES = "starting|checking input and model|joining the cluster|asking the nodes|scoring|going over what was lost"
+HINT = "(use --verbose for the traceback)"
+STAGES = "starting|checking input and model|connecting to the cluster|checking the nodes|scoring|retrying lost shards"
 PROGRESS = re.compile(
-    rf"^(warning: .*|going on after .*|scoring shard .* again: .*|"
-    rf"({STAGES}|starting Ray|starting the model|adding up)( \.\.\.|: .*))$"
+    rf"^(warning: .*|resuming: .*|scoring shard .* again: .*|"
+    rf"({STAGES}|starting Ray|starting the model|computing totals)( \.\.\.|: .*))$"
 )
 FRAMEWORKS = re.compile(r"Traceback|\bray\b|\braylet\b|_StatsActor|internal_kv|NoneType|Exception ignored|Fatal Python|"
                         r"^\s+File \"|^\w+Error:|\btorch\b|pyarrow|botocore|aiohttp")  # fmt: skip

@@ -44,7 +44,7 @@ for _function in COMMANDS:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", metavar="", help="Print the version and stop.", is_eager=True)
+        bool, typer.Option("--version", metavar="", help="Print the version and exit.", is_eager=True)
     ] = False,
 ) -> None:
     """Where is my tagger wrong, and where is my data wrong? Per-token losses over large corpora, on Ray.

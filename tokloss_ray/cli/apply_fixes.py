@@ -16,10 +16,13 @@ _MATCH = "Columns and tags"
 
 def apply_fixes(
     corrected: Annotated[
-        str, typer.Argument(metavar="CORRECTED", help="File of tokloss export, corrected; of Label Studio, its export.")
+        str,
+        typer.Argument(metavar="CORRECTED", help="Corrected file of tokloss export; for Label Studio, its own export."),
     ],
-    to: Annotated[str, typer.Option("--to", metavar="DATASET", help="File or folder that was scored.")],
-    output: Annotated[str, typer.Option("--output", "-o", metavar="DATASET", help="New file or folder.")],
+    to: Annotated[str, typer.Option("--to", metavar="DATASET", help="Dataset that was scored, a file or folder.")],
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="DATASET", help="Dataset to write, a new file or folder.")
+    ],
     tokens_column: Annotated[
         str | None,
         typer.Option(
@@ -42,15 +45,15 @@ def apply_fixes(
         str | None,
         typer.Option(
             metavar="A,B,...",
-            help="Names of integer tags, in order, separated by commas; or new string tags.",
+            help="Names for integer tags, in order, separated by commas; or new string tags.",
             rich_help_panel=_MATCH,
         ),
     ] = None,
     split: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Which split of a saved DatasetDict.", rich_help_panel=_MATCH)
+        str | None, typer.Option(metavar="NAME", help="Split to read from a saved DatasetDict.", rich_help_panel=_MATCH)
     ] = None,
 ) -> None:
-    """Copy a dataset with the corrected tags in it. Nothing else changes; what does not fit is refused.
+    """Copy a dataset with corrected tags. Nothing else changes; corrections that do not match are refused.
 
     [bold]tokloss apply-fixes worst.csv --to data/ -o data-fixed/[/]
     """
@@ -68,7 +71,7 @@ def apply_fixes(
             split=split,
         )
     console = Console(soft_wrap=True)
-    already = f" ({done.words_same:,} had the corrected tag already)" if done.words_same else ""
+    already = f" ({done.words_same:,} already had the corrected tag)" if done.words_same else ""
     console.print(Text(f"rows read      {done.rows_read:,}"))
     console.print(Text(f"rows changed   {done.rows_changed:,}"))
     console.print(Text(f"words changed  {done.words_changed:,}{already}"))

@@ -15,17 +15,17 @@ from tokloss_ray.errors import Refused
 def demo(
     output: Annotated[str, typer.Option("--output", "-o", metavar="FOLDER", help="Output folder.")] = "tokloss-demo",
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", metavar="", help="Show what Ray and transformers say.")
+        bool, typer.Option("--verbose", "-v", metavar="", help="Show messages from Ray and transformers.")
     ] = False,
 ) -> None:
-    """Score 10,000 German sentences with a small model, and report what is wrong. Both come with this package."""
+    """Score 10,000 German sentences with a small model and report what is wrong. Both are part of this package."""
     from tokloss_ray.demo import DATA, MODEL
     from tokloss_ray.mining.mine import mine
     from tokloss_ray.output.run import read_run
 
     before = read_run(output)
     if before is not None and not str(before.settings.get("model")).endswith("tokloss_ray/demo/model"):
-        raise Refused(f"{output} holds the results of another run: name a folder for the demo with --output")
+        raise Refused(f"{output} holds the results of another run: choose another folder with --output")
     score_and_tell(
         ScoreConfig(
             model=str(MODEL),

@@ -9,31 +9,36 @@ from rich.console import Console
 
 
 def diff(
-    a: Annotated[str, typer.Argument(metavar="A", help="Output of the first model.")],
-    b: Annotated[str, typer.Argument(metavar="B", help="Output of the second, on the same rows.")],
+    a: Annotated[str, typer.Argument(metavar="A", help="Output folder of the first model.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="Output folder of the second model, on the same rows.")],
     by: Annotated[
         list[str] | None, typer.Option(metavar="COLUMN", help="Slice every table by this column of A (repeatable).")
     ] = None,
     where: Annotated[
         list[str] | None,
-        typer.Option(metavar="CONDITION", help="COLUMN=VALUE or COLUMN!=VALUE, of columns of both (repeatable)."),
+        typer.Option(
+            metavar="CONDITION",
+            help="Only rows with COLUMN=VALUE or COLUMN!=VALUE, columns that both have (repeatable).",
+        ),
     ] = None,
     common: Annotated[
-        bool, typer.Option("--common", metavar="", help="Leave out rows that one output alone has.")
+        bool, typer.Option("--common", metavar="", help="Leave out rows that only one output has.")
     ] = False,
     scheme: Annotated[
         str | None,
-        typer.Option(metavar="SCHEME", help="Scheme of the tags, where their names do not tell: IOB1, for one."),
+        typer.Option(metavar="SCHEME", help="Tag scheme, if the tag names do not tell (for example IOB1)."),
     ] = None,
-    level: Annotated[float, typer.Option(min=0.5, max=0.999, metavar="LEVEL", help="Level of the intervals.")] = 0.95,
-    resamples: Annotated[int, typer.Option(min=100, metavar="N", help="Resamples of the bootstrap.")] = 2000,
-    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the bootstrap.")] = 0,
-    limit: Annotated[int, typer.Option(min=1, metavar="N", help="Rows of the tables of regressions.")] = 10_000,
-    show: Annotated[int, typer.Option(min=0, metavar="N", help="Rows of each table that are printed.")] = 5,
+    level: Annotated[
+        float, typer.Option(min=0.5, max=0.999, metavar="LEVEL", help="Confidence level of the intervals.")
+    ] = 0.95,
+    resamples: Annotated[int, typer.Option(min=100, metavar="N", help="Number of bootstrap resamples.")] = 2000,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Bootstrap seed.")] = 0,
+    limit: Annotated[int, typer.Option(min=1, metavar="N", help="Maximum rows of the tables of regressions.")] = 10_000,
+    show: Annotated[int, typer.Option(min=0, metavar="N", help="Rows of each table to print.")] = 5,
     to: Annotated[
         str | None,
         typer.Option(
-            "--to", "-o", metavar="FOLDER", help="Folder of the tables; by default B/mining/diff-..., named after A."
+            "--to", "-o", metavar="FOLDER", help="Folder for the tables (default: B/mining/diff-..., named after A)."
         ),
     ] = None,
 ) -> None:
@@ -62,5 +67,5 @@ def diff(
             folder = to or diff_folder(a, b)
             write_tables(folder, found.tables, {"diff": [a, b]} | settings)
     except KeyboardInterrupt:
-        raise Interrupted("interrupted; nothing is kept of a diff", stopping.exit_code()) from None
+        raise Interrupted("interrupted; run the same command again to start over", stopping.exit_code()) from None
     print_diff(Console(), found, a, b, folder, by or (), level, show)

@@ -23,7 +23,7 @@ def export(
             "--format",
             "-f",
             metavar="label-studio|conll|csv",
-            help="Label Studio tasks, CoNLL columns, or one word a row.",
+            help="Label Studio tasks, CoNLL columns, or CSV with one word per row.",
         ),
     ],
     file: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="File to write.")],
@@ -50,22 +50,26 @@ def export(
     ] = None,
     where: Annotated[
         list[str] | None,
-        typer.Option(metavar="CONDITION", help="COLUMN=VALUE or COLUMN!=VALUE (repeatable).", rich_help_panel=_CHOOSE),
+        typer.Option(
+            metavar="CONDITION",
+            help="Only rows with COLUMN=VALUE or COLUMN!=VALUE (repeatable).",
+            rich_help_panel=_CHOOSE,
+        ),
     ] = None,
-    loss: Annotated[bool, typer.Option("--loss", metavar="", help="CoNLL: one more column, with the loss.")] = False,
+    loss: Annotated[bool, typer.Option("--loss", metavar="", help="CoNLL: add a column with the loss.")] = False,
     scheme: Annotated[
         Literal["IOB1", "IOB2", "IOBES", "BILOU", "IO"] | None,
         typer.Option(
-            metavar="SCHEME", help="Label Studio: scheme of the tags, where their names do not tell: IOB1, for one."
+            metavar="SCHEME", help="Label Studio: tag scheme, if the tag names do not tell (for example IOB1)."
         ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", metavar="", help="Replace a file that is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", metavar="", help="Replace an existing file.")] = False,
 ) -> None:
-    """Write sentences with labels and predictions to a file, to be labelled again. All of them, unless you choose.
+    """Write sentences with labels and predictions to a file for relabelling. By default, all sentences.
 
     [bold]tokloss export tokloss-demo --format csv --worst 100 -o worst.csv[/]
 
-    The last column (in Label Studio: the annotation) is for the corrected tags; apply-fixes takes the file back.
+    Put the corrected tags in the last column (in Label Studio: the annotation); apply-fixes reads the file back.
     """
     from tokloss_ray.exporting.export import export as export_sentences
 
@@ -83,13 +87,13 @@ def export(
             overwrite=overwrite,
         )
     console = Console(soft_wrap=True)
-    sentences = "sentence is" if count == 1 else "sentences are"
-    console.print(Text(visible(f"{count:,} {sentences} in {file}. {_NEXT[format].format(file=file)}")))
+    sentences = "sentence" if count == 1 else "sentences"
+    console.print(Text(visible(f"Wrote {count:,} {sentences} to {file}. {_NEXT[format].format(file=file)}")))
     console.print(Text(f"  tokloss apply-fixes {visible(shlex.quote(file))} --to DATASET -o NEW_DATASET"))
 
 
 _NEXT = {
-    "label-studio": "The labelling interface is in {file}.xml. After annotation, export as JSON:",
-    "conll": "Correct the last column, then:",
-    "csv": "Correct the column corrected, save as CSV, then:",
+    "label-studio": "The labelling interface is in {file}.xml. After annotating, export the project as JSON, then:",
+    "conll": "Edit the last column, then:",
+    "csv": "Edit the column 'corrected', save as CSV, then:",
 }

@@ -10,7 +10,7 @@ from rich.text import Text
 
 
 def mine(
-    outputs: Annotated[list[str], typer.Argument(metavar="OUTPUT", help="Output folders; several are mined as one.")],
+    outputs: Annotated[list[str], typer.Argument(metavar="OUTPUT", help="Output folders; several are mined together.")],
     by: Annotated[
         list[str] | None, typer.Option(metavar="COLUMN", help="Slice every table by this column (repeatable).")
     ] = None,
@@ -18,40 +18,42 @@ def mine(
         list[str] | None,
         typer.Option(
             metavar="CONDITION",
-            help="COLUMN=VALUE or COLUMN!=VALUE (repeatable). Of one column any value, of several columns all.",
+            help="Only rows with COLUMN=VALUE or COLUMN!=VALUE (repeatable; for one column, any may match).",
         ),
     ] = None,
-    min_count: Annotated[int, typer.Option(min=1, metavar="N", help="Leave rarer tokens and words out.")] = 1,
-    limit: Annotated[int, typer.Option(min=1, metavar="N", help="Rows of the ranked tables, of each slice.")] = 10_000,
+    min_count: Annotated[int, typer.Option(min=1, metavar="N", help="Leave out tokens and words rarer than this.")] = 1,
+    limit: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Maximum rows of the ranked tables, per slice.")
+    ] = 10_000,
     rank: Annotated[
         str,
         typer.Option(
             metavar="RANK",
-            help="Ranking of label issues: prior-adjusted, loss, margin, confidence-weighted-entropy, confident-joint "
+            help="Rank for label issues: prior-adjusted, loss, margin, confidence-weighted-entropy, confident-joint "
             "or confident-learning.",
         ),
     ] = "prior-adjusted",
     scheme: Annotated[
         str | None,
-        typer.Option(metavar="SCHEME", help="Scheme of the tags, where their names do not tell: IOB1, for one."),
+        typer.Option(metavar="SCHEME", help="Tag scheme, if the tag names do not tell (for example IOB1)."),
     ] = None,
-    show: Annotated[int, typer.Option(min=0, metavar="N", help="Rows of each table that are printed.")] = 10,
+    show: Annotated[int, typer.Option(min=0, metavar="N", help="Rows of each table to print.")] = 10,
     to: Annotated[
-        str | None, typer.Option("--to", metavar="FOLDER", help="Folder of the tables; OUTPUT/mining by default.")
+        str | None, typer.Option("--to", metavar="FOLDER", help="Folder for the tables (default: OUTPUT/mining).")
     ] = None,
     partial: Annotated[
-        bool, typer.Option("--partial", metavar="", help="Mine what there is of an unfinished run.")
+        bool, typer.Option("--partial", metavar="", help="Mine the committed part of an unfinished run.")
     ] = False,
     address: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Ray cluster to work on; by default this machine alone.")
+        str | None, typer.Option(metavar="ADDRESS", help="Ray cluster to use (default: only this machine).")
     ] = None,
 ) -> None:
-    """Tables that say where the model, or the annotation, is wrong; written as Parquet to OUTPUT/mining.
+    """Show where the model or the annotation is wrong; write tables as Parquet to OUTPUT/mining.
 
     [bold]tokloss mine tokloss-demo[/]
 
     Tokens, words and tags with the highest loss; confusions; entities and what is wrong with them; worst sequences;
-    labels that are probably wrong (if the model was not trained on them); words labelled in different ways.
+    labels that are probably wrong (if the model was not trained on them); words labelled inconsistently.
     """
     from tokloss_ray import stopping
     from tokloss_ray.cli.views.tables import MiningProgress, print_tables
@@ -76,7 +78,7 @@ def mine(
                 progress=progress.moved,
             )
     except KeyboardInterrupt:
-        raise Interrupted("interrupted; mining again starts afresh", stopping.exit_code()) from None
+        raise Interrupted("interrupted; run the same command again to start over", stopping.exit_code()) from None
     if hint := scheme_hint(tables, scheme):
         Console(stderr=True, soft_wrap=True).print(Text.assemble(("warning: ", "yellow"), hint))
     print_tables(Console(), tables, show, by or (), outputs[0], to or mining_folder(outputs[0]))

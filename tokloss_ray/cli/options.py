@@ -17,7 +17,7 @@ _PANELS = {
     "Columns and tags": "tokens_column labels_column id_column tags keep partition_by add_column",
     "Tokens": "max_length overflow overlap label_all_subtokens keep_probs",
     "Speed and cluster": "dtype batch_tokens shard_tokens actors gpus_per_actor address stall_timeout storage_tries",
-    "What is allowed": "max_error_rate trust_remote_code allow_pickle verbose",
+    "Limits and permissions": "max_error_rate trust_remote_code allow_pickle verbose",
 }
 _OTHERS = "Other settings"
 """The panel of settings that no other names: a new field is an option without a line here."""

@@ -12,29 +12,29 @@ from rich.console import Console
 def report(
     output: Annotated[str, typer.Argument(metavar="OUTPUT", help="Output folder of a finished run.")],
     to: Annotated[
-        str | None, typer.Option("--to", "-o", metavar="FILE", help="The page; OUTPUT/report.html by default.")
+        str | None, typer.Option("--to", "-o", metavar="FILE", help="File to write (default: OUTPUT/report.html).")
     ] = None,
     by: Annotated[
         list[str] | None, typer.Option(metavar="COLUMN", help="Compare slices by this column (repeatable).")
     ] = None,
     where: Annotated[
         list[str] | None,
-        typer.Option(metavar="CONDITION", help="COLUMN=VALUE or COLUMN!=VALUE: only these rows (repeatable)."),
+        typer.Option(metavar="CONDITION", help="Only rows with COLUMN=VALUE or COLUMN!=VALUE (repeatable)."),
     ] = None,
-    rank: Annotated[str | None, typer.Option(metavar="RANK", help="Ranking of label issues, as for mine.")] = None,
-    scheme: Annotated[str | None, typer.Option(metavar="SCHEME", help="Scheme of the tags, as for mine.")] = None,
+    rank: Annotated[str | None, typer.Option(metavar="RANK", help="Rank for label issues, as for mine.")] = None,
+    scheme: Annotated[str | None, typer.Option(metavar="SCHEME", help="Tag scheme, as for mine.")] = None,
     partial: Annotated[
-        bool, typer.Option("--partial", metavar="", help="Report what there is of an unfinished run.")
+        bool, typer.Option("--partial", metavar="", help="Report the committed part of an unfinished run.")
     ] = False,
     address: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Ray cluster to work on; by default this machine alone.")
+        str | None, typer.Option(metavar="ADDRESS", help="Ray cluster to use (default: only this machine).")
     ] = None,
 ) -> None:
-    """One self-contained page: how good the model is, where it is wrong, and which labels look wrong.
+    """Write one self-contained page: how good the model is, where it is wrong, and which labels look wrong.
 
     [bold]tokloss report tokloss-demo -o report.html[/]
 
-    Tables that mine has written are used where they are about all of OUTPUT as it is now; else they are made in memory.
+    Uses the tables written by mine if they cover all of OUTPUT as it is now; otherwise makes them in memory.
     """
     from tokloss_ray import stopping
     from tokloss_ray.cli.views.tables import MiningProgress

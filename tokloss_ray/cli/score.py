@@ -14,15 +14,15 @@ from tokloss_ray.config import ScoreConfig
 
 @score_options
 def score(config: ScoreConfig) -> None:
-    """Score every token of a corpus with a model. The same command again resumes where it stopped.
+    """Score every token of a corpus with a model. If interrupted, run the same command again to resume.
 
     [bold]tokloss score --model ./model --input 'data/*.parquet' --output out[/]
 
     Each row has a list of words and a list of tags (or input_ids and labels).
 
-    Results are Parquet files in OUTPUT/scores; rows that cannot be scored go to OUTPUT/errors, with the reason.
+    Results are Parquet files in OUTPUT/scores; rows that cannot be scored go to OUTPUT/errors, with a reason.
 
-    Exit codes: 0 done, 1 failed on the way, 2 wrong arguments or input, 3 more bad rows than allowed, 130 and 143
+    Exit codes: 0 done, 1 failed while running, 2 wrong arguments or input, 3 more bad rows than allowed, 130 and 143
     interrupted.
     """
     score_and_tell(config)

@@ -14,10 +14,10 @@ _FIND = "Which sequences"
 
 def show(
     output: Annotated[str, typer.Argument(metavar="OUTPUT", help="Output folder of a run.")],
-    worst: Annotated[int, typer.Option(min=1, metavar="N", help="How many sequences, highest loss first.")] = 3,
+    worst: Annotated[int, typer.Option(min=1, metavar="N", help="Number of sequences, highest loss first.")] = 3,
     rank: Annotated[
         Literal["total", "mean", "max"],
-        typer.Option(metavar="total|mean|max", help="Loss of a sequence: total, mean, or its worst token's."),
+        typer.Option(metavar="total|mean|max", help="Rank sequences by total, mean or maximum loss."),
     ] = "total",
     token: Annotated[
         str | None,
@@ -26,24 +26,27 @@ def show(
     label: Annotated[
         str | None,
         typer.Option(
-            metavar="TAG", help="Only with a token of this label, predicted otherwise.", rich_help_panel=_FIND
+            metavar="TAG", help="Only with a token of this label and another prediction.", rich_help_panel=_FIND
         ),
     ] = None,
     predicted: Annotated[
         str | None,
-        typer.Option(metavar="TAG", help="... with this prediction; with --label: the pair.", rich_help_panel=_FIND),
+        typer.Option(
+            metavar="TAG", help="Only with a token of this prediction and another label.", rich_help_panel=_FIND
+        ),
     ] = None,
     issues: Annotated[
         bool,
         typer.Option(
             "--issues",
             metavar="",
-            help="The sequences of the first label issues that mine found, with suggestions.",
+            help="Only sequences of the top label issues found by mine, with suggestions.",
             rich_help_panel=_FIND,
         ),
     ] = False,
     example_id: Annotated[
-        str | None, typer.Option("--id", metavar="ID", help="The sequence with this example_id.", rich_help_panel=_FIND)
+        str | None,
+        typer.Option("--id", metavar="ID", help="Only the sequence with this example_id.", rich_help_panel=_FIND),
     ] = None,
 ) -> None:
     """Show sequences token by token with label, prediction and loss; errors stand out.
@@ -55,7 +58,7 @@ def show(
     from tokloss_ray.text import visible
 
     if sum((token is not None or label is not None or predicted is not None, issues, example_id is not None)) > 1:
-        raise Refused("--id and --issues find sequences by themselves: leave out the other ways to find them")
+        raise Refused("--id and --issues cannot be combined with other ways to select sequences: use only one")
     console, said = Console(), Console(stderr=True, soft_wrap=True, highlight=False)
     marks: search.Issues = {}
     with before_work():
@@ -71,7 +74,7 @@ def show(
         else:
             found, count = search.find_sequences(scores, worst, rank, token, label, predicted)
     if not scores.finished:
-        said.print(f"{visible(output)} is not finished: this is of what is committed", markup=False)
+        said.print(f"{visible(output)} is not finished: showing only what is committed", markup=False)
     if (sought := _sought(token, label, predicted)) and example_id is None and not issues:
         if not count:
             raise Refused(f"no sequence in {output} has {sought}")

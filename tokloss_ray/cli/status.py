@@ -13,7 +13,7 @@ from tokloss_ray.errors import before_work
 def status(
     output: Annotated[str, typer.Argument(metavar="OUTPUT", help="Output folder of a run.")],
 ) -> None:
-    """Say how far a run is: shards done and missing, rates, errors by reason."""
+    """Show the progress of a run: shards done and missing, rates, errors by reason."""
     from tokloss_ray.cli.views.checks import print_status
     from tokloss_ray.output.status import read_status
 

@@ -91,4 +91,4 @@ def say(error: TokLossError) -> None:
             for line in error.detail.split("\n"):
                 console.print(visible(line), markup=False, highlight=False)
         else:
-            console.print("(--verbose shows where it came from)", style="dim")
+            console.print("(use --verbose for the traceback)", style="dim")

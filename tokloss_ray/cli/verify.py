@@ -13,7 +13,7 @@ from tokloss_ray.errors import JobFailed, before_work
 def verify(
     output: Annotated[str, typer.Argument(metavar="OUTPUT", help="Output folder of a finished run.")],
 ) -> None:
-    """Re-read a finished output and check every promise: nothing lost, nothing twice, every file whole."""
+    """Re-read a finished output and verify it: nothing lost, nothing duplicated, every file intact."""
     from tokloss_ray.cli.views.checks import print_verified
     from tokloss_ray.output.verify import verify as verify_output
 
@@ -22,8 +22,8 @@ def verify(
     print_verified(Console(), found)
     if found.problems:
         remedy = (
-            "some of them cannot be repaired: score it again with --overwrite"
+            "some of them cannot be repaired: score again with --overwrite"
             if found.beyond_repair
-            else "the same tokloss score command scores the damaged shards again"
+            else "run the same tokloss score command to score the damaged shards again"
         )
         raise JobFailed(f"{len(found.problems):,} problems in {output}; {remedy}")

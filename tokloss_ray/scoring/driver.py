@@ -83,7 +83,7 @@ def score(config: ScoreConfig, watcher: Watcher | None = None) -> RunSummary:
             found = find_committed(config.output, run)
         finished = found.complete and not found.damaged
         if not finished:
-            watcher.stage("joining the cluster" if joins else "starting Ray")
+            watcher.stage("connecting to the cluster" if joins else "starting Ray")
             stack.enter_context(ray_session(config))
         plan = _plan(config, checked.result(), run, joins and not finished, finished)
         warnings = tuple(plan.warnings)
@@ -105,14 +105,14 @@ def score(config: ScoreConfig, watcher: Watcher | None = None) -> RunSummary:
             clear(config.output)
             start_run(plan, config.model_dump(mode="json", exclude_defaults=True))
         if todo and joins:
-            watcher.stage("asking the nodes")
+            watcher.stage("checking the nodes")
             try:
                 check_nodes(plan, run_file(plan.job.output))
             except Refused:
                 if run is None:  # nothing was done: the folder is free for the next command
                     clear(config.output)
                 raise
-        watcher.stage("starting the model" if todo else "adding up")
+        watcher.stage("starting the model" if todo else "computing totals")
         running = stack.pop_all()
     before, clock = len(records), _Clock(began)
     effort.tries = config.storage_tries
@@ -139,7 +139,7 @@ def score(config: ScoreConfig, watcher: Watcher | None = None) -> RunSummary:
             if todo and failure is not None and idle == IDLE_PASSES:
                 raise failure
             if todo:
-                watcher.stage("going over what was lost")
+                watcher.stage("retrying lost shards")
         totals = complete(config, plan, units, records)
         totals.storage_retries += effort.take()
     took = time.monotonic() - began
@@ -225,7 +225,7 @@ def _results(
     held = rows_by_unit(records.values())
     for result in run(plan.job, units, held, actors, config.stall_timeout, again, check):
         if result.failure is not None or result.record is None:
-            raise JobFailed(result.failure or "a stage answered nothing", result.detail)
+            raise JobFailed(result.failure or "a stage returned nothing", result.detail)
         nodes.committed()
         yield result.record
 

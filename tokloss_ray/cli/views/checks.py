@@ -26,7 +26,7 @@ def print_status(console: Console, status: Status) -> None:
     table.add_row("rows", f"{totals.rows:,}" + (f" of {status.rows:,}" if status.rows is not None else ""))
     table.add_row("tokens", f"{totals.tokens:,}")
     if status.tokens_per_busy_second:
-        table.add_row("tokens per second", f"{status.tokens_per_busy_second:,.0f}  (of one actor at work)")
+        table.add_row("tokens per second", f"{status.tokens_per_busy_second:,.0f}  (per busy actor)")
     table.add_row("errors", f"{totals.error_rows:,}")
     for reason, count in sorted(totals.errors.items(), key=lambda e: -e[1]):
         table.add_row(safe(f"  {reason}"), f"{count:,}")
@@ -62,11 +62,11 @@ def print_estimate(console: Console, plan: Plan, estimate: Estimate) -> None:
     table.add_row("tags", safe(", ".join(plan.job.tags)))
     table.add_row("tokens", f"about {plan.estimated_tokens:,}")
     table.add_row("shards", f"about {plan.estimated_shards:,} of {plan.job.shard_tokens:,} tokens")
-    table.add_row("computes in", plan.job.dtype)
+    table.add_row("compute dtype", plan.job.dtype)
     table.add_row("micro-batches", f"up to {plan.job.batch_tokens:,} padded tokens{equally_long(estimate.batching)}")
     if estimate.tokens_per_second:
         seconds = plan.estimated_tokens / estimate.tokens_per_second
         table.add_row("output", f"about {size(plan.estimated_tokens * estimate.bytes_per_token)}")
         table.add_row("time", f"about {duration(seconds)} on this machine ({estimate.tokens_per_second:,.0f} tokens/s)")
     console.print(table)
-    console.print("\nReady to score: the same arguments with [bold]tokloss score[/].")
+    console.print("\nReady to score: run [bold]tokloss score[/] with the same arguments.")

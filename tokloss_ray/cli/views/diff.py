@@ -19,7 +19,7 @@ from tokloss_ray.text import visible
 _MOST = 50  # lines of a table, however many slices there are
 
 _TITLES = {
-    "types": "By entity type (annotated entities that B alone finds: fixed; A alone: broken)",
+    "types": "By entity type (annotated entities found only by B: fixed; only by A: broken)",
     "tags": "By tag, where B loses most",
     "words": "By word, where B loses most",
     "sequences": "Sentences where B is worse",
@@ -41,7 +41,7 @@ def print_diff(
     matched = found.matched
     words = f"A is {a}, B is {b}: {matched.rows:,} rows and {matched.words:,} words in both."
     alone = [
-        f"{count:,} {what} in {side} alone"
+        f"{count:,} {what} only in {side}"
         for side, figures in (
             ("A", (matched.only_a, matched.words_only_a)),
             ("B", (matched.only_b, matched.words_only_b)),
@@ -63,7 +63,7 @@ def print_diff(
             first = table.filter(pa.array(rank_in_slice(table, slices) < show)) if by else table.slice(0, show)
             console.print(_plain(first.slice(0, _MOST), [*slices, *columns]))
     console.print()
-    console.print(Text(f"The tables are in {visible(folder)}. To read a sentence, as B sees it:"))
+    console.print(Text(f"The tables are in {visible(folder)}. To see a sentence with B's predictions:"))
     ids = found.tables["sequences"].column("example_id").slice(0, 1).to_pylist()
     name = shlex.quote(visible(ids[0])) if ids else "ID"
     console.print(Text(f"  tokloss show {visible(shlex.quote(b))} --id {name}"), soft_wrap=True)

@@ -39,12 +39,12 @@ def figure_table() -> Table:
 
 def equally_long(batching: str | None) -> str:
     """What is said of micro-batches where padding would change results."""
-    return ", of equally long sequences: padding changes this model's answers" if batching == EQUAL_LENGTH else ""
+    return ", equally long sequences only: padding changes this model's results" if batching == EQUAL_LENGTH else ""
 
 
 def repeated(count: int) -> str:
     """What is said of ids that several rows have."""
-    return f"[yellow]{count:,}[/]  (rows whose example_id another row has; join by source and source_row)"
+    return f"[yellow]{count:,}[/]  (rows that share their example_id with another row; join by source and source_row)"
 
 
 def safe(text: str) -> str:

@@ -65,7 +65,9 @@ class ProgressView(Watcher):
         if len(redo) > _REDO_SHOWN:
             self.console.print(f"... and {len(redo) - _REDO_SHOWN:,} more", highlight=False)
         if resumed.shards:
-            self.console.print(f"going on after {resumed.shards:,} shards that are done", highlight=False)
+            self.console.print(
+                f"resuming: {resumed.shards:,} shard{'s' * (resumed.shards != 1)} already done", highlight=False
+            )
         self._refresh()
 
     def stage(self, name: str) -> None:

@@ -19,7 +19,7 @@ def print_summary(console: Console, summary: RunSummary) -> None:
     """The figures of a run and the next command to try."""
     totals = summary.totals
     if summary.finished_before:
-        console.print(f"{safe(summary.output)} is complete already: nothing to do (--overwrite starts afresh).\n")
+        console.print(f"{safe(summary.output)} is already complete: nothing to do (--overwrite starts over).\n")
     table = figure_table()
     table.add_row("rows", f"{totals.rows:,}" + (f"  ({totals.error_rows:,} in errors/)" if totals.error_rows else ""))
     if totals.sequences != totals.scored_rows:
@@ -35,9 +35,7 @@ def print_summary(console: Console, summary: RunSummary) -> None:
     if totals.repeated_ids:
         table.add_row("repeated ids", repeated(totals.repeated_ids))
     if totals.storage_retries:
-        table.add_row(
-            "storage retries", f"{totals.storage_retries:,}  (operations tried again after a passing failure)"
-        )
+        table.add_row("storage retries", f"{totals.storage_retries:,}  (after transient failures)")
     for reason, count in sorted(totals.errors.items(), key=lambda e: -e[1]):
         table.add_row(safe(f"errors: {reason}"), f"{count:,}")
     if not summary.finished_before:

@@ -68,7 +68,9 @@ def print_tables(
             if table.name in tables:
                 _print_one(console, table, tables[table.name], show, by)
     console.print(
-        Text.assemble(f"{len(tables)} tables are in ", (visible(folder), "bold"), ". Next, the worst in full:")
+        Text.assemble(
+            f"{len(tables)} tables are in ", (visible(folder), "bold"), ". Next, the worst sequences in full:"
+        )
     )
     console.print(Text(f"  tokloss show {visible(shlex.quote(output))} --worst 3"))
 
