@@ -47,7 +47,7 @@ def test_regions_of_label_studio_become_tags(utf16: bool) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda r, t: r.append(r[0]), "meet in the word"),
+        (lambda r, t: r.append(r[0]), "overlap in the word"),
         (lambda r, t: r[0]["value"].update(labels=[]), "0 labels"),
         (lambda r, t: r[0]["value"].update(start=1000, end=1001, text=None), "no word"),
         (lambda r, t: t["data"].pop("words"), "task 1 has no"),

@@ -151,14 +151,14 @@ def _with_line(text: str, number: int, line: str) -> str:
 @pytest.mark.parametrize(
     ("edit", "says"),
     [
-        (lambda t: _with_line(t, 4, "{0}\tI-LOC\tO\tI-PER"), "exported as I-LOC and is .* in the dataset"),
+        (lambda t: _with_line(t, 4, "{0}\tI-LOC\tO\tI-PER"), "exported as I-LOC but is .* in the dataset"),
         (lambda t: _with_line(t, 4, "{0}\t{1}\tO\tI-MISC"), "gets the tag I-MISC, which the dataset does not have"),
-        (lambda t: t.replace("\n\n", "\nextra\tO\tO\tO\n\n", 1), "is not there in the dataset"),
+        (lambda t: t.replace("\n\n", "\nextra\tO\tO\tO\n\n", 1), "missing in the dataset"),
         (lambda t: _with_line(t, 4, "Zebra\t{1}\tO\t{1}"), "'Zebra'"),
-        (lambda t: t.replace("source_row = ", "source_row = 9", 1), "has no row|is not there|is '"),
+        (lambda t: t.replace("source_row = ", "source_row = 9", 1), "has no row|missing|but '"),
         (lambda t: t.replace("# source = ", "# source = other/", 1), "which .* does not have"),
         (lambda t: t.replace("# source_row", "# row", 1), "line 5"),
-        (lambda t: t.replace("\t", "", 1), "line 5 does not hold"),
+        (lambda t: t.replace("\t", "", 1), "line 5 does not have the exported columns"),
         (lambda t: t.split("\n", 1)[1], "no columns|no line"),
         (lambda t: "[" + t, "not valid JSON"),
         (lambda t: "", "it has no columns"),
@@ -181,7 +181,7 @@ def test_tags_and_places_that_do_not_fit_are_refused(folder: Path, tmp_path: Pat
     (tmp_path / "x").write_text(
         "O,".join(text.split("O,", 1)).replace(",O\r\n", ",B-PRE\r\n").replace(",O\n", ",B-PRE\n")
     )
-    with pytest.raises(Refused, match="name them, in order, with --tags"):
+    with pytest.raises(Refused, match="list them in order with --tags"):
         apply_fixes(str(tmp_path / "x"), str(data), str(tmp_path / "new.jsonl"))
     with pytest.raises(Refused, match="gets the tag B-PRE"):
         apply_fixes(str(tmp_path / "x"), str(data), str(tmp_path / "new.jsonl"), tags=tuple(TAGS))
@@ -192,10 +192,10 @@ def test_tags_and_places_that_do_not_fit_are_refused(folder: Path, tmp_path: Pat
     with pytest.raises(Refused, match="which no word has yet"):
         apply_fixes(str(tmp_path / "x"), str(data), str(tmp_path / "new.jsonl"))
     assert apply_fixes(str(tmp_path / "x"), str(data), str(tmp_path / "new.jsonl"), tags=("B-PRE",)).words_changed == 1
-    for place, says in ((str(data), "there already"), (str(tmp_path / "new.jsonl"), "there already")):
+    for place, says in ((str(data), "already exists"), (str(tmp_path / "new.jsonl"), "already exists")):
         with pytest.raises(Refused, match=says):
             apply_fixes(str(tmp_path / "x"), str(data), place)
-    with pytest.raises(Refused, match="lies in the dataset"):
+    with pytest.raises(Refused, match="is inside the dataset"):
         apply_fixes(str(tmp_path / "x"), str(folder / "data"), str(folder / "data" / "new"))
-    with pytest.raises(Refused, match="no file"):
+    with pytest.raises(Refused, match="no such file"):
         apply_fixes(str(tmp_path / "nothing"), str(data), str(tmp_path / "new2"))

@@ -79,14 +79,14 @@ def test_selections(folder: Path, tmp_path: Path) -> None:
     assert export(out, str(tmp_path / "de.csv"), "csv", where=["lang=de"]) == 150
     for wrong, says in (
         ({"ids": ["nobody"]}, "no sentence with the id nobody"),
-        ({"where": ["lang=fr"]}, "no such sentence"),
+        ({"where": ["lang=fr"]}, "no matching sentences"),
         ({"where": ["language=fr"]}, "no such column"),
-        ({"worst": 1, "ids": ["x"]}, "give one of them"),
+        ({"worst": 1, "ids": ["x"]}, "use only one of them"),
         ({"issues": 1}, "tokloss mine"),
     ):
         with pytest.raises(Refused, match=says):
             export(out, str(tmp_path / "none.csv"), "csv", **wrong)  # type: ignore[arg-type]
-    with pytest.raises(Refused, match="there already"):
+    with pytest.raises(Refused, match="already exists"):
         export(out, str(tmp_path / "ids.csv"), "csv")
     keys = [(s.source, s.source_row) for s in read_sentences(out) if s.example_id in worst[:2]]
     columns = {"output": [out] * 4, "source": [k[0] for k in keys * 2], "source_row": [k[1] for k in keys * 2]}
@@ -99,7 +99,7 @@ def test_the_commands(folder: Path, tmp_path: Path) -> None:
     out, file, data = str(folder / "out"), str(tmp_path / "w.csv"), str(folder / "data")
     run = CliRunner().invoke(app, ["export", out, "-f", "csv", "-o", file, "--id", "de-val-7", "--id", "de-val-8"])
     assert run.exit_code == 0, run.output
-    assert "2 sentences are in" in run.output
+    assert "Wrote 2 sentences to" in run.output
     correct(Path(file), "csv", {("de-val-7", 0): "B-LOC", ("de-val-7", 1): "I-LOC"})
     run = CliRunner().invoke(app, ["apply-fixes", file, "--to", data, "-o", str(tmp_path / "new")])
     assert run.exit_code == 0, run.output

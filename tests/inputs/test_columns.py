@@ -109,7 +109,7 @@ def test_column_name_that_the_output_has(refused: Callable[..., str], option: st
 
 
 def test_kept_column_that_is_the_words(refused: Callable[..., str]) -> None:
-    assert "column tokens is in the output already, as words" in refused(keep=["tokens"])
+    assert "column tokens is already in the output, as words" in refused(keep=["tokens"])
 
 
 def test_column_kept_and_added(refused: Callable[..., str]) -> None:

@@ -134,7 +134,7 @@ def test_words_that_begin_with_a_hash_sign(read: Read) -> None:
     assert read(text)[0] == [(["#Otto", "#", "#1"], ["B-PER", "O", "O"]), OTTO]
     assert read(text.replace(" O", "\tO").replace(" B-", "\tB-"))[0] == read(text)[0]
     (error,) = read("Anna B-PER\n#Otto\n\nOtto B-PER\n")[2]
-    assert error["detail"] == "word 2 has 1 columns, where 2 are needed: #Otto"
+    assert error["detail"] == "word 2 has 1 columns, but 2 are required: #Otto"
 
 
 def test_words_with_spaces_and_empty_ones(read: Read) -> None:
@@ -149,8 +149,8 @@ def test_no_tag(read: Read) -> None:
 @pytest.mark.parametrize(
     ("bad", "detail"),
     [
-        (b"Otto\n", "word 2 has 1 columns, where 2 are needed: Otto"),
-        (b"New York B-LOC\n", "word 2 has 3 columns, where 2 are needed: New York B-LOC"),
+        (b"Otto\n", "word 2 has 1 columns, but 2 are required: Otto"),
+        (b"New York B-LOC\n", "word 2 has 3 columns, but 2 are required: New York B-LOC"),
         (b"K\xf6ln B-LOC\n", "not UTF-8"),
     ],
 )
@@ -230,7 +230,7 @@ def test_columns_by_number_and_name(read: Read) -> None:
         (TWO, {"id_column": "sent_id"}, r"no column sent_id \(--id-column\)"),
         (TWO, {"id_column": "1"}, "where text or an integer per row"),
         (TWO, {"partition_by": ("2",)}, "where one value per row"),
-        ("# global.columns = A A B\nx y O\n", {"tokens_column": "A"}, "two columns called A"),
+        ("# global.columns = A A B\nx y O\n", {"tokens_column": "A"}, "two columns named A"),
         (TWO.replace("B-PER", "X").replace(" O", " Y"), {}, "most rows have tags that the model does not know.* X, Y"),
     ],
 )
@@ -420,4 +420,4 @@ def test_the_export_is_input(model: Path, tmp_path: Path) -> None:
     broken = (tmp_path / "b.conll").read_text(encoding="utf-8").replace(cell("a b"), "a\\qb")
     found, _, errors = Read(model, tmp_path)(broken)
     assert len(found) == 7
-    assert {error["detail"] for error in errors} == {"no such escape: \\q"}
+    assert {error["detail"] for error in errors} == {"unknown escape: \\q"}

@@ -92,7 +92,7 @@ def test_lines_that_are_too_long(
     assert [e["payload"] for e in result.errors] == [text[:100].strip() for text in long]
     ends = [data.index(text.encode()) + len(text) < len(data) for text in long]
     for error, text, line_break in zip(result.errors, long, ends, strict=True):
-        assert error["detail"].startswith(f"{len(text) + line_break:,} bytes, of which a record may have 1,000")
+        assert error["detail"].startswith(f"{len(text) + line_break:,} bytes, but a record may have at most 1,000")
 
 
 @pytest.mark.parametrize("shard_tokens", [1, 5, None])

@@ -42,12 +42,12 @@ def test_no_match_for_a_pattern(refused: Callable[..., str], tmp_path: Path) -> 
 def test_folder_without_input(refused: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "data.csv").write_text("a,b\n", encoding="utf-8")
-    assert "holds no Parquet (.parquet, .pq) or JSON lines (.jsonl, " in refused(input=tmp_path / "folder")
+    assert "holds no Parquet (.parquet, .pq) or JSON Lines (.jsonl, " in refused(input=tmp_path / "folder")
 
 
 def test_format_that_is_not_known(refused: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "data.csv").write_text("a,b\n", encoding="utf-8")
-    assert "data.csv is neither Parquet (.parquet, .pq) nor JSON lines (.jsonl" in refused(input=tmp_path / "data.csv")
+    assert "data.csv is neither Parquet (.parquet, .pq) nor JSON Lines (.jsonl" in refused(input=tmp_path / "data.csv")
 
 
 @pytest.mark.parametrize("content", [b"", b"not Parquet at all, whatever the name says"])
@@ -152,8 +152,8 @@ def test_files_of_a_folder_that_are_no_input_are_named(run: Callable[..., Inline
         (tree / name).write_text("Anna O\n")
     (warning,) = run(tree, tags=TAGS).plan.warnings
     assert warning == (
-        f"5 files in {tree} are no input, going by the name, and left out: notes.txt, sub/deep/g.TSV.gz, sub/f.csv "
-        "and 2 more; files of CoNLL columns called .txt or .tsv are read where --input names them"
+        f"5 files in {tree} are not input, judging by the name, and left out: notes.txt, sub/deep/g.TSV.gz, sub/f.csv "
+        "and 2 more; CoNLL columns in files named .txt or .tsv are read only if --input names them"
     )
     named = run([str(tree / "sub"), str(tree / "notes.txt")], limit=3, tags=TAGS)
     (warning,) = named.plan.warnings
@@ -169,7 +169,7 @@ def test_files_beside_a_saved_dataset_are_named(run: Callable[..., Inline], tmp_
     (tmp_path / "both" / "test" / "more.jsonl").write_text("")
     assert not run(tmp_path / "both", split="train").plan.warnings
     (warning,) = run(tmp_path / "both", split="test").plan.warnings
-    assert warning == f"1 file in {tmp_path / 'both'} is no input, going by the name, and left out: test/more.jsonl"
+    assert warning == f"1 file in {tmp_path / 'both'} is not input, judging by the name, and left out: test/more.jsonl"
 
 
 @pytest.mark.parametrize(

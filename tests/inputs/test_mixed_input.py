@@ -79,7 +79,7 @@ def test_pre_encoded_and_words_do_not_mix(run: Callable[..., Inline], tmp_path: 
 def test_two_columns_of_one_name(run: Callable[..., Inline], tmp_path: Path) -> None:
     table = pa.Table.from_arrays([pa.array([["Anna"]])] * 2 + [pa.array([["O"]])], ["tokens", "tokens", "tags"])
     pq.write_table(table, tmp_path / "in.parquet")
-    with pytest.raises(Refused, match="two columns called tokens"):
+    with pytest.raises(Refused, match="two columns named tokens"):
         run(tmp_path / "in.parquet")
 
 
@@ -181,7 +181,7 @@ def test_bad_rows_alone_make_shards_too(
 
 def test_rows_that_get_lost_on_the_way_are_noticed(run: Callable[..., Inline], tmp_path: Path) -> None:
     decoded = Decoded(pa.table({}), pa.table({}), {"rows": 2})
-    with pytest.raises(JobFailed, match="3 rows were encoded, 2 came out"):
+    with pytest.raises(JobFailed, match="3 rows were encoded, but 2 were scored"):
         commit_shard(None, {"rows": 3, "unit": 0, "index": 0}, decoded)  # type: ignore[arg-type]
 
 

@@ -140,7 +140,7 @@ def test_too_long(model: Path, tmp_path: Path) -> None:
     config = ScoreConfig(
         model=str(model), input=str(source), output=str(tmp_path / "out"), overflow="reject", max_error_rate=0.25
     )
-    error = check_one_error(score_inline(config), GOOD_WORDS, "too_long", "encode", "38 tokens, at most 32")
+    error = check_one_error(score_inline(config), GOOD_WORDS, "too_long", "encode", "38 tokens, but at most 32")
     assert long_row["tokens"] in json.loads(error["payload"]).values()
 
 

@@ -31,7 +31,7 @@ def test_model_of_the_hub_that_cannot_be_had(refused: Callable[..., str], monkey
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
     message = refused(model="nobody/nothing")
-    assert "nobody/nothing is neither a folder here nor to be had from the hub" in message
+    assert "nobody/nothing is neither a local folder nor available from the Hub" in message
     assert "Repository Not Found" in message
 
 
@@ -44,7 +44,7 @@ def test_model_that_is_not_for_token_classification(refused: Callable[..., str],
 
 def test_no_weights(refused: Callable[..., str], model_copy: Path) -> None:
     (model_copy / "model.safetensors").unlink()
-    assert "holds no weights (*.safetensors)" in refused(model=model_copy)
+    assert "has no weights (*.safetensors)" in refused(model=model_copy)
 
 
 def test_pickled_weights_only(refused: Callable[..., str], model_copy: Path, good: Path, tmp_path: Path) -> None:

@@ -86,6 +86,6 @@ def test_output_and_input_inside_each_other(refused: Callable[..., str], good: P
     (tmp_path / "data" / "deep").mkdir(parents=True)
     source = shutil.copy(good, tmp_path / "data" / "deep" / "in.jsonl")
     message = refused(input=tmp_path / "data", output=tmp_path / "data" / "out")
-    assert "lies inside the input folder" in message
+    assert "is inside the input folder" in message
     message = refused(input=source, output=tmp_path / "data")
     assert "--output" in message

@@ -32,5 +32,5 @@ def test_untouched_entities_keep_their_tags() -> None:
     assert retag(["O"], [Span(0, 1, "EVENT")], tag_set_of(("O", "B_A", "L_A", "U_A"))) == ["U_EVENT"]
     with pytest.raises(Refused, match="cannot be a type"):
         retag(["NOUN"], [Span(0, 1, "O")], tag_set_of(("NOUN", "VERB")))
-    with pytest.raises(Refused, match="the tag 'X' is none of"):
+    with pytest.raises(Refused, match="the tag 'X' is not one of"):
         spans_of(["X"], tag_set)

@@ -103,9 +103,9 @@ CASES: list[tuple[Convert, Convert, str | None, str | None]] = [
     (iob1, iob1, "IOB1", None),
     (iob1, iob1, None, "labelled and predicted entities begin with I-, as in IOB1: mine with --scheme IOB1"),
     (same, same, "IOB1", "labelled and predicted entities begin with B-, as in IOB2: leave out --scheme IOB1"),
-    (iob1, same, None, "convert the tags of the data to IOB2 and score them again"),
-    (iob1, same, "IOB1", "convert the tags of the data to IOB2 and score them again"),
-    (same, iob1, None, "convert the tags of the data to IOB1 and score them again, then mine with --scheme IOB1"),
+    (iob1, same, None, "convert the tags in the data to IOB2 and score again"),
+    (iob1, same, "IOB1", "convert the tags in the data to IOB2 and score again"),
+    (same, iob1, None, "convert the tags in the data to IOB1 and score again, then mine with --scheme IOB1"),
 ]
 
 

@@ -75,7 +75,7 @@ def apply_fixes(
     inspected = inspect_files(files)
     columns = find_columns(ColumnOptions(tokens_column, labels_column, id_column), inspected)
     if columns.words is None:
-        raise Refused(f"{dataset} holds token ids, not words: give --to the dataset that has the words")
+        raise Refused(f"{dataset} holds token ids, not words: pass the dataset that has the words to --to")
     by_file = _by_file(corrections, files, dataset, id_column)
     fixes = _Fixes(columns.example_id is not None, tags)
 
@@ -127,7 +127,7 @@ def read_corrections(corrected: str) -> Iterator[Correction]:
     """
     fs, path = open_location(corrected)
     if kind_of(fs, path) != "file":
-        raise Refused(f"there is no file {corrected}")
+        raise Refused(f"no such file: {corrected}")
     data = read_whole(fs, path)
     start = data.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
     read = read_tasks if start in (b"[", b"{") else read_conll if start == b"#" else read_csv_words
@@ -149,7 +149,7 @@ def merged(corrections: Iterator[Correction], corrected: str) -> dict[tuple[str,
         for index, word in new.words.items():
             again = index in row.words
             if again and (row.words[index], row.changes.get(index)) != (word, new.changes.get(index)):
-                raise Refused(f"{corrected} has word {index} of {row.name} twice, and not alike: remove one")
+                raise Refused(f"{corrected} has word {index} of {row.name} twice, with different tags: remove one")
         row.words.update(new.words)
         row.changes.update(new.changes)
     return rows
@@ -178,8 +178,8 @@ def _by_file(
     strange = next((source for source in sources if source not in known and not renamed), None)
     if strange is not None:
         raise Refused(
-            f"the labels are of {strange}, which {dataset} does not have: name what was scored with --to, or the "
-            f"column that was scored as --id-column"
+            f"the labels are for {strange}, which {dataset} does not have: pass the scored dataset to --to, or the "
+            f"column that score had as --id-column"
         )
     by_source: dict[str, dict[int, Correction]] = {file.source: {} for file in files}
     for (source, source_row), row in corrections.items():
@@ -217,8 +217,8 @@ class _Fixes:
             raise Refused(f"two rows of the dataset have the id {row.example_id}: match by file and row instead")
         for index, word in row.words.items():
             if index >= len(words) or words[index] != word:
-                there = f"is {words[index]!r}" if index < len(words) else "is not there"
-                raise Refused(f"word {index} of {row.name} is {word!r} in the labels and {there} in the dataset")
+                there = f"{words[index]!r}" if index < len(words) else "missing"
+                raise Refused(f"word {index} of {row.name} is {word!r} in the labels but {there} in the dataset")
         result = list(tags)
         for index, (old, new) in row.changes.items():
             now = self._name(tags[index])
@@ -227,8 +227,8 @@ class _Fixes:
                 continue
             if old is not None and now != old:
                 raise Refused(
-                    f"word {index} of {row.name} ({words[index]!r}) was exported as {old} and is "
-                    f"{now or 'without tag'} in the dataset: its labels have changed since"
+                    f"word {index} of {row.name} ({words[index]!r}) was exported as {old} but is "
+                    f"{now or 'untagged'} in the dataset: its labels have changed since; export it again"
                 )
             result[index] = self._value(new, tags, row)
         changed = sum(a != b for a, b in zip(tags, result, strict=True))
@@ -242,7 +242,7 @@ class _Fixes:
         if isinstance(tag, str):
             return tag
         if self.names is None:
-            raise Refused("the dataset does not name its integer tags: name them, in order, with --tags")
+            raise Refused("the dataset does not name its integer tags: list them in order with --tags")
         return self.names[tag] if 0 <= tag < len(self.names) else None
 
     def _value(self, name: str, tags: Tags, row: Correction) -> Any:
@@ -264,4 +264,4 @@ class _Fixes:
         for tag, row in self.new_tags.items():
             if tag not in self.seen and tag not in self.allowed:
                 known = ", ".join(sorted(t for t in self.seen if isinstance(t, str)))
-                raise Refused(f"{row.name} gets the tag {tag}, which no word has yet ({known}): name it with --tags")
+                raise Refused(f"{row.name} gets the tag {tag}, which no word has yet ({known}): add it with --tags")

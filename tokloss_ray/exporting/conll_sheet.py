@@ -73,7 +73,7 @@ def read_conll(data: bytes) -> Iterator[Correction]:
                     correction = Correction(about["sent_id"], about["source"], int(about["source_row"]))
                 _take_line(correction, dict(zip(columns, line.split(), strict=True)))
         except (ValueError, KeyError):
-            raise Refused(f"line {number} does not hold the columns {' '.join(columns)} as exported") from None
+            raise Refused(f"line {number} does not have the exported columns {' '.join(columns)}") from None
     if correction is not None:
         yield correction
 

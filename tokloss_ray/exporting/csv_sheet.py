@@ -101,6 +101,6 @@ def read_csv_words(data: bytes) -> Iterator[Correction]:
             if corrected is not None and corrected != label and corrected.strip():
                 correction.changes[index] = (label, corrected.strip())
     except (ValueError, AttributeError, TypeError, csv.Error):
-        raise Refused(f"line {reader.line_num} does not hold what was exported") from None
+        raise Refused(f"line {reader.line_num} does not match the export") from None
     if correction is not None:
         yield correction

@@ -50,10 +50,10 @@ def export(
     """
     chosen = [name for name, given in (("--worst", worst), ("--issues", issues), ("--id", ids)) if given]
     if len(chosen) > 1:
-        raise Refused(f"{' and '.join(chosen)} choose sentences in different ways: give one of them")
+        raise Refused(f"{' and '.join(chosen)} select sentences in different ways: use only one of them")
     fs, path = open_location(file)
     if not overwrite and exists(fs, path):
-        raise Refused(f"{file} is there already, perhaps with corrections in it: name another, or add --overwrite")
+        raise Refused(f"{file} already exists and may contain corrections: choose another, or add --overwrite")
     tags = open_outputs(output).tags
     keys = None
     if worst:
@@ -73,7 +73,7 @@ def export(
     for piece in pieces:
         buffer.write(piece)
     if not counter.count:
-        raise Refused(f"{output} has no such sentence: nothing is written")
+        raise Refused(f"{output} has no matching sentences: nothing was written")
     write_whole(fs, path, buffer.getbuffer())
     if format == "label-studio":
         write_whole(fs, f"{path}.xml", labelling_config(tag_set).encode())

@@ -133,7 +133,7 @@ def read_tasks(data: bytes) -> Iterator[Correction]:
     except (ValueError, RecursionError):
         raise Refused("it is not valid JSON") from None
     if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
-        raise Refused("it is no list of tasks")
+        raise Refused("it is not a list of tasks")
     for number, task in enumerate(tasks, start=1):
         fields = task["data"] if isinstance(task.get("data"), dict) else task
         if not _is_ours(fields):
@@ -188,7 +188,7 @@ def _spans(fields: dict[str, Any], regions: list[dict[str, Any]], name: str) -> 
     for left, right in pairwise(spans):
         if right.start < left.end:
             word = fields["words"][right.start]
-            raise Refused(f"two regions of {name} meet in the word {word!r}: a word can have one tag only")
+            raise Refused(f"two regions of {name} overlap in the word {word!r}: a word can have only one tag")
     return spans
 
 

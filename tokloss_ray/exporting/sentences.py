@@ -133,7 +133,7 @@ def _joined(table: pa.Table) -> Iterator[Sentence]:
         words = first[schema.WORDS]
         if words is None:
             raise Refused(
-                f"{first[schema.EXAMPLE_ID]} was scored from token ids, so that there are no words to label again: "
+                f"{first[schema.EXAMPLE_ID]} was scored from token ids, so it has no words to relabel: "
                 f"score the dataset with its words"
             )
         n = len(words)
@@ -195,7 +195,7 @@ def issue_keys(output: str, count: int) -> pa.Table:
     issues = read_mined(output, "label_issues")
     if issues.cut and issues.rows.num_rows < count:
         raise Refused(
-            f"the table of label issues holds {issues.rows.num_rows:,} of {output}, fewer than --issues {count}: "
+            f"the table of label issues has {issues.rows.num_rows:,} for {output}, fewer than --issues {count}: "
             f"mine {output} alone, or with a higher --limit"
         )
     return unique_keys(issues.rows.slice(0, count))

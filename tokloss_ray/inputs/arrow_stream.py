@@ -57,7 +57,7 @@ class _Steps:
             self.start, self.data = offset, self.file.read(max(count, self.step))
         found = self.data[offset - self.start : offset - self.start + count]
         if len(found) < count:
-            raise pa.ArrowInvalid("it is cut off")
+            raise pa.ArrowInvalid("it is truncated")
         return found
 
 
@@ -127,14 +127,14 @@ def _messages(steps: _Steps, size: int) -> Iterator[_Message]:
         if not length:  # the end of the stream
             return
         if length > size:
-            raise pa.ArrowInvalid("it is no Arrow stream")
+            raise pa.ArrowInvalid("it is not an Arrow stream")
         try:
             kind, body, rows = _header(steps.get(offset + head, length))
         except struct.error:
-            raise pa.ArrowInvalid("it is no Arrow stream") from None
+            raise pa.ArrowInvalid("it is not an Arrow stream") from None
         end = offset + head + length + body
         if body < 0 or end > size:
-            raise pa.ArrowInvalid("it is cut off")
+            raise pa.ArrowInvalid("it is truncated")
         yield _Message(kind, offset, end - offset, rows)
         offset, count = end, count + 1
         # Headers of one kind are of one length, so a step of that length is a header.

@@ -40,14 +40,14 @@ def find_columns(options: ColumnOptions, inspected: list[Inspected]) -> Columns:
     if not kinds:
         for item in inspected:
             if item.schema is None and next(text_records(item.file), None) is not None:
-                raise Refused(f"{item.file.source} is not JSON lines: none of its first lines is a JSON object")
+                raise Refused(f"{item.file.source} is not JSON Lines: none of its first lines is a JSON object")
         return Columns(options.tokens_column or WORDS_COLUMNS[0], options.labels_column or LABELS_COLUMNS[0])
     words, labels = _main_columns(options, list(kinds[0][1]), kinds[0][0].file.source)
     mask = _mask_column(kinds) if words is None else None
     carried_names = [n for n in dict.fromkeys([*options.keep, *options.partition_by]) if n not in options.add_column]
     for name in (words, labels):
         if name in carried_names:
-            raise Refused(f"column {name} is in the output already, as {'words' if name == words else 'labels'}")
+            raise Refused(f"column {name} is already in the output, as {'words' if name == words else 'labels'}")
     wanted = {
         "--tokens-column": words or schema.INPUT_IDS,
         "--labels-column": labels,
@@ -63,7 +63,7 @@ def find_columns(options: ColumnOptions, inspected: list[Inspected]) -> Columns:
                     f"no column {name} ({option.split()[0]}): {item.file.source} has the columns {', '.join(kind)}"
                 )
             if item.schema is not None and name is not None and item.schema.names.count(name) > 1:
-                raise Refused(f"{item.file.source} has two columns called {name}")
+                raise Refused(f"{item.file.source} has two columns named {name}")
         _right_types(item, kind, words, labels, options)
     carried = tuple(_carried(name, kinds) for name in carried_names)
     return Columns(words, labels, mask, options.id_column, carried, _text_tags(kinds[0][0], labels))
@@ -76,9 +76,7 @@ def _short_folders(options: ColumnOptions) -> None:
         size = len(partition_folder(name, constant))
         if size > MAX_FOLDER_NAME:
             what = f"--partition-by {name}" if constant is None else f"--add-column {name}={constant}"
-            raise Refused(
-                f"{what} makes a folder's name of {size} bytes, of which {MAX_FOLDER_NAME} may be: shorten it"
-            )
+            raise Refused(f"{what} makes a folder name of {size} bytes, but the limit is {MAX_FOLDER_NAME}: shorten it")
 
 
 def _carried(name: str, kinds: list[tuple[Inspected, dict[str, pa.DataType]]]) -> pa.Field:
@@ -107,10 +105,10 @@ def _main_columns(options: ColumnOptions, names: list[str], source: str) -> tupl
     listing = f"{source} has the columns {', '.join(names)}"
     words = options.tokens_column or next((n for n in WORDS_COLUMNS if n in names), None)
     if words is None:
-        raise Refused(f"no column with words: {listing}; name one with --tokens-column")
+        raise Refused(f"no column with words: {listing}; select one with --tokens-column")
     labels = options.labels_column or next((n for n in LABELS_COLUMNS if n in names), None)
     if labels is None:
-        raise Refused(f"no column with tags: {listing}; name one with --labels-column")
+        raise Refused(f"no column with tags: {listing}; select one with --labels-column")
     return words, labels
 
 
@@ -143,7 +141,7 @@ def _right_types(
         return  # JSON is checked row by row
 
     def refuse(name: str, wants: str) -> None:
-        raise Refused(f"column {name} of {item.file.source} is {kind[name]}, where {wants} is needed")
+        raise Refused(f"column {name} of {item.file.source} is {kind[name]}, but {wants} is required")
 
     def item_type(name: str) -> pa.DataType | None:
         type_ = kind[name]
@@ -162,7 +160,7 @@ def _right_types(
         refuse(options.id_column, "text or an integer per row (ids)")
     for name in options.partition_by:
         if name in kind and (pa.types.is_nested(kind[name]) or _is_binary(kind[name])):
-            refuse(name, "one value per row that a folder can be named by")
+            refuse(name, "one value per row that can name a folder")
 
 
 def _is_binary(type_: pa.DataType) -> bool:
@@ -220,6 +218,6 @@ def _warn_integers(
         if not _text_tags(item, columns.labels):
             mapping = ", ".join(f"{i}={tag}" for i, tag in enumerate(model_tags))
             warnings.append(
-                f"the data does not name its integer tags: taken as the model's ({mapping}); --tags names them"
+                f"the data does not name its integer tags: using the model's ({mapping}); to name them, use --tags"
             )
             return

@@ -256,7 +256,7 @@ def sentence_row(wanted: Columns, layout: Layout, sentence: Sentence) -> dict[st
     wrong = {count for count in set(map(len, rows)) if count < needed or (count > needed and not by_number)}
     if wrong:
         at = next(i for i, cells in enumerate(rows) if len(cells) in wrong)
-        found = f"word {at + 1} has {len(rows[at])} columns, where {needed} are needed"
+        found = f"word {at + 1} has {len(rows[at])} columns, but {needed} are required"
         raise ValueError(f"{found}: {text_of(lines[at])[:100]}")
     if layout.ids is not None:
         rows = [cells for cells in rows if layout.is_syntactic(cells)]

@@ -42,7 +42,7 @@ def uncell(text: str) -> str:
         if len(code) > 1:
             return chr(int(code[1:], 16))
         if code not in _LONG:
-            raise ValueError(f"no such escape: \\{code}")
+            raise ValueError(f"unknown escape: \\{code}")
         return _LONG[code]
 
     return _ESCAPE.sub(char, text)

@@ -123,7 +123,7 @@ def _json_problem(columns: Columns, row: dict) -> tuple[str, str]:
             return reason, f"{name} holds {json.dumps(wrong)[:100]}"
     for carried in columns.carried:
         if not _fits(row.get(carried.name), carried.type):
-            return "malformed", f"{carried.name} is not {carried.type}, as it is in the first rows"
+            return "malformed", f"{carried.name} is not {carried.type}, unlike in the first rows"
     return "", ""
 
 
@@ -180,7 +180,7 @@ def _inspect(file: Listed) -> tuple[None, Groups]:
 
 JSONL = Format(
     name="jsonl",
-    title="JSON lines",
+    title="JSON Lines",
     suffixes=(".jsonl", ".ndjson", ".json"),
     packed=True,
     bytes_per_token=12,

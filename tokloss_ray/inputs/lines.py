@@ -47,4 +47,4 @@ def next_line(file: BinaryIO, start: int, stop: int) -> int:
 
 def too_long(length: int) -> str:
     """What is wrong with a record of so many bytes."""
-    return f"{length:,} bytes, of which a record may have {MAX_RECORD:,}; the payload is its beginning"
+    return f"{length:,} bytes, but a record may have at most {MAX_RECORD:,}; the payload is its beginning"

@@ -70,7 +70,7 @@ def list_inputs(inputs: Sequence[str], split: str | None = None, warnings: list[
         Refused: nothing there, a format that is not known, or a --split that does not fit.
     """
     if len({type(open_location(uri)[0]) for uri in inputs}) > 1:
-        raise Refused(f"--input mixes kinds of storage ({', '.join(inputs)}): give them to jobs of their own")
+        raise Refused(f"--input mixes kinds of storage ({', '.join(inputs)}): score them in separate jobs")
     roots: list[str] = []
     files: list[tuple[Listed, str]] = []
     beside: list[tuple[str, str, list[Listed]]] = []
@@ -112,7 +112,7 @@ def _one_input(
         return posixpath.dirname(path), [(listed(fs, path), _format(path))], []
     files = files_below(fs, path)
     if any(file.path == posixpath.join(path, INCOMPLETE) for file in files):
-        raise Refused(f"{uri} is not whole: apply-fixes is writing it still, or was cut off and is to be run again")
+        raise Refused(f"{uri} is incomplete: apply-fixes is still writing it, or was interrupted and must be run again")
     saved = _saved_dataset(fs, path, uri, split, {file.path: file for file in files})
     shown = [file for file in files if not _hidden(posixpath.relpath(file.path, path))]
     if saved is not None:
@@ -138,15 +138,15 @@ def _left_out(uri: str, root: str, there: list[Listed], read: set[str]) -> str |
     hint = ""
     named = [format_of(path, in_folder=False) for path in left if format_of(path, in_folder=True) is None]
     if unread := list(dict.fromkeys(found for found in named if found is not None)):
-        endings = " and ".join(f"{found.title} called {' or '.join(found.named_suffixes)}" for found in unread)
-        hint = f"; files of {endings} are read where --input names them"
+        endings = " and ".join(f"{found.title} in files named {' or '.join(found.named_suffixes)}" for found in unread)
+        hint = f"; {endings} are read only if --input names them"
     count = f"{len(names):,} files in {uri} are" if len(names) > 1 else f"1 file in {uri} is"
-    return f"{count} no input, going by the name, and left out: {listing}{hint}"
+    return f"{count} not input, judging by the name, and left out: {listing}{hint}"
 
 
 def _no_split(split: str | None) -> None:
     if split is not None:
-        raise Refused("--split is for folders written by DatasetDict.save_to_disk; name the split's files with --input")
+        raise Refused("--split is for folders written by DatasetDict.save_to_disk; pass the split's files to --input")
 
 
 def _hidden(relative: str) -> bool:
@@ -156,7 +156,7 @@ def _hidden(relative: str) -> bool:
 def _format(path: str) -> str:
     found = format_of(path, in_folder=False)
     if found is None:
-        raise Refused(f"{path} is neither {' nor '.join(known_formats(named=True))}, going by its name")
+        raise Refused(f"{path} is neither {' nor '.join(known_formats(named=True))}, judging by its name")
     return found.name
 
 
@@ -180,7 +180,7 @@ def _saved_dataset(
         raise Refused(f"{uri} is a single dataset without splits: leave out --split")
     state = _description(fs, state_file, "_data_files")
     if state.get("_indices_data_files"):
-        raise Refused(f"{uri} holds an index over its rows: save it again with a newer version of datasets")
+        raise Refused(f"{uri} has an index over its rows: save it again with a newer version of datasets")
     names = [item["filename"] for item in state["_data_files"]]
     lost = next((name for name in names if posixpath.join(path, name) not in files), None)
     if lost is not None:

@@ -191,9 +191,7 @@ def _detail(rules: RowRules, row: dict, reason: str) -> str:
     if reason == "malformed":
         sizes = {name: len(partition_folder(name, row[name])) for name in rules.partition_by if name in row}
         name = max(sizes, key=lambda n: sizes[n])
-        return (
-            f"{name} makes a folder's name of {sizes[name]} bytes (--partition-by), of which {MAX_FOLDER_NAME} may be"
-        )
+        return f"{name} makes a folder name of {sizes[name]} bytes (--partition-by), but the limit is {MAX_FOLDER_NAME}"
     names = rules.data_tags or rules.tags
     if reason == "unknown_tag":
         return f"{sorted({t for t in tags if t is not None and t != IGN} - set(names))} not in {list(names)}"

@@ -114,9 +114,9 @@ _LETTERS = {IO: set("I"), IOB1: set("BI"), IOB2: set("BI"), IOBES: set("BIMESW")
 
 def _check_scheme(scheme: str, letters: set[str], others: list[str]) -> None:
     if scheme not in SCHEMES:
-        raise Refused(f"there is no tag scheme {scheme}: name one of {', '.join(SCHEMES)}")
+        raise Refused(f"unknown tag scheme {scheme}: choose one of {', '.join(SCHEMES)}")
     if (letters and not letters <= _LETTERS[scheme]) or (not letters and scheme != IO):
-        raise Refused(f"the tags {', '.join(others[:8])} are not {scheme}: name another scheme, or none")
+        raise Refused(f"the tags {', '.join(others[:8])} are not {scheme}: choose another scheme, or none")
 
 
 def breaks_of(offsets: np.ndarray, word_index: np.ndarray, bridge_gaps: bool = False) -> np.ndarray:

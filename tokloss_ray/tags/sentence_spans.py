@@ -73,7 +73,7 @@ def spans_of(tags: Sequence[str | None], tag_set: TagSet) -> list[Span]:
     """
     code = {tag: i for i, tag in enumerate(tag_set.tags)}
     if unknown := [tag for tag in tags if tag is not None and tag not in code]:
-        raise Refused(f"the tag {unknown[0]!r} is none of {', '.join(tag_set.tags[:20])}")
+        raise Refused(f"the tag {unknown[0]!r} is not one of {', '.join(tag_set.tags[:20])}")
     at = np.array([i for i, tag in enumerate(tags) if tag is not None], dtype=np.int64)
     codes = np.array([code[tag] for tag in tags if tag is not None], dtype=np.int64)
     found = read_spans(codes, breaks_of(np.array([0, len(at)]), at), tag_set)
@@ -127,5 +127,5 @@ def _with_type(tag_set: TagSet, type_: str) -> TagSet:
         new = [f"{tag}-{type_}" if model == UNNAMED else tag.removesuffix(model) + type_ for tag in like]
     more = tag_set_in(tuple(dict.fromkeys([*tag_set.tags, *new])), tag_set.scheme)
     if type_ not in more.types:
-        raise Refused(f"{type_!r} cannot be a type beside {', '.join(tag_set.types[:20])}")
+        raise Refused(f"{type_!r} cannot be a type alongside {', '.join(tag_set.types[:20])}")
     return more

@@ -85,8 +85,8 @@ def scheme_hint(tables: Mapping[str, pa.Table], scheme: str | None = None) -> st
     name = "IOB1" if iob1["predicted"] else "IOB2"
     extra = f", then mine with --scheme {IOB1}" if iob1["predicted"] else ""
     return (
-        f"labelled entities begin {ways[iob1['label']]}, and predicted ones {ways[iob1['predicted']]}, so that their "
-        f"beginnings look wrong: convert the tags of the data to {name} and score them again{extra}"
+        f"labelled entities begin {ways[iob1['label']]} and predicted ones {ways[iob1['predicted']]}, so their "
+        f"beginnings look wrong: convert the tags in the data to {name} and score again{extra}"
     )
 
 

@@ -171,7 +171,7 @@ def test_what_cannot_be_written_is_refused(model: Path, tmp_path: Path) -> None:
     score_inline(ScoreConfig(model=str(model), input=(str(data),), output=str(tmp_path / "out"), **options))
     for tag in ("B LOC", "_"):
         file = corrected(tmp_path / "out", tmp_path / "x.csv", {("in.conll:0", 1): tag})
-        with pytest.raises(Refused, match="cannot stand in a column"):
+        with pytest.raises(Refused, match="cannot be written in a column"):
             apply_fixes(file, str(data), str(tmp_path / "new.conll"), tags=(tag,))
     file = corrected(tmp_path / "out", tmp_path / "x.csv", {("in.conll:0", 1): "B-NEW"})
     with pytest.raises(Refused, match="no word has yet"):

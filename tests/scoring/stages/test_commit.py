@@ -37,13 +37,13 @@ def test_partition_value_that_no_folder_can_be_named_by(model: Path, tmp_path: P
     assert folders == {f"topic={'%E6%96%B0' * 27}abcdef", null, f"topic={'x' * 249}", space}
     assert [json.loads(error["payload"])["topic"] for error in result.errors] == [too_long, "x" * 250]
     assert [error["reason"] for error in result.errors] == ["malformed"] * 2
-    sentence = "topic makes a folder's name of {} bytes (--partition-by), of which 255 may be"
+    sentence = "topic makes a folder name of {} bytes (--partition-by), but the limit is 255"
     assert [error["detail"] for error in result.errors] == [sentence.format(258), sentence.format(256)]
 
 
 def test_constant_that_no_folder_can_be_named_by(refused: Callable[..., str], tmp_path: Path) -> None:
     message = refused(add_column={"topic": "\u65b0" * 28}, partition_by=["topic"])
     assert message.startswith("--add-column topic=")
-    assert "258 bytes, of which 255 may be" in message
+    assert "258 bytes, but the limit is 255" in message
     source = write_jsonl(tmp_path / "in.jsonl", [row("Anna", **{"\u65b0" * 28: "a"})])
     assert "--partition-by" in refused(input=source, partition_by=["\u65b0" * 28])

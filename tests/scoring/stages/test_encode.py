@@ -51,7 +51,7 @@ def test_row_of_which_no_token_remains(run: Callable[..., Inline], bare_model: P
     result = run(source, using=bare_model, max_error_rate=1)
     assert [r["words"] for r in result.rows] == [["Anna"]]
     assert [(e["stage"], e["reason"]) for e in result.errors] == [("encode", "empty")] * 2
-    assert {e["detail"] for e in result.errors} == {"the tokenizer makes no token of it"}
+    assert {e["detail"] for e in result.errors} == {"the tokenizer makes no tokens of it"}
     assert (result.totals.rows, result.totals.scored_rows, result.totals.error_rows) == (3, 1, 2)
 
 

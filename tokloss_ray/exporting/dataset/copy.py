@@ -31,11 +31,11 @@ def check_target(dataset: str, output: str) -> None:
         Refused: the dataset is a pattern, or the target is there already or lies in the dataset.
     """
     if any(char in dataset for char in "*?["):
-        raise Refused(f"--to {dataset} is a pattern: name a file or a folder")
+        raise Refused(f"--to {dataset} is a pattern: pass a file or a folder")
     check_free(output)
     _, path = open_location(output)
     if path.startswith(f"{open_location(dataset)[1]}/"):
-        raise Refused(f"-o {output} lies in the dataset: name another place")
+        raise Refused(f"-o {output} is inside the dataset: choose another place")
 
 
 def is_folder(dataset: str) -> bool:

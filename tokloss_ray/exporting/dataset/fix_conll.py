@@ -51,5 +51,5 @@ def _written(tag: str, layout: Layout) -> bytes:
         return tag_cell(tag).encode()
     there = [tag.strip()] if layout.tabs else tag.split()
     if there != [tag] or tag == NONE or any(char in tag for char in "\t\n"):
-        raise Refused(f"the tag {tag!r} cannot stand in a column of this file")
+        raise Refused(f"the tag {tag!r} cannot be written in a column of this file")
     return tag.encode()

@@ -127,7 +127,7 @@ def _int96_unit(data: bytes) -> str | None:
     if not len(safe) or abs(safe).max() < _NANOSECONDS_REACH:
         return "ns"
     if (exact != safe * 1000).any():  # both overflow alike
-        raise Refused("it has times (INT96) of years beyond 2261 and others with nanoseconds: save it with INT64 times")
+        raise Refused("it has INT96 times beyond the year 2261 and others with nanoseconds: save it with INT64 times")
     return "us"
 
 

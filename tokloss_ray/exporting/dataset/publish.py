@@ -29,7 +29,7 @@ def check_free(output: str) -> None:
     """
     fs, path = open_location(output)
     if kind_of(fs, path) is not None and not _cut_off(fs, path):
-        raise Refused(f"-o {output} is there already: name a new file or folder")
+        raise Refused(f"-o {output} already exists: choose a new file or folder")
 
 
 @contextmanager
@@ -56,7 +56,7 @@ def _beside(fs: Any, path: str) -> Iterator[str]:
         yield temporary
         fault_point("apply.whole", path)
         if exists(fs, path):
-            raise JobFailed(f"{path} has been written by somebody else meanwhile: name another folder")
+            raise JobFailed(f"another process has written {path} in the meantime: choose another folder")
         with as_storage_failure(fs, path, "write"):
             os.rename(temporary, path)
     finally:
@@ -98,5 +98,5 @@ def _marked(fs: Any, path: str, output: str) -> Iterator[str]:
     except FileNotFoundError:
         there = b""
     if there != ours:
-        raise JobFailed(f"{output} has been written by somebody else meanwhile: name another folder")
+        raise JobFailed(f"another process has written {output} in the meantime: choose another folder")
     remove(fs, marker)
