@@ -100,16 +100,16 @@ def test_tables_that_are_not_about_the_output_are_refused(two: Path, scored: Pat
         assert result.exit_code != 0
         assert not result.stdout
 
-    refused("has no table of label issues: make it with tokloss mine")
+    refused("has no table of label issues: run tokloss mine")
     tokloss_ray.mine(b, to=f"{a}/mining")
-    refused("mine again")
+    refused("as it is now: run tokloss mine")
     # Mined, then scored again: the same folder with other rows.
     tokloss_ray.mine(a, to=f"{two}/kept")
     shutil.rmtree(a)
     source = demo_sentences(two, 4000, ROWS)
     score_demo(two, source, output=a)
     shutil.copytree(two / "kept", two / "a" / "mining")
-    refused("mine again")
+    refused("as it is now: run tokloss mine")
     tokloss_ray.mine(a)
     assert exported(a, two / "x.json", 1)
     # Mined while one shard was missing.
@@ -120,7 +120,7 @@ def test_tables_that_are_not_about_the_output_are_refused(two: Path, scored: Pat
     tokloss_ray.mine(a, partial=True)
     record.write_bytes(data)
     (two / "_SUCCESS").rename(two / "a" / "_SUCCESS")
-    refused("mine again")
+    refused("as it is now: run tokloss mine")
 
 
 def test_more_issues_than_the_table_has_are_refused(two: Path) -> None:
@@ -129,7 +129,7 @@ def test_more_issues_than_the_table_has_are_refused(two: Path) -> None:
     count = pc.sum(pc.equal(tables["label_issues"]["output"], outputs[0])).as_py()
     assert 0 < count < 30
     assert exported(outputs[0], two / "x.json", count)
-    with pytest.raises(Refused, match=rf"holds {count} of .*fewer than --issues {count + 1}: mine .* alone"):
+    with pytest.raises(Refused, match=rf"has {count} for .*fewer than --issues {count + 1}: mine .* alone"):
         exported(outputs[0], two / "x.json", count + 1)
     words = tokloss_ray.mine(outputs[0])["label_issues"].num_rows
     assert len(exported(outputs[0], two / "x.json", words * 2)) <= ROWS  # the whole table is there
@@ -171,5 +171,5 @@ def test_a_column_of_the_data_that_is_called_output(tmp_path: Path) -> None:
     assert set(issues["output"].to_pylist()) == {output}
     assert {row % 2 for row in issues["source_row"].to_pylist()} == {0}
     assert exported(output, tmp_path / "x.json", 3)
-    with pytest.raises(Refused, match="--by output: the tables have a column of that name"):
+    with pytest.raises(Refused, match="--by output: the tables already have a column with this name"):
         tokloss_ray.mine(output, by=["output"], write=False)

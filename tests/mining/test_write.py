@@ -70,7 +70,7 @@ def test_tables_go_to_no_folder_of_data(output: Path, tmp_path: Path, no_work: N
     before = tree(tmp_path)
     outputs = [output] * (1 + (command == "diff"))
     for place in places.values():
-        with pytest.raises(Refused, match="is no table of tokloss: name another folder"):
+        with pytest.raises(Refused, match="is not a tokloss table: choose a folder"):
             run(command, *outputs, "--to", place)
     with pytest.raises(Refused, match="is a file"):
         run(command, *outputs, "--to", DATA)
@@ -82,7 +82,7 @@ def test_pages_replace_no_other_file(output: Path, tmp_path: Path, no_work: None
     shutil.copy(DATA, tmp_path / "rows.parquet")
     before = tree(tmp_path)
     for name in before:
-        with pytest.raises(Refused, match="is no page of tokloss: name another file"):
+        with pytest.raises(Refused, match="was not written by tokloss report: choose another file"):
             run("report", output, "-o", tmp_path / name)
     with pytest.raises(Refused, match="is a folder"):
         run("report", output, "-o", tmp_path)
@@ -123,12 +123,12 @@ def test_the_same_in_a_bucket(output: Path, bucket: str) -> None:
     fs.put(str(DATA), f"{bucket}/corpus/rows.parquet")
     fs.pipe_file(f"{bucket}/page.html", b"<html>")
     for words in (["mine", output], ["diff", output, output]):
-        with pytest.raises(Refused, match="which is no table of tokloss"):
+        with pytest.raises(Refused, match="which is not a tokloss table"):
             run(*words, "--to", f"{bucket}/corpus")
         for _ in range(2):
             run(*words, "--to", f"{bucket}/tables")
     for place in (f"{bucket}/page.html", f"{bucket}/corpus/rows.parquet"):
-        with pytest.raises(Refused, match="no page of tokloss"):
+        with pytest.raises(Refused, match="was not written by tokloss report"):
             run("report", output, "-o", place)
     for _ in range(2):
         run("report", output, "-o", f"{bucket}/new.html")

@@ -79,7 +79,7 @@ def mine(
     else:
         whole = combine_in_order(counted(map_in_threads(lambda batch: mine_batch(batch, settings), batches)), settings)
     if whole is None:
-        raise Refused(f"--where {' '.join(where)} leaves no labelled token" if where else "no token carries a label")
+        raise Refused(f"--where {' '.join(where)} leaves no labelled tokens" if where else "no token has a label")
     tables = final_tables(whole, settings)
     if write:
         options = {
@@ -102,18 +102,18 @@ def _plan(
 ) -> tuple[Scores, MiningSettings, tuple[ScoreFile, ...]]:
     for name, value in (("--limit", limit), ("--min-count", min_count)):
         if value < 1:
-            raise Refused(f"{name} {value}: at least 1")
+            raise Refused(f"{name} {value}: must be at least 1")
     scores = open_outputs(outputs, partial)
     check_columns("--by", by, scores.columns)
     read_tag_set(scores.tags, scheme)  # refuses a scheme that is not theirs
     check_rank(rank, scores.has_probs)
     _check_slice_names(by, scores, rank, scheme)
     if len(set(by)) < len(by):
-        raise Refused("--by names a column twice")
+        raise Refused("--by: duplicate column")
     conditions = parse_where(where, scores.columns)
     files = files_where(scores.files, conditions)
     if not files:
-        reason = f"--where {' '.join(where)} leaves no file" if scores.files else "there are no scored rows"
+        reason = f"--where {' '.join(where)} leaves no files" if scores.files else "there are no scored rows"
         raise Refused(f"nothing to mine in {', '.join(scores.outputs)}: {reason}")
     settings = MiningSettings(
         tags=scores.tags,
@@ -139,7 +139,9 @@ def _check_slice_names(by: Sequence[str], scores: Scores, rank: str, scheme: str
         return
     there = column_names(MiningSettings(tags=scores.tags, labels={}, rank=rank, scheme=scheme, probs=scores.has_probs))
     if taken := [name for name in by if name in there and (name != OUTPUT or scores.has_output_column)]:
-        raise Refused(f"--by {taken[0]}: the tables have a column of that name; score with another name for it")
+        raise Refused(
+            f"--by {taken[0]}: the tables already have a column with this name; score with another name for it"
+        )
 
 
 def _on_cluster(address: str | None) -> bool:

@@ -78,13 +78,11 @@ def read_mined(output: str, name: str) -> Mined:
     try:
         table = read_table(path)
     except FileNotFoundError:
-        raise Refused(
-            f"{output} has no table of {name.replace('_', ' ')}: make it with tokloss mine {output}"
-        ) from None
+        raise Refused(f"{output} has no table of {name.replace('_', ' ')}: run tokloss mine {output}") from None
     provenance = read_provenance(table)
     called = name_in(provenance, run)
     if called is None or OUTPUT not in table.column_names:
-        raise Refused(f"{path} was not made from {output} as it is now: mine again with tokloss mine {output}")
+        raise Refused(f"{path} does not match {output} as it is now: run tokloss mine {output} again")
     return Mined(table.filter(pc.equal(table.column(OUTPUT), called)), _is_cut(table, provenance))
 
 
@@ -106,7 +104,7 @@ def read_table(path: str) -> pa.Table:
         table.validate(full=True)
         return table
     except (pa.ArrowException, OSError, ValueError, LookupError, MemoryError) as error:
-        raise Refused(f"cannot read {path}: {cause_of(error)}; make it again with tokloss mine") from error
+        raise Refused(f"cannot read {path}: {cause_of(error)}; run tokloss mine again") from error
 
 
 def _is_cut(table: pa.Table, provenance: dict[str, Any]) -> bool:

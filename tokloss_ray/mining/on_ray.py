@@ -69,7 +69,7 @@ def _results(
         for rows in found:
             raise_if_stopped()
             if isinstance(rows, ray.exceptions.RayError):
-                raise JobFailed(f"Ray gave up: {str(rows).strip().splitlines()[-1]}", str(rows)) from rows
+                raise JobFailed(f"Ray stopped the work: {str(rows).strip().splitlines()[-1]}", str(rows)) from rows
             if isinstance(rows, Exception):
                 raise rows
             if rows is None:
@@ -91,4 +91,4 @@ def _in_order(results: Iterator[tuple[int, Partials | None]]) -> Generator[Parti
             yield early.pop(following)
             following += 1
     if early or following == 0:
-        raise JobFailed("Ray lost a part of the work: run the same command again")
+        raise JobFailed("Ray lost part of the work: run the same command again")

@@ -34,13 +34,12 @@ def check_folder(folder: str, own: str) -> None:
     if (fs, root) == open_location(own):
         return
     if kind_of(fs, root) not in (None, "directory"):
-        raise Refused(f"--to {folder} is a file: name a folder for the tables")
+        raise Refused(f"--to {folder} is a file: choose a folder for the tables")
     for file in files_below(fs, root):
         name = posixpath.relpath(file.path, root)
         if not any(part.startswith(".") for part in name.split("/")) and _is_data(name) and not _is_ours(fs, file):
             raise Refused(
-                f"--to {folder} holds {name}, which is no table of tokloss: name another folder, where the tables do "
-                f"not stand among other data"
+                f"--to {folder} contains {name}, which is not a tokloss table: choose a folder without other data"
             )
 
 

@@ -29,16 +29,16 @@ def details(data: ReportData) -> list[tuple[str, str]]:
     shown = ", ".join(tags[:50]) + (f" and {len(tags) - 50:,} more" if len(tags) > 50 else "")
     details = [
         ("Output", data.output),
-        ("State", "finished" if data.finished else "not finished: figures are of what is committed"),
+        ("State", "finished" if data.finished else "not finished: figures cover only what is committed"),
         ("Rows", f"{totals.rows:,} read, {totals.scored_rows:,} scored, {totals.error_rows:,} refused"),
         ("Sequences", f"{totals.sequences:,}"),
-        ("Tokens", f"{totals.tokens:,}, of which {totals.labels:,} carry a label"),
+        ("Tokens", f"{totals.tokens:,}, {totals.labels:,} of them labelled"),
         ("Dropped words", f"{totals.dropped_words:,}"),
         (f"Tags ({len(tags):,})", shown),
         ("Rank of label issues", data.rank),
     ]
     if data.scheme:
-        details.append(("Scheme of the tags", data.scheme))
+        details.append(("Tag scheme", data.scheme))
     details += [(f"--{name.replace('_', '-')}", _setting(value)) for name, value in run.settings.items()]
     identity = run.identity
     details += [

@@ -28,9 +28,9 @@ ERROR_NAMES = {
 }
 PROPERTIES = {
     "sequence_length": "Words in the sentence",
-    "position": "Place of the word in its row",
-    "subtokens": "Tokens the word is made of",
-    "word_frequency": "How often the word is in the corpus",
+    "position": "Position of the word in its row",
+    "subtokens": "Tokens in the word",
+    "word_frequency": "Occurrences of the word in the corpus",
 }
 
 
@@ -78,7 +78,7 @@ def tags_grid(tables: dict[str, pa.Table]) -> Grid:
     """By tag."""
     high = high_shares(tables["loss_distribution"])
     return grid(
-        "tags", "Tags, the highest mean loss first", tables["tags"],
+        "tags", "Tags, highest mean loss first", tables["tags"],
         {
             "tag": (False, lambda row: row["tag"]),
             "labelled": (True, lambda row: count(row["count"])),
@@ -110,13 +110,13 @@ def tokens_grid(tables: dict[str, pa.Table], name: str) -> Grid:
         columns["predicted as"] = (False, lambda row: _tag_counts(row["predicted"]))
     else:
         columns["highest loss"] = (True, lambda row: number(row["max"], 2))
-    return grid(name, f"{name.capitalize()}, the highest total loss first", tables[name], columns, ROWS)
+    return grid(name, f"{name.capitalize()}, highest total loss first", tables[name], columns, ROWS)
 
 
 def inconsistent_grid(tables: dict[str, pa.Table]) -> Grid:
     """Words labelled in different ways."""
     return grid(
-        "inconsistent", "Words that are labelled in different ways", tables["inconsistent"],
+        "inconsistent", "Words labelled inconsistently", tables["inconsistent"],
         {
             "word": (False, lambda row: shorten(row["word"])),
             "labelled": (True, lambda row: count(row["count"])),
@@ -133,7 +133,7 @@ def inconsistent_grid(tables: dict[str, pa.Table]) -> Grid:
 def label_issues_grid(tables: dict[str, pa.Table]) -> Grid:
     """Words whose label is probably wrong."""
     return grid(
-        "label-issues", "Words, the most suspicious label first", tables["label_issues"],
+        "label-issues", "Words, most suspicious label first", tables["label_issues"],
         {
             "word": (False, lambda row: shorten(row["word"] or NONE)),
             "label": (False, lambda row: row["label"]),
@@ -149,7 +149,7 @@ def label_issues_grid(tables: dict[str, pa.Table]) -> Grid:
 def entity_errors_grid(tables: dict[str, pa.Table]) -> Grid:
     """Wrong entities."""
     return grid(
-        "entity-errors", "Wrong entities, the highest loss first", tables["entity_errors"],
+        "entity-errors", "Wrong entities, highest loss first", tables["entity_errors"],
         {
             "text": (False, lambda row: shorten(row["text"])),
             "error": (False, lambda row: ERROR_NAMES[row["error"]]),
@@ -219,7 +219,7 @@ def pairs_grid(tables: dict[str, pa.Table]) -> Grid:
         [("count", "descending"), ("label", "ascending"), ("predicted", "ascending")]
     )
     return grid(
-        "pairs", "Confused tags, the most frequent first", wrong,
+        "pairs", "Confused tags, most frequent first", wrong,
         {
             "label": (False, lambda row: row["label"]),
             "predicted": (False, lambda row: row["predicted"]),
@@ -231,7 +231,7 @@ def pairs_grid(tables: dict[str, pa.Table]) -> Grid:
 
 
 def slices_grid(slices: dict[str, pa.Table], by: Sequence[str]) -> Grid:
-    """Slices beside each other: tokens, errors, mean loss, F1."""
+    """Slices side by side: tokens, errors, mean loss, F1."""
     sums = (
         slices["tags"]
         .group_by([*by], use_threads=False)
@@ -254,7 +254,7 @@ def slices_grid(slices: dict[str, pa.Table], by: Sequence[str]) -> Grid:
     if micro:
         columns["entity F1, %"] = (True, lambda row: percent(micro.get(tuple(row[name] for name in by))))
     ordered = sums.sort_by([(name, "ascending") for name in by])
-    return grid("slices", "Slices beside each other", ordered, columns, 1000)
+    return grid("slices", "Slices side by side", ordered, columns, 1000)
 
 
 def confused(tables: dict[str, pa.Table], level: str) -> pa.Table:

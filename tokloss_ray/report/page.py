@@ -158,11 +158,11 @@ def _headline(data: ReportData) -> dict[str, Any]:
     beside = [("Mean loss", number(loss / labelled if labelled else None)), ("Wrong tokens", count(errors))]
     micro = _micro(data)
     if micro is None:
-        return {"value": right, "unit": "%", "what": "of the labelled tokens are tagged right", "beside": beside}
+        return {"value": right, "unit": "%", "what": "of the labelled tokens are tagged correctly", "beside": beside}
     beside = [
         ("Precision", f"{percent(micro['precision'])} %"),
         ("Recall", f"{percent(micro['recall'])} %"),
-        ("Tokens tagged right", f"{right} %"),
+        ("Correctly tagged tokens", f"{right} %"),
         *beside,
     ]
     return {"value": percent(micro["f1"]), "unit": "%", "what": "F1 of entities, exact match", "beside": beside}
@@ -189,7 +189,7 @@ def _trouble_total(data: ReportData) -> str:
     if micro and wrong:
         return f"{wrong:,} entities are wrong; {micro['correct']:,} of {micro['support']:,} annotated ones are found."
     labelled, errors, _ = _labelled(data)
-    return f"{errors:,} of {labelled:,} labelled tokens are wrong." if errors else "No error was found."
+    return f"{errors:,} of {labelled:,} labelled tokens are wrong." if errors else "No errors were found."
 
 
 def _issues(data: ReportData, types: dict[str, str]) -> list[Issue]:
@@ -268,13 +268,15 @@ def check_place(place: str, own: str) -> None:
     fs, path = open_location(place)
     kind = kind_of(fs, path)
     if kind == "directory":
-        raise Refused(f"{place} is a folder: name a file for the page")
+        raise Refused(f"{place} is a folder: choose a file for the page")
     if kind is None or (fs, path) == open_location(own):
         return
     with open_random(fs, path) as file:
         begin = file.read(_HEAD)
     if begin and _GENERATOR not in begin:
-        raise Refused(f"{place} is there already and is no page of tokloss: name another file, or remove it")
+        raise Refused(
+            f"{place} already exists and was not written by tokloss report: choose another file, or remove it"
+        )
 
 
 def write_page(place: str, page: str) -> None:

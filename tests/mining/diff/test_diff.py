@@ -337,7 +337,7 @@ def test_dropped_words_are_counted(folder: Path, tmp_path: Path) -> None:
 
 def test_rows_of_one_side_are_refused_unless_told(folder: Path) -> None:
     score(folder, "fewer", "roberta", "data", limit=120)
-    with pytest.raises(Refused, match=r"180 are in the first alone, 0 in the second .* --common .* the 120"):
+    with pytest.raises(Refused, match=r"180 are only in the first, 0 only in the second .* --common .* the 120"):
         diff(str(folder / "A"), str(folder / "fewer"))
     found = diff(str(folder / "fewer"), str(folder / "A"), common=True)
     assert (found.matched.rows, found.matched.only_a, found.matched.only_b) == (120, 0, 180)
@@ -357,16 +357,16 @@ def test_other_labels_words_and_inputs_are_refused(folder: Path, tmp_path: Path)
         score(folder, f"{name}-out", "bert", f"{name}.parquet")
     with pytest.raises(Refused, match=r"against different labels: 4 of [\d,]+ words differ \(word 0 of de-val-"):
         diff(str(folder / "A"), str(folder / "labels-out"))
-    with pytest.raises(Refused, match=r"not of the same text: 4 of .* and 'other'"):
+    with pytest.raises(Refused, match=r"do not have the same text: 4 of .* and 'other'"):
         diff(str(folder / "A"), str(folder / "texts-out"))
     with pytest.raises(Refused, match="two rows have the example_id same"):
         diff(str(folder / "A"), str(folder / "ids-out"))
     no_ids = score(folder, "no-ids", "bert", "shuffled.parquet", id_column=None)
-    with pytest.raises(Refused, match="no row in common"):
+    with pytest.raises(Refused, match="no rows in common"):
         diff(str(folder / "A"), no_ids)
     with pytest.raises(Refused, match="is not an output"):
         diff(str(folder / "A"), str(tmp_path))
-    with pytest.raises(Refused, match="--where topic: there is no such column; there are none in both outputs"):
+    with pytest.raises(Refused, match="--where topic: no such column; available: none in both outputs"):
         diff(str(folder / "A"), str(folder / "labels-out"), where=["topic=news"])
     with pytest.raises(Refused, match="no such column"):
         diff(str(folder / "A"), str(folder / "B"), by=["language"])

@@ -331,12 +331,12 @@ def test_refusals(output: Path, tmp_path: Path) -> None:
     out = str(output)
     assert "is not an output" in refused(str(tmp_path))
     assert "is not an output" in refused(str(tmp_path / "nothing"))
-    assert "named twice" in refused(out, out + "/")
-    assert "there are topic, half, split, output" in refused(out, by=["nothing"])
-    assert "there are topic, half, split, output" in refused(out, where=["nothing=1"])
+    assert "given twice" in refused(out, out + "/")
+    assert "available: topic, half, split, output" in refused(out, by=["nothing"])
+    assert "available: topic, half, split, output" in refused(out, where=["nothing=1"])
     assert "COLUMN=VALUE" in refused(out, where=["topic"])
     assert "leaves no file" in refused(out, where=["topic=z"])
-    assert "leaves no labelled token" in refused(out, where=["half=7"])
+    assert "leaves no labelled tokens" in refused(out, where=["half=7"])
     assert "at least 1" in refused(out, limit=0)
     (output / "_SUCCESS").rename(output / "_S")
     try:
@@ -369,9 +369,9 @@ def test_load(output: Path) -> None:
     frame = tokloss_ray.load(str(output), as_="pandas", columns=["topic", "example_id"], where=["half=1"])
     assert list(frame.columns) == ["topic", "example_id"]
     assert len(frame) == mining_outputs.SENTENCES // 2
-    with pytest.raises(Refused, match="there is no such column"):
+    with pytest.raises(Refused, match="no such column"):
         tokloss_ray.load(str(output), columns=["nothing"])
-    with pytest.raises(Refused, match="there are arrow, pandas and ray"):
+    with pytest.raises(Refused, match="choose arrow, pandas or ray"):
         tokloss_ray.load(str(output), as_="polars")  # type: ignore[arg-type]
 
 

@@ -82,7 +82,7 @@ def test_schemes_are_found_by_tag_names():
     assert scheme("NOUN", "VERB") is None
     assert scheme("O") is None
     assert read_tag_set(("O", "B-X", "I-X"), "IOB1").scheme == "IOB1"
-    with pytest.raises(Refused, match="no tag scheme IOB3"):
+    with pytest.raises(Refused, match="unknown tag scheme IOB3"):
         read_tag_set(("O", "B-X"), "IOB3")
     with pytest.raises(Refused, match="are not IOB2"):
         read_tag_set(("O", "B-X", "E-X"), "IOB2")

@@ -259,7 +259,7 @@ def test_any_split_and_tree_of_merges_gives_the_same_table(name, rank, data):
 
 def test_what_cannot_be_ranked_is_refused():
     words = replace(demo_words(), probs=None)
-    with pytest.raises(Refused, match="no rank best: name one of prior-adjusted, loss"):
+    with pytest.raises(Refused, match="unknown rank best: choose one of prior-adjusted, loss"):
         rank_labels(words, rank="best")
     with pytest.raises(Refused, match="--keep-probs"):
         rank_labels(words, rank="confidence-weighted-entropy")

@@ -203,7 +203,7 @@ def test_names_that_tables_have_are_refused_as_slices(
     tmp_path: Path, tiny: Path, sentences: list[dict[str, Any]]
 ) -> None:
     output = scored(tmp_path / "names", tiny, sentences, add_column={"token": "x", "lang": "de"})
-    with pytest.raises(tokloss_ray.TokLossError, match="--by token: the tables have a column of that name"):
+    with pytest.raises(tokloss_ray.TokLossError, match="--by token: the tables already have a column with this name"):
         tokloss_ray.mine(str(output), by=["token"], write=False)
     assert tokloss_ray.mine(str(output), where=["token=x"], by=["lang"], write=False)["tags"].num_rows
 

@@ -118,7 +118,7 @@ def _check_same(a: Scores, b: Scores, matched: Matched, common: bool) -> None:
     names = f"{a.outputs[0]} and {b.outputs[0]}"
     if matched.word_conflicts:
         raise Refused(
-            f"{names} are not of the same text: {matched.word_conflicts:,} of {matched.words:,} words differ "
+            f"{names} do not have the same text: {matched.word_conflicts:,} of {matched.words:,} words differ "
             f"({matched.example})"
         )
     if matched.label_conflicts:
@@ -127,11 +127,11 @@ def _check_same(a: Scores, b: Scores, matched: Matched, common: bool) -> None:
             f"differ ({matched.example}); score both on the same labels"
         )
     if not matched.rows:
-        raise Refused(f"{names} have no row in common: diff compares two models on the same input")
+        raise Refused(f"{names} have no rows in common: diff compares two models on the same input")
     if (matched.only_a or matched.only_b) and not common:
         raise Refused(
-            f"{names} are not of the same rows: {matched.only_a:,} are in the first alone, {matched.only_b:,} in the "
-            f"second (such as {matched.example_only}); add --common to compare the {matched.rows:,} that both have"
+            f"{names} do not have the same rows: {matched.only_a:,} are only in the first, {matched.only_b:,} only in "
+            f"the second (such as {matched.example_only}); add --common to compare the {matched.rows:,} rows in both"
         )
 
 

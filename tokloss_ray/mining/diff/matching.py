@@ -170,7 +170,7 @@ def _same_rows(a: Words, b: Words, keys: Keys, matched: Matched) -> tuple[Words,
         counts = np.bincount(side, minlength=1)
         if len(side) and counts.max() > 1:
             name = both.dictionary[int(counts.argmax())].as_py()
-            raise Refused(f"two rows have the example_id {name}, so rows cannot be told apart: score with other ids")
+            raise Refused(f"two rows have the example_id {name}, so rows cannot be told apart: score with unique ids")
     where_b = np.full(len(both.dictionary), -1)
     where_b[of_b] = np.arange(len(of_b))
     at_b = where_b[of_a]

@@ -162,9 +162,11 @@ def check_rank(rank: str, probs: bool) -> None:
         Refused: there is not.
     """
     if rank not in RANKS:
-        raise Refused(f"there is no rank {rank}: name one of {', '.join(RANKS)}")
+        raise Refused(f"unknown rank {rank}: choose one of {', '.join(RANKS)}")
     if RANKS[rank].needs_probs and not probs:
-        raise Refused(f"--rank {rank} needs the probabilities of all tags: score with --keep-probs, or take another")
+        raise Refused(
+            f"--rank {rank} needs the probabilities of all tags: score with --keep-probs, or choose another rank"
+        )
 
 
 def label_scores(words: Words, labels: Labels = None, rank: str = PRIOR_ADJUSTED, scheme: str | None = None) -> Scores:

@@ -188,7 +188,7 @@ WORDS = Table(
 )
 INCONSISTENT = Table(
     name="inconsistent",
-    title="Words labelled in different ways",
+    title="Words labelled inconsistently",
     shown=(WORD, COUNT, "minority_share", "labelled"),
     final=lambda partials, settings: inconsistent_merge(
         [partials["words"]], settings.tags, settings.by, settings.min_count, settings.limit, settings.scheme

@@ -87,7 +87,7 @@ def _codes(values: pa.DictionaryArray, names: tuple[str, ...]) -> np.ndarray:
     codes = {name: code for code, name in enumerate(names)}
     strings = values.dictionary.to_pylist()
     if unknown := [string for string in strings if string not in codes]:
-        raise ValueError(f"it has the tag {unknown[0]!r}, which _run.json does not have")
+        raise ValueError(f"it has the tag {unknown[0]!r}, which is not in _run.json")
     table = np.array([*(codes[string] for string in strings), -1], dtype=np.int32)
     return table[pc.fill_null(values.indices, len(strings)).to_numpy(zero_copy_only=False)]
 

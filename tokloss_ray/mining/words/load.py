@@ -106,7 +106,7 @@ def load(
         Refused: it is no output, is not finished, or has no such column.
     """
     if as_ not in ("arrow", "pandas", "ray"):
-        raise Refused(f"as_={as_!r}: there are arrow, pandas and ray")
+        raise Refused(f"as_={as_!r}: choose arrow, pandas or ray")
     scores = open_outputs(output, partial)
     conditions = parse_where(where, scores.columns)
     files = files_where(scores.files, conditions)
