@@ -155,7 +155,7 @@ def test_a_row_that_kills_is_quarantined(corpus: Path, tmp_path: Path) -> None:
     assert "out_of_memory" in done.stdout
     (error,) = pads.dataset(output / "errors").to_table().to_pylist()
     assert (error["example_id"], error["reason"], error["stage"]) == (poison, "out_of_memory", "score")
-    assert "ends the process" in error["detail"]
+    assert "kills the process" in error["detail"]
     assert not (output / "_attempts").exists()
     found = verify(str(output))
     assert found.problems == []

@@ -94,7 +94,7 @@ def test_sigterm_while_ray_shuts_down() -> None:
 
 def test_what_counts_as_odd() -> None:
     """The harness must be able to fail."""
-    sentence = "error: interrupted; committed shards are kept, and the same command goes on from there"
+    sentence = "error: interrupted; committed shards are kept: run the same command again to resume"
     assert not odd_lines(f"scoring: 3 of about 9 shards\nwarning: x\n{sentence}\n", sentence=True)
     for text in ("", f"{sentence}\n{sentence}", f"{sentence}\nTraceback (most recent call last):", f"x\n{sentence}"):
         assert odd_lines(text, sentence=True)

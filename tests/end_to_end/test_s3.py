@@ -165,7 +165,7 @@ def test_the_whole_job(bucket: str, corpus: Path, model: Path, tmp_path: Path) -
     fs.rm([lost, f"{output}/_SUCCESS"])
     code, said, _ = tokloss(*command)
     assert code == 0, said
-    assert f"going on after {len(local.records) - 1} shards" in said
+    assert f"resuming: {len(local.records) - 1} shard" in said
     after = {
         path: info["ETag"]
         for path, info in s3fs.S3FileSystem(skip_instance_cache=True).find(f"{output}/scores", detail=True).items()
@@ -350,7 +350,7 @@ def test_storage_that_fails_for_good(on_one_server: None, bucket: str, proxy: Pr
     proxy.harm = None
     code, said, _ = tokloss("score", *words)
     assert code == 0, said
-    assert "going on after" in said
+    assert "resuming: " in said
 
 
 def test_what_does_not_pass_ends_in_a_sentence(bucket: str, proxy: Proxy) -> None:
@@ -489,9 +489,9 @@ def refused(bucket: str, corpus: Path, model: Path) -> Callable[..., str]:
 
 def test_no_such_bucket(refused: Callable[..., str]) -> None:
     name = f"none-{uuid.uuid4().hex}"
-    assert f"there is no bucket {name}" in refused(source=f"s3://{name}/in")
-    assert f"there is no bucket {name}" in refused(source=f"s3://{name}/*.parquet")
-    assert f"there is no bucket {name}" in refused(output=f"s3://{name}/out")
+    assert f"no such bucket: {name}" in refused(source=f"s3://{name}/in")
+    assert f"no such bucket: {name}" in refused(source=f"s3://{name}/*.parquet")
+    assert f"no such bucket: {name}" in refused(output=f"s3://{name}/out")
 
 
 def test_no_such_object(refused: Callable[..., str], bucket: str) -> None:
@@ -515,7 +515,7 @@ def test_endpoint_that_is_down(refused: Callable[..., str]) -> None:
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{probe.getsockname()[1]}"
-    assert f"the endpoint {endpoint} does not answer" in refused(AWS_ENDPOINT_URL=endpoint)
+    assert f"the endpoint {endpoint} does not respond" in refused(AWS_ENDPOINT_URL=endpoint)
 
 
 def test_endpoint_that_swallows_everything(refused: Callable[..., str]) -> None:
@@ -527,7 +527,7 @@ def test_endpoint_that_swallows_everything(refused: Callable[..., str]) -> None:
         for client in waiting:
             client.setblocking(False)
             client.connect_ex(("127.0.0.1", port))
-        assert "does not answer" in refused(AWS_ENDPOINT_URL=f"http://127.0.0.1:{port}")
+        assert "does not respond" in refused(AWS_ENDPOINT_URL=f"http://127.0.0.1:{port}")
         for client in waiting:
             client.close()
 

@@ -141,7 +141,7 @@ def test_a_model_that_was_overwritten_is_not_loaded(
 ) -> None:
     job = job_of(model, tmp_path)
     write(model / WEIGHTS, other)
-    with pytest.raises(JobFailed, match=rf"the model in {model} has changed since the run began; put the old files"):
+    with pytest.raises(JobFailed, match=rf"the model in {model} has changed since the run began; restore the old"):
         load_model(job)
 
 

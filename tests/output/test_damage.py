@@ -208,6 +208,6 @@ def test_what_no_record_names_goes(finished: tuple[dict[str, Any], Path], output
     assert verify(str(output)).problems == []
     (output / "scores" / "notes.parquet").write_text("mine")
     (output / "_SUCCESS").unlink()
-    with pytest.raises(JobFailed, match=r"scores/notes\.parquet belongs to no shard: move it away, then run again"):
+    with pytest.raises(JobFailed, match=r"scores/notes\.parquet belongs to no shard: move it away and run again"):
         score_inline(ScoreConfig(output=str(output), **settings))
     assert (output / "scores" / "notes.parquet").exists()

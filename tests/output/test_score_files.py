@@ -230,7 +230,7 @@ def test_show_goes_by_commit_records(with_strangers: Path) -> None:
     code, said = tokloss("show", str(output), "--worst", str(ROWS))
     assert code == 0
     assert sum("total loss" in line for line in said.splitlines()) == len(committed)
-    assert f"{output} is not finished: this is of what is committed" in " ".join(said.split())
+    assert f"{output} is not finished: showing only what is committed" in " ".join(said.split())
     assert tokloss("show", str(output), "--id", lost[0]) == (2, f"{output} has no sequence with the id {lost[0]}")
     assert tokloss("show", str(output), "--id", committed[0]["example_id"])[0] == 0
     shutil.rmtree(output / "_commits")

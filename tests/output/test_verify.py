@@ -100,12 +100,12 @@ CONTENT: dict[str, tuple[Callable[[pa.Table], pa.Table], str]] = {
     "ignored": (changed("loss", lambda loss: [1.0, *loss[1:]]), "a position without a label has a loss"),
     "sum": (changed("total_loss", lambda total: total + 1), "total_loss is wrong"),
     "labels": (changed("num_labels", lambda count: count + 1), "num_labels is wrong"),
-    "source": (changed("source", lambda source: "c.parquet"), "it has rows of another file than a.parquet"),
-    "twice": (lambda t: pa.concat_tables([t, t.slice(0, 1)]), "is there more than once"),
-    "lost": (lambda t: t.filter(pc.not_equal(t["source_row"], t["source_row"][0])), "119 rows, the plan says 120"),
-    "foreign": (changed("source_row", lambda row: 500), "row 500 is none of its rows"),
+    "source": (changed("source", lambda source: "c.parquet"), "it has rows of a file other than a.parquet"),
+    "twice": (lambda t: pa.concat_tables([t, t.slice(0, 1)]), "appears more than once"),
+    "lost": (lambda t: t.filter(pc.not_equal(t["source_row"], t["source_row"][0])), "119 rows, but the plan says 120"),
+    "foreign": (changed("source_row", lambda row: 500), "row 500 is not one of its rows"),
     "scored-and-refused": (changed("source_row", lambda row: 17), "row 17 is scored and in errors"),
-    "window": (changed("window", lambda window: 7), "lacks a window"),
+    "window": (changed("window", lambda window: 7), "is missing a window"),
 }
 
 
@@ -118,7 +118,7 @@ def test_wrong_content(output: Path, name: str) -> None:
 
 def test_wrong_errors(output: Path) -> None:
     rewrite(output, changed("reason", lambda _: "unknown"), "errors")
-    assert any("has a reason that is none" in problem for problem in verify(str(output)).problems)
+    assert any("has an unknown reason" in problem for problem in verify(str(output)).problems)
 
 
 FILES: dict[str, tuple[Callable[[Path], object], str]] = {

@@ -70,10 +70,10 @@ def test_a_living_driver_is_not_disturbed_and_a_killed_one_not_waited_for(tmp_pa
         lease.confirm()
         assert holder_of(tmp_path)["pid"] == os.getpid()
         check_owner(str(tmp_path), "abc123")
-        with pytest.raises(JobFailed, match="another run has taken"):
+        with pytest.raises(JobFailed, match="another run took over"):
             check_owner(str(tmp_path), "def456")
     assert not (tmp_path / LEASE).exists()
-    with pytest.raises(JobFailed, match="another run has taken"):
+    with pytest.raises(JobFailed, match="another run took over"):
         check_owner(str(tmp_path), "abc123")
 
 
@@ -123,7 +123,7 @@ def test_a_driver_that_lost_its_folder_notices(tmp_path: Path, monkeypatch: pyte
         deadline = time.monotonic() + 5
         while not lease.lost and time.monotonic() < deadline:
             time.sleep(0.02)
-        with pytest.raises(JobFailed, match="another run has taken"):
+        with pytest.raises(JobFailed, match="another run took over"):
             lease.check()
     assert holder_of(tmp_path)["host"] == "far", "the loser removed what was not its own"
 

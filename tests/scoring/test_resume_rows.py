@@ -142,7 +142,7 @@ def test_other_cuts_are_refused_and_nothing_is_written(
     assert attempt(config, 5, None) is None
     before = {p: p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file()}
     other = changed(make_plan(preflight(config), False, False).job.tokenizer_json, 1)
-    with pytest.raises(JobFailed, match=r"shard 000000-00\d would not be the same again.*--overwrite"):
+    with pytest.raises(JobFailed, match=r"shard 000000-00\d would now be different.*--overwrite"):
         score_inline(config, tokenizer=other)
     assert {p: p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file()} == before
     assert score_inline(config).totals.error_rows == 2 + (kind == "text")
@@ -160,7 +160,7 @@ def test_another_version_of_tokenizers(
     run["versions"]["tokenizers"] = "0.1.2"
     file.write_bytes(sealed(run, indent=1))
     with pytest.raises(
-        Refused, match=r"begun with tokenizers 0\.1\.2, and .* install tokenizers==0\.1\.2, or .*--overwrite"
+        Refused, match=r"started with tokenizers 0\.1\.2, and .* install tokenizers==0\.1\.2, or .*--overwrite"
     ):
         score_inline(config)
     run["versions"]["tokenizers"] = version("tokenizers")
@@ -254,8 +254,8 @@ def record_of_another_run(output: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
-        (without_last_row, "scored rows, its record says"),
-        (twice, "is there more than once"),
+        (without_last_row, "scored rows, but its record says"),
+        (twice, "appears more than once"),
         (of_other_rows, "000000-002: it begins at row 0 of its unit"),
         (of_another_run, "000000-001-ffffff.parquet belongs to no shard"),
         (record_of_another_run, "_commits/000000-001.json belongs to another run"),
@@ -297,7 +297,7 @@ def test_new_shards_among_old_ones_are_not_written_before_all_fit(
     (tmp_path / "out" / "_SUCCESS").unlink()
     other = changed(make_plan(preflight(config), False, False).job.tokenizer_json, 1)
     written: list[str] = []
-    with pytest.raises(JobFailed, match="would not be the same again"):
+    with pytest.raises(JobFailed, match="would now be different"):
         score_inline(config, tokenizer=other, committed=lambda record: written.append(record.shard))
     assert written == []
     assert score_inline(config).totals.rows == ROWS

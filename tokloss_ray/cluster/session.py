@@ -129,7 +129,7 @@ def _start(config: ScoreConfig) -> None:
     except (ConnectionError, ValueError, ImportError, RuntimeError) as error:
         reason = str(error).strip().split("\n")[0]
         stopping.raise_if_stopped()
-        raise Refused(f"no Ray cluster at {where}: {reason}" if where else f"Ray does not start: {reason}") from None
+        raise Refused(f"no Ray cluster at {where}: {reason}" if where else f"Ray failed to start: {reason}") from None
 
 
 def _shut_down(alone: bool) -> None:
@@ -242,5 +242,5 @@ def _rays_variables() -> dict[str, str]:
 
 
 def _interrupted() -> Interrupted:
-    sentence = "interrupted; committed shards are kept, and the same command goes on from there"
+    sentence = "interrupted; committed shards are kept: run the same command again to resume"
     return Interrupted(sentence, stopping.exit_code())

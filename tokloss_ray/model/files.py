@@ -92,8 +92,8 @@ def resolve_model(config: ScoreConfig, folder: ModelFolder) -> ModelInfo:
     largest = max(vocabulary.values())
     if embedding_rows and largest >= embedding_rows:
         raise Refused(
-            f"the tokenizer has ids up to {largest}, the model embeddings for {embedding_rows} only: "
-            f"they do not belong together; name the right one with --tokenizer"
+            f"the tokenizer has ids up to {largest}, but the model has only {embedding_rows} embeddings: "
+            f"they do not belong together; pass the right one with --tokenizer"
         )
     strings: list[str | None] = [None] * (largest + 1)
     for token, token_id in vocabulary.items():
@@ -130,7 +130,7 @@ def _model_settings(folder: ModelFolder, path: str, config: ScoreConfig) -> Any:
     try:
         settings = AutoConfig.from_pretrained(path, trust_remote_code=config.trust_remote_code, local_files_only=True)
     except Exception as error:  # whatever a broken configuration makes transformers stumble over
-        hint = "; it brings code of its own: --trust-remote-code runs it" if "trust_remote_code" in str(error) else ""
+        hint = "; it has code of its own, which --trust-remote-code allows" if "trust_remote_code" in str(error) else ""
         raise Refused(f"cannot read the model's config.json in {config.model}: {_first_line(error)}{hint}") from None
     architectures = getattr(settings, "architectures", None) or []
     if architectures and not any("TokenClassification" in name for name in architectures):
@@ -140,7 +140,7 @@ def _model_settings(folder: ModelFolder, path: str, config: ScoreConfig) -> Any:
         )
     if not folder.names(*WEIGHTS):
         if not folder.names(*PICKLED_WEIGHTS):
-            raise Refused(f"{config.model} holds no weights (*.safetensors)")
+            raise Refused(f"{config.model} has no weights (*.safetensors)")
         if not config.allow_pickle:
             raise Refused(
                 f"{config.model} has no safetensors weights; pickled weights can run code: "
@@ -155,9 +155,9 @@ def _tags(settings: Any, name: str) -> tuple[str, ...]:
         raise Refused(f"the id2label of {name} does not number its tags 0, 1, 2, ...")
     tags = tuple(id2label[i] for i in range(len(id2label)))
     if len(set(tags)) != len(tags):
-        raise Refused(f"the id2label of {name} gives one name to two tags")
+        raise Refused(f"the id2label of {name} uses one name for two tags")
     if IGN in tags:
-        raise Refused(f"{name} has a tag called {IGN}, which the output keeps for positions without a label")
+        raise Refused(f"{name} has a tag named {IGN}, which the output reserves for positions without a label")
     return tags
 
 
@@ -168,7 +168,7 @@ def _tokenizer(path: str, config: ScoreConfig) -> Any:
         # transformers would make up an empty tokenizer, to which every word is unknown.
         raise Refused(
             f"no tokenizer in {config.tokenizer or config.model}: there is no tokenizer.json and no vocabulary file; "
-            f"name one with --tokenizer"
+            f"pass one with --tokenizer"
         )
     try:
         tokenizer = AutoTokenizer.from_pretrained(
@@ -177,7 +177,7 @@ def _tokenizer(path: str, config: ScoreConfig) -> Any:
     except Exception as error:  # ValueError, OSError, KeyError and the tokenizers library's bare Exception
         raise Refused(
             f"no usable tokenizer in {config.tokenizer or config.model}: {_first_line(error)}; "
-            f"name one with --tokenizer"
+            f"pass one with --tokenizer"
         ) from None
     if not getattr(tokenizer, "is_fast", False):
         raise Refused(f"the tokenizer in {config.tokenizer or config.model} is not a fast one (tokenizer.json)")
@@ -221,9 +221,11 @@ def _switch_sampling_off(backend: Any) -> tuple[str, ...]:
             continue
         setattr(backend.model, option, None)
         if getattr(backend.model, option) is not None:
-            raise Refused(f"the tokenizer's {option} of {value:g} makes other tokens each time: save it without")
+            raise Refused(
+                f"the tokenizer's {option} of {value:g} makes different tokens each time: save it without that option"
+            )
         told.append(
-            f"the tokenizer has {option} {value:g}, which is for training and makes other tokens each time: "
+            f"the tokenizer has {option} {value:g}, which is for training and makes different tokens each time: "
             f"it is switched off here"
         )
     return tuple(told)
@@ -236,7 +238,7 @@ def _glued_words(tokenizer_json: str) -> tuple[str, ...]:
     if any(step.get("type") == "ByteLevel" and not step.get("add_prefix_space") for step in steps):
         return (
             "the tokenizer was saved with add_prefix_space=false: words are encoded without the space before them, "
-            "as transformers does it with this tokenizer",
+            "as transformers does with this tokenizer",
         )
     return ()
 

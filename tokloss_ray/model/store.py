@@ -64,18 +64,18 @@ def find_model(name: str, revision: str | None, what: str) -> ModelFolder:
     if "://" in name:
         files = _remote_files(name)
         if not files:
-            raise Refused(f"no {what} at {name}: it holds no model files (config.json, *.safetensors)")
+            raise Refused(f"no {what} at {name}: it has no model files (config.json, *.safetensors)")
         return ModelFolder(name.rstrip("/"), "remote", None, files)
     local = os.path.expanduser(name)
     if os.path.isdir(local):
         return ModelFolder(os.path.abspath(local), "local", None, _local_files(local, times=True))
     if os.path.exists(local) or name.startswith(("/", ".", "~")) or name.count("/") > 1:
-        raise Refused(f"no {what} at {name}: a folder with config.json and *.safetensors, or a hub id, is needed")
+        raise Refused(f"no {what} at {name}: expected a folder with config.json and *.safetensors, or a Hub id")
     try:
         snapshot = _snapshot(name, revision)
     except Exception as error:  # the hub client raises a score of types, all of which mean: not to be had
         reason = str(error).strip().split("\n")[0]
-        raise Refused(f"{what} {name} is neither a folder here nor to be had from the hub: {reason}") from None
+        raise Refused(f"{what} {name} is neither a local folder nor available from the Hub: {reason}") from None
     return ModelFolder(name, "hub", os.path.basename(snapshot), _local_files(snapshot))
 
 
@@ -95,7 +95,7 @@ def fetch_model(folder: ModelFolder, small_only: bool = False) -> str:
             return _snapshot(folder.name, folder.revision)
         except Exception as error:
             reason = str(error).strip().split("\n")[0]
-            raise JobFailed(f"{folder.name} is not to be had from the hub: {reason}") from None
+            raise JobFailed(f"cannot get {folder.name} from the Hub: {reason}") from None
     return _copy(folder, folder.names(*SMALL_FILES) if small_only else [name for name, _, _ in folder.files])
 
 
@@ -127,7 +127,7 @@ def check_finished(folder: ModelFolder) -> None:
         raise Refused(f"the model in {folder.name} is being written: wait until that is done")
 
 
-_CHANGED = "put the old files back, or name another --output for the new ones"
+_CHANGED = "restore the old files, or choose another --output for the new ones"
 
 
 def _counted(folder: ModelFolder) -> list[tuple[str, int, str]]:
@@ -186,7 +186,7 @@ def _copy(folder: ModelFolder, names: list[str]) -> str:
     except TokLossError:
         raise
     except OSError as error:
-        raise JobFailed(f"cannot keep {folder.name} in {target}: {error.strerror or error} (TOKLOSS_CACHE)") from None
+        raise JobFailed(f"cannot cache {folder.name} in {target}: {error.strerror or error} (TOKLOSS_CACHE)") from None
     return target
 
 
@@ -217,7 +217,7 @@ _BLOCK = 32 << 20
 def _remote_files(uri: str) -> tuple[tuple[str, int, str], ...]:
     fs, root = open_location(uri)
     if is_local(fs):
-        raise Refused(f"write {root} instead of {uri}")
+        raise Refused(f"use {root} instead of {uri}")
     entries = {posixpath.basename(e["name"]): e for e in children(fs, root) if e["type"] == "file"}
     wanted = sorted(name for name in entries if _matches(name, MODEL_FILES))
     found = [(name, listed(fs, entries[name]["name"], entries[name])) for name in wanted]

@@ -106,17 +106,17 @@ def open_outputs(outputs: str | Sequence[str], partial: bool = False) -> Scores:
     """
     given = (outputs,) if isinstance(outputs, str) else tuple(outputs)
     if not given:
-        raise Refused("name at least one output of tokloss score")
+        raise Refused("give at least one output of tokloss score")
     twice = [name for name, count in Counter(name.rstrip("/") for name in given).items() if count > 1]
     if twice:
-        raise Refused(f"{twice[0]} is named twice: its rows would count double")
+        raise Refused(f"{twice[0]} is given twice: its rows would be counted twice")
     opened = [_open_one(output, partial) for output in given]
     first = opened[0]
     for other in opened[1:]:
         if set(other.tags) != set(first.tags):
             only = ", ".join(sorted(set(other.tags) ^ set(first.tags)))
             raise Refused(
-                f"{given[0]} and {other.outputs[0]} have different tags ({only} in one alone): mine them apart"
+                f"{given[0]} and {other.outputs[0]} have different tags ({only} in only one): mine them separately"
             )
     labels: Counter[str] = Counter()
     for scores in opened:
@@ -186,7 +186,7 @@ def parse_where(where: Sequence[str], columns: Sequence[str]) -> tuple[Condition
         equal = not column.endswith("!")
         column = column.removesuffix("!").strip()
         if not sign or not column:
-            raise Refused(f"--where {text}: write COLUMN=VALUE or COLUMN!=VALUE")
+            raise Refused(f"--where {text}: expected COLUMN=VALUE or COLUMN!=VALUE")
         check_columns("--where", [column], columns)
         conditions.append(Condition(column, value or None, equal))
     return tuple(conditions)
@@ -200,7 +200,7 @@ def check_columns(option: str, names: Iterable[str], columns: Sequence[str]) -> 
     """
     for name in names:
         if name not in columns:
-            raise Refused(f"{option} {name}: there is no such column; there are {', '.join(columns)}")
+            raise Refused(f"{option} {name}: no such column; available: {', '.join(columns)}")
 
 
 def keeps(value: str | None, conditions: Iterable[Condition]) -> bool:

@@ -167,7 +167,7 @@ def read_records(output: str, fingerprint: str | None = None) -> dict[str, Commi
     scan = scan_records(output, fingerprint)
     for name, problem in scan.damaged.items():
         raise JobFailed(
-            f"{output}/{COMMITS}/{name} is damaged ({problem}): the same tokloss score command scores that shard again"
+            f"{output}/{COMMITS}/{name} is damaged ({problem}): run the same tokloss score command to score it again"
         )
     return scan.records
 
@@ -220,7 +220,7 @@ def range_problems(units: Mapping[int, int | None], records: Iterable[CommitReco
             if record.index != position or held is None:
                 break
             if held.start != after:
-                before = f"the shard before it ends at row {after:,}"
+                before = f"but the previous shard ends at row {after:,}"
                 yield record.shard, f"it begins at row {held.start:,} of its unit, {before}"
                 break
             if held.stop - held.start != record.rows:
@@ -230,7 +230,7 @@ def range_problems(units: Mapping[int, int | None], records: Iterable[CommitReco
                 if position + 1 < len(of_unit):
                     yield record.shard, f"it is the last of its unit, but shard {of_unit[position + 1].shard} follows"
                 if rows is not None and after != rows:
-                    yield record.shard, f"its unit ends at row {after:,}, the plan says {rows:,}"
+                    yield record.shard, f"its unit ends at row {after:,}, but the plan says {rows:,}"
                 break
 
 

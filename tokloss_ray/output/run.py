@@ -106,7 +106,7 @@ def read_run(output: str) -> Run | None:
         run = Run.from_json(content)
         strict = run.has_checksums
     except (KeyError, TypeError, AttributeError):
-        raise Refused(f"{output}/{RUN} was not written by tokloss: name another folder") from None
+        raise Refused(f"{output}/{RUN} was not written by tokloss: choose another folder") from None
     try:
         unsealed(data, strict=strict)
     except DamagedError as error:
@@ -135,7 +135,7 @@ def read_finished(output: str, partial: bool, verb: str) -> tuple[Run, bool]:
         raise Refused(f"{output} is not an output of tokloss score")
     finished = is_finished(output)
     if not finished and not partial:
-        raise Refused(f"{output} is not finished: score it to the end, or {verb} what there is with --partial")
+        raise Refused(f"{output} is not finished: finish scoring it, or {verb} the committed part with --partial")
     return run, finished
 
 

@@ -43,8 +43,8 @@ def reading(output: str, path: str) -> Iterator[None]:
             raise StorageFailed(f"cannot read {output}/{path}: {str(error.strerror).lower()}") from error  # type: ignore[union-attr]
         cause = "it is missing" if isinstance(error, FileNotFoundError) else cause_of(error)
         raise JobFailed(
-            f"cannot read {output}/{path}: {cause}; run tokloss verify {output}, then the same tokloss score command "
-            f"scores that shard again"
+            f"cannot read {output}/{path}: {cause}; run tokloss verify {output}, then the same tokloss score command, "
+            f"to score that shard again"
         ) from error
 
 
@@ -104,7 +104,7 @@ def read_batches(file: ScoreFile, columns: Sequence[str], narrow: bool = False) 
 def _check_number(rows: int, file: ScoreFile) -> None:
     # Where the footer is damaged, pyarrow may stop early without a word.
     if rows != file.rows:
-        raise ValueError(f"it has {rows:,} rows, its record says {file.rows:,}")
+        raise ValueError(f"it has {rows:,} rows, but its record says {file.rows:,}")
 
 
 def _checked(table: pa.Table, file: ScoreFile) -> pa.Table:

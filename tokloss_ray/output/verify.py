@@ -101,7 +101,7 @@ def verify(output: str) -> Verified:
     if run is None:
         raise Refused(f"{output} is not an output of tokloss: it has no {RUN}")
     if not is_finished(output):
-        raise Refused(f"{output} is not finished: tokloss status says what is missing")
+        raise Refused(f"{output} is not finished: tokloss status shows what is missing")
     scan = scan_records(output, run.short_fingerprint)
     records = scan.records
     found = Verified(total(records.values()))
@@ -152,7 +152,7 @@ def verify(output: str) -> Verified:
 def _check_folder(output: str, run: Run, found: Verified) -> bool:
     """Look at `_SUCCESS` and `_run.json`; whether `_SUCCESS` is to be written again."""
     if fingerprint(run.identity) != run.fingerprint:
-        found.add(f"{RUN} has another fingerprint than its settings")
+        found.add(f"{RUN} has a fingerprint that does not match its settings")
     try:
         read_success(output, run)
     except DamagedError as error:
@@ -191,11 +191,11 @@ def _ids(table: pa.Table) -> np.ndarray:
 def _sums(totals: Totals, run: Run, written: dict[str, Any]) -> Iterator[str]:
     for name in ("rows", "scored_rows", "error_rows", "sequences", "tokens", "labels"):
         if written.get(name) != getattr(totals, name):
-            yield f"{name}: the records add up to {getattr(totals, name):,}, _SUCCESS says {written.get(name)}"
+            yield f"{name}: the records add up to {getattr(totals, name):,}, but _SUCCESS says {written.get(name)}"
     if totals.rows != totals.scored_rows + totals.error_rows:
         yield f"{totals.rows:,} rows in, {totals.scored_rows:,} scored and {totals.error_rows:,} in errors"
     if run.plan.rows is not None and totals.rows != run.plan.rows:
-        yield f"{totals.rows:,} rows in the records, {run.plan.rows:,} in the plan"
+        yield f"{totals.rows:,} rows in the records, but {run.plan.rows:,} in the plan"
 
 
 _Damaged = list[tuple[str, str]]
@@ -221,12 +221,12 @@ def _check_unit(
                 damaged.append((shard, f"{file.path} is damaged: {str(error).splitlines()[0]}"))
                 continue
             if table.num_rows != file.rows:
-                problems.append(f"{file.path} has {table.num_rows:,} rows, its record says {file.rows:,}")
+                problems.append(f"{file.path} has {table.num_rows:,} rows, but its record says {file.rows:,}")
             if file is record.errors_file:
                 refused.append(one_array(table.column(schema.SOURCE_ROW)).to_numpy())
                 rows["error_rows"] += table.num_rows
                 if not set(table.column("reason").to_pylist()) <= set(schema.REASONS):
-                    problems.append(f"{file.path} has a reason that is none")
+                    problems.append(f"{file.path} has an unknown reason")
             else:
                 rows["sequences"] += table.num_rows
                 rows["scored_rows"] += pc.sum(pc.equal(table.column(schema.WINDOW), 0)).as_py() or 0
@@ -245,13 +245,13 @@ def _against_record(record: CommitRecord, rows: dict[str, int], numbers: list[np
     """Whether the files of a shard hold the rows that its record says; numbers: their source_rows."""
     for name, count in rows.items():
         if count != getattr(record, name):
-            yield f"{count:,} {name.replace('_', ' ')}, its record says {getattr(record, name):,}"
+            yield f"{count:,} {name.replace('_', ' ')}, but its record says {getattr(record, name):,}"
     together = np.concatenate(numbers)
     if record.row_range is not None and len(together):
         held = int(together.min()), int(together.max())
         if held != (record.first_row, record.last_row):
             said = f"{record.first_row} to {record.last_row}"
-            yield f"it holds rows {held[0]} to {held[1]} of the file, its record says {said}"
+            yield f"it holds rows {held[0]} to {held[1]} of the file, but its record says {said}"
 
 
 def _read_whole_file(output: str, file: DataFile) -> pa.Table:
@@ -282,24 +282,24 @@ def _once(unit: dict[str, Any], keys: list[np.ndarray], refused: list[np.ndarray
     scored = np.concatenate([np.zeros((0, 2), dtype=np.int64), *keys])
     unique, counts = np.unique(scored, axis=0, return_counts=True)
     for row, window in unique[counts > 1][:10].tolist():
-        yield f"{where}: row {row}, window {window} is there more than once"
+        yield f"{where}: row {row}, window {window} appears more than once"
     rows, windows = np.unique(unique[:, 0], return_counts=True)
     last = np.zeros(len(rows), dtype=np.int64)
     np.maximum.at(last, np.searchsorted(rows, unique[:, 0]), unique[:, 1])
     for row in rows[last + 1 != windows][:10].tolist():
-        yield f"{where}: row {row} lacks a window"
+        yield f"{where}: row {row} is missing a window"
     bad = np.concatenate([np.zeros(0, dtype=np.int64), *refused])
     twice, counts = np.unique(bad, return_counts=True)
     for row in twice[counts > 1][:10].tolist():
-        yield f"{where}: row {row} is in errors more than once"
+        yield f"{where}: row {row} appears in errors more than once"
     for row in np.intersect1d(rows, bad)[:10].tolist():
         yield f"{where}: row {row} is scored and in errors"
     outside = [r for r in [*rows.tolist(), *bad.tolist()] if r < unit["start"] or 0 <= unit["stop"] <= r]
     for row in outside[:10]:
-        yield f"{where}: row {row} is none of its rows"
+        yield f"{where}: row {row} is not one of its rows"
     count = len(rows) + len(twice)
     if unit["rows"] is not None and count != unit["rows"]:
-        yield f"{where}: {count:,} rows, the plan says {unit['rows']:,}"
+        yield f"{where}: {count:,} rows, but the plan says {unit['rows']:,}"
 
 
 def _check_table(table: pa.Table, unit: dict[str, Any]) -> Iterator[str]:
@@ -321,7 +321,7 @@ def _check_table(table: pa.Table, unit: dict[str, Any]) -> Iterator[str]:
         yield "a position without a label has a loss"
     source = unit.get("source")  # unknown where the plan is damaged
     if source is not None and set(pc.unique(table.column(schema.SOURCE)).to_pylist()) - {source}:
-        yield f"it has rows of another file than {source}"
+        yield f"it has rows of a file other than {source}"
     sums = {
         schema.NUM_TOKENS: lengths,
         schema.NUM_LABELS: sum_per_row(labelled, offsets),

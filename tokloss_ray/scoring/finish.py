@@ -30,8 +30,8 @@ def break_early(records: dict[str, CommitRecord], config: ScoreConfig) -> None:
     if rows >= BREAKER_ROWS and bad * 2 > rows:
         reasons = _reasons(total(records.values()))
         raise TooManyBadRows(
-            f"stopped: {bad:,} of the first {rows:,} rows cannot be scored ({reasons}); "
-            f"that looks like a wrong column; {config.output}/errors has the rows"
+            f"stopped: {bad:,} of the first {rows:,} rows cannot be scored ({reasons}), "
+            f"which suggests a wrong column; the rows are in {config.output}/errors"
         )
 
 
@@ -51,8 +51,8 @@ def complete(config: ScoreConfig, plan: Plan, units: list[ReadUnit], records: di
     wrong = next(range_problems({unit.number: unit.rows for unit in units}, records.values()), None)
     if wrong is not None:
         raise JobFailed(
-            f"shard {wrong[0]} does not fit the others: {wrong[1]}. The units were not cut at the same places by all "
-            f"attempts: start afresh with --overwrite"
+            f"shard {wrong[0]} does not match the others: {wrong[1]}. Not all attempts cut the units at the same "
+            f"places: start over with --overwrite"
         )
     totals = total(records.values())
     if totals.rows != totals.scored_rows + totals.error_rows or (plan.rows is not None and totals.rows != plan.rows):
@@ -63,19 +63,21 @@ def complete(config: ScoreConfig, plan: Plan, units: list[ReadUnit], records: di
         )
     run = read_run(config.output)
     if run is None or run.fingerprint != fingerprint(plan.job.identity):
-        raise JobFailed(f"another run has taken {config.output} over while this one was at work: name another folder")
+        raise JobFailed(f"another run took over {config.output} while this one was running: choose another folder")
     forget_attempts(config.output)
     remove_strangers(config.output, records)
     if problems := file_problems(config.output, records.values()):
         more = f", and {len(problems) - 1} more problems" if len(problems) > 1 else ""
-        remedy = "the same command again scores that shard again" if problems[0][0] else "move it away, then run again"
+        remedy = (
+            "run the same command again to score that shard again" if problems[0][0] else "move it away and run again"
+        )
         raise JobFailed(f"{problems[0][1]}{more}: {remedy}")
     if config.id_column and totals.rows <= MOST_IDS:
         totals.repeated_ids = repeated_ids(config.output, records.values())
     if totals.error_rate > config.max_error_rate:
         raise TooManyBadRows(
             f"{totals.error_rows:,} of {totals.rows:,} rows cannot be scored ({_reasons(totals)}), more than "
-            f"--max-error-rate {config.max_error_rate:g}; the others are done. Look at {config.output}/errors, then "
+            f"--max-error-rate {config.max_error_rate:g}; all others are scored. Look at {config.output}/errors, then "
             f"run again with --max-error-rate {_rate_above(totals.error_rate)} to accept them"
         )
     write_success(config.output, {k: v for k, v in asdict(totals).items() if k not in NOT_IN_SUCCESS})

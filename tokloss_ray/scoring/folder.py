@@ -60,14 +60,14 @@ def check_folder(output: str) -> None:
     fs, root = open_location(output)
     kind = kind_of(fs, root)
     if kind == "file":
-        raise Refused(f"--output {output} is a file: name a folder")
+        raise Refused(f"--output {output} is a file: choose a folder")
     if kind is None or read_run(output) is not None:
         return
     # A run that died before it had written _run.json leaves at most its plan behind.
     names = (posixpath.basename(entry["name"]) for entry in children(fs, root))
     foreign = next((name for name in names if name not in (PLAN, LEASE) and not name.endswith(".tmp")), None)
     if foreign is not None:
-        raise Refused(f"--output {output} is not empty and not an output of tokloss ({foreign}): name another folder")
+        raise Refused(f"--output {output} is not empty and not an output of tokloss ({foreign}): choose another folder")
 
 
 def check_same_run(run: Run, plan: Plan, output: str, finished: bool) -> None:
@@ -81,15 +81,15 @@ def check_same_run(run: Run, plan: Plan, output: str, finished: bool) -> None:
         before, now = run.versions.get("tokenizers"), version("tokenizers")
         if not finished and before != now:
             raise Refused(
-                f"--output {output} was begun with tokenizers {before}, and {now} is installed here, which may make "
-                f"other tokens: install tokenizers=={before}, or start afresh with --overwrite"
+                f"--output {output} was started with tokenizers {before}, but {now} is installed here, which may make "
+                f"different tokens: install tokenizers=={before}, or start over with --overwrite"
             )
         return
     differing = [key for key in ours if theirs.get(key) != ours[key]] + [key for key in theirs if key not in ours]
     named = ", ".join(_difference(key, theirs.get(key), ours.get(key)) for key in differing)
     raise Refused(
         f"--output {output} belongs to another run; it differs in {named}. "
-        f"Use another --output, or start afresh with --overwrite"
+        f"Use another --output, or start over with --overwrite"
     )
 
 
@@ -153,7 +153,7 @@ def read_plan(plan: Plan, run: Run) -> list[ReadUnit]:
     if rows is None:
         if _write_plan(plan) != run.plan.sha256:
             raise Refused(
-                f"{plan.job.output}/{PLAN} is lost or damaged, and cannot be made again: start afresh with --overwrite"
+                f"{plan.job.output}/{PLAN} is lost or damaged and cannot be made again: start over with --overwrite"
             )
         return plan.units
     files = {unit.source: unit for unit in plan.units}

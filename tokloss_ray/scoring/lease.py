@@ -42,7 +42,7 @@ def check_owner(output: str, fingerprint: str) -> None:
     """
     lease = _read(output)
     if lease is None or lease.get("fingerprint") != fingerprint:
-        raise JobFailed(f"another run has taken {output} over while this one was at work: name another folder")
+        raise JobFailed(f"another run took over {output} while this one was running: choose another folder")
 
 
 class Lease:
@@ -102,7 +102,7 @@ class Lease:
     def check(self) -> None:
         """See that the folder is still ours, as far as the last beat knows."""
         if self.lost:
-            raise JobFailed(f"another run has taken {self.output} over while this one was at work: name another folder")
+            raise JobFailed(f"another run took over {self.output} while this one was running: choose another folder")
 
     def release(self) -> None:
         """Give the folder back, if it is ours."""
@@ -158,7 +158,7 @@ class Lease:
     def _taken(self, lease: dict[str, Any] | None) -> str:
         holder = (lease or {}).get("holder") or {}
         who = f" (process {holder['pid']} on {holder['host']})" if "pid" in holder and "host" in holder else ""
-        return f"another run is at work in {self.output}{who}: name another folder, or wait for its end"
+        return f"another run is at work in {self.output}{who}: choose another folder, or wait until it ends"
 
 
 def _read(output: str) -> dict[str, Any] | None:

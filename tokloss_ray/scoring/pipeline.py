@@ -138,7 +138,7 @@ def _standstill(seconds: float, running: Running) -> str:
         for key, name in names.items()
         if key in stage
     ]
-    return f"nothing was committed for {seconds:g} s (--stall-timeout); {'; '.join(doing) or 'Ray had not started it'}"
+    return f"nothing was committed for {seconds:g} s (--stall-timeout); {'; '.join(doing) or 'Ray had not started'}"
 
 
 def _waiting_bytes(job: Job, actors: Actors) -> int:
@@ -153,7 +153,7 @@ def _given_up(error: Exception) -> PassFailed:
         cause = cause.__cause__
     detail = "".join(traceback.format_exception(error))
     sentence = (str(cause).strip() or type(cause).__name__).split("\n")[0]
-    return PassFailed(f"Ray gave the job up: {sentence}", detail)
+    return PassFailed(f"Ray stopped the job: {sentence}", detail)
 
 
 def _result(answer: dict[str, Any]) -> Result:

@@ -82,14 +82,14 @@ def _outside_of_input(config: ScoreConfig, inspected: list[Inspected]) -> None:
     for uri in config.input:
         fs, path = open_location(uri)
         if output.startswith(posixpath.join(path, "")) and kind_of(fs, path) == "directory":
-            raise Refused(f"--output {config.output} lies inside the input folder {uri}: choose another folder")
+            raise Refused(f"--output {config.output} is inside the input folder {uri}: choose another folder")
 
 
 def _overlap(config: ScoreConfig, model: ModelInfo) -> int:
     specials = Tokenizer.from_str(model.tokenizer_json).num_special_tokens_to_add(False)
     capacity = model.max_length - specials
     if capacity < 1:
-        raise Refused(f"--max-length {model.max_length} leaves no room beside {specials} special tokens")
+        raise Refused(f"--max-length {model.max_length} leaves no room for anything but {specials} special tokens")
     if config.overlap is None:
         return min(DEFAULT_OVERLAP, capacity // 2)
     if config.overlap >= capacity and config.overflow == "window":

@@ -39,7 +39,7 @@ def find_committed(folder: str, run: Run) -> EarlierAttempts:
     scan = scan_records(folder, run.short_fingerprint)
     noted = read_damage(folder)
     redo = {name: f"its record is damaged ({problem})" for name, problem in scan.damaged.items()}
-    redo |= dict.fromkeys(scan.of_other_runs, "its record is of another run")
+    redo |= dict.fromkeys(scan.of_other_runs, "its record belongs to another run")
     redo |= {f"{shard}.json": f"{problem}" for shard, problem in file_problems(folder, scan.records.values()) if shard}
     redo |= {f"{shard}.json": "tokloss verify found it damaged" for shard in noted or () if shard in scan.records}
     records = {shard: record for shard, record in scan.records.items() if f"{shard}.json" not in redo}

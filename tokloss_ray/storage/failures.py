@@ -157,7 +157,7 @@ def _problem(fs: fsspec.AbstractFileSystem, path: str, doing: str, error: Except
     code = next((code for e in chain if (code := _code(e))), "")
     if names & _CREDENTIALS:
         return (
-            "there are no complete credentials (for s3://: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+            "no complete credentials found (for s3://: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
             "AWS_PROFILE with ~/.aws, or an instance profile)",
             False,
         )
@@ -166,25 +166,25 @@ def _problem(fs: fsspec.AbstractFileSystem, path: str, doing: str, error: Except
     if code in _EXPIRED:
         return "the credentials have expired: renew them and run the same command again", False
     if code in _BAD_KEYS:
-        return f"the credentials are not accepted ({code})", False
+        return f"the credentials were rejected ({code})", False
     if code in ("AccessDenied", "403", "AllAccessDisabled") or isinstance(error, PermissionError):
-        return "access denied: the credentials lack the right to it, or are wrong", False
+        return "access denied: the credentials lack permission, or are wrong", False
     if code == "NoSuchBucket" or (isinstance(error, FileNotFoundError) and "/" not in path.strip("/")):
-        return f"there is no bucket {path.strip('/').split('/')[0]}", False
+        return f"no such bucket: {path.strip('/').split('/')[0]}", False
     if isinstance(error, FileNotFoundError):
         return None
     if "SSLError" in names:
-        return "no secure connection to the endpoint: is it https, and is its certificate known here?", False
+        return "no secure connection to the endpoint: is it https, and is its certificate trusted here?", False
     if names & _UNREACHABLE:
-        return f"the endpoint{_endpoint()} does not answer", True
+        return f"the endpoint{_endpoint()} does not respond", True
     if code in _OVERLOADED:
         return f"the service is overloaded or failing ({code})", True
     if code in ("PreconditionFailed", "412") or "FileExpired" in names:
-        return "it changed while it was read", False
+        return "it changed while it was being read", False
     if names & _BROKEN_OFF:
-        return "the service stopped answering", True
+        return "the service stopped responding", True
     if isinstance(error, OSError) or code:
-        return f"the service refused it ({code or type(error).__name__})", False
+        return f"the service refused the request ({code or type(error).__name__})", False
     return None
 
 

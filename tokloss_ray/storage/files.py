@@ -59,7 +59,7 @@ def open_location(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     if _SECRETS.search(uri):
         raise Refused(
             f"an address that starts with {uri.split('://')[0]}:// holds a key or a signature, which would end up in "
-            f"logs: leave it out, and give credentials in the environment"
+            f"logs: remove it, and put credentials in the environment"
         )
     scheme = uri.split("://")[0] if "://" in uri else "file"
     options = _S3_OPTIONS if scheme in ("s3", "s3a") else {}
@@ -254,7 +254,7 @@ class RangeFile(io.RawIOBase):
     def _range(self, start: int, stop: int) -> bytes:
         data = self.fs.cat_file(self.path, start=start, end=stop)
         if len(data) != stop - start:
-            raise TimeoutError("the answer is shorter than what was asked for")
+            raise TimeoutError("the response is shorter than requested")
         return data
 
 

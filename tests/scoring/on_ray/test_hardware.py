@@ -37,7 +37,7 @@ def test_actors_by_hardware() -> None:
     # Nodes that join later: actors beyond the first ones wait for them, and threads are those of one node.
     assert actors((4.0, 4.0), (0.0, 0.0), grows=True, actors=(2, 8)) == (2, 8, 0, 4)
     assert actors((4.0,), (0.0,), grows=True, actors=(1, 8), gpus_per_actor=1) == (1, 8, 1, None)
-    with pytest.raises(Refused, match="say also --actors"):
+    with pytest.raises(Refused, match="also pass --actors"):
         actors((4.0,), (0.0,), grows=True, gpus_per_actor=1)
     with pytest.raises(Refused, match="no node with CPUs"):
         actors((0.0,), (0.0,))

@@ -190,7 +190,7 @@ def test_it_is_said(convbert: Path, tokenizer: Path, rows: list[Row], tmp_path: 
     run = score_inline(config)
     assert {record.batching for record in run.records} == {EQUAL_LENGTH}
     print_summary(console, RunSummary("out", run.totals, 1, 1.0, None, None, False, ()))
-    assert console.export_text().count("of equally long sequences") == 2
+    assert console.export_text().count("equally long sequences only") == 2
 
 
 def test_check_refuses_before_work(tokenizer: Path, rows: list[Row], tmp_path: Path) -> None:
@@ -298,9 +298,9 @@ def test_rounding_is_no_difference(scale: float) -> None:
 @pytest.mark.parametrize(
     ("answer", "sentence"),
     [
-        (batch_mean, "when another one, equally long, is in its batch"),
-        (chance, "answers one sequence differently each time"),
-        (halved, "17 x 7 logits where 33 x 7 are expected"),
+        (batch_mean, "if another, equally long one is in its batch"),
+        (chance, "gives other results each time"),
+        (halved, "17 x 7 logits, but 33 x 7 are expected"),
     ],
 )
 def test_probe_refuses(answer: Any, sentence: str) -> None:
@@ -329,5 +329,5 @@ def test_out_of_reach_positions_are_found_in_the_model(
     model = families.build("roberta", tmp_path / "model", tokenizer)
     usable = families.POSITIONS - PAD - 1
     plan = make_plan(preflight(settings(model, tokenizer, tmp_path, rows)), gpu=False, bfloat16=False)
-    with pytest.raises(JobFailed, match=f"give --max-length {usable}"):
+    with pytest.raises(JobFailed, match=f"use --max-length {usable}"):
         Scorer(plan.job, 1)

@@ -73,7 +73,7 @@ def _gpu_actors(config: ScoreConfig, hardware: Hardware, nodes: list[float]) -> 
     if not fitting and not waits:
         raise Refused(
             f"no node has enough GPUs for an actor (--gpus-per-actor {each:g}); 0 runs the model on CPUs"
-            + ("; to wait for nodes that the cluster starts on demand, say also --actors MIN,MAX" * hardware.may_grow)
+            + ("; to wait for nodes that the cluster starts on demand, also pass --actors MIN,MAX" * hardware.may_grow)
         )
     low, high = config.actors or (fitting, fitting)
     if low > fitting and not waits:
@@ -87,9 +87,7 @@ def _share(cpus: float) -> float:
     """CPUs an actor asks for: what is left, rounded down, and never what another stage asks for (see pipeline)."""
     share = math.floor(cpus * 1000) / 1000
     if share <= 0:
-        raise Refused(
-            "a node has too few CPUs for that many actors: encode and commit need 0.75; ask for fewer --actors"
-        )
+        raise Refused("a node has too few CPUs for that many actors: encode and commit need 0.75; use fewer --actors")
     return share - 0.001 if share in (0.5, 0.25) else share
 
 
@@ -110,7 +108,7 @@ def gpu_has_bfloat16(local: bool, patience: float) -> bool:
     try:
         return ray.get(ray.remote(num_gpus=0.01)(ask).remote(), timeout=patience)
     except ray.exceptions.GetTimeoutError:
-        raise Refused(f"no GPU node answered within {patience:g} s (--dtype says what to compute in)") from None
+        raise Refused(f"no GPU node responded within {patience:g} s; set --dtype to go without asking one") from None
 
 
 def local_gpu() -> bool:

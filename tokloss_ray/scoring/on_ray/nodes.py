@@ -97,17 +97,17 @@ def what_is_missing(model: ModelFolder, units: list[ReadUnit], run_file: str) ->
             if not exists(fs, path):
                 return (
                     f"node {node} does not see the input {unit.path}: "
-                    f"put it on storage that all nodes reach, such as s3://"
+                    f"put it on storage that all nodes can reach, such as s3://"
                 )
         if not exists(*open_location(run_file)):
             return (
                 f"node {node} does not see --output {run_file.rpartition('/')[0]}: "
-                f"name a folder that all nodes reach, such as s3://"
+                f"choose a folder that all nodes can reach, such as s3://"
             )
         if not see_model(model):
             return (
                 f"node {node} does not see --model {model.name}: "
-                f"put it where all nodes find it, such as s3://, or name a hub id"
+                f"put it where all nodes can reach it, such as s3://, or use a Hub id"
             )
     except TokLossError as error:
         return f"node {node}: {error}"

@@ -135,7 +135,7 @@ def _tokenizer(ref: ray.ObjectRef) -> Tokenizer:
     job, here = _job(ref), version("tokenizers")
     if here != job.tokenizers_version:
         raise JobFailed(
-            f"a node has tokenizers {here}, the driver {job.tokenizers_version}, which may make other tokens: "
+            f"a node has tokenizers {here}, but the driver {job.tokenizers_version}, which may make different tokens: "
             f"install the same version everywhere"
         )
     return Tokenizer.from_str(job.tokenizer_json)

@@ -38,7 +38,7 @@ def commit_shard(job: Job, about: dict[str, Any], decoded: Decoded) -> CommitRec
             run's by now.
     """
     if about["rows"] != decoded.figures["rows"]:
-        raise JobFailed(f"{about['rows']:,} rows were encoded, {decoded.figures['rows']:,} came out of scoring")
+        raise JobFailed(f"{about['rows']:,} rows were encoded, but {decoded.figures['rows']:,} were scored")
     fs, root = open_location(job.output)
     name = shard_name(about["unit"], about["index"])
     files = []
@@ -84,7 +84,7 @@ def _partitions(job: Job, scores: pa.Table) -> Iterator[tuple[str, pa.Table]]:
         folders = [f"{folders[c // len(names)]}/{names[c % len(names)]}" for c in present]
         if len(folders) > MAX_PARTITIONS:
             raise JobFailed(
-                f"--partition-by {' '.join(job.partition_by)} makes more than {MAX_PARTITIONS:,} folders of one shard: "
+                f"--partition-by {' '.join(job.partition_by)} makes more than {MAX_PARTITIONS:,} folders per shard: "
                 f"choose a column with fewer values, or a larger --shard-tokens"
             )
     data = scores.drop_columns(list(job.partition_by))

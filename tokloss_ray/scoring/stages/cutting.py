@@ -54,7 +54,7 @@ def encode_unit(
         here = RowRange(written, written + rows, -1 if last is None else last, read is not None)
         written += rows
         if read is not None and read != written:
-            raise JobFailed(f"{source}: {read:,} rows of unit {unit} were read, {written:,} came out of encoding")
+            raise JobFailed(f"{source}: {read:,} rows of unit {unit} were read, but {written:,} were encoded")
         if index in held:
             _check_same(held[index], here, shard_name(unit, index))
         else:
@@ -83,13 +83,13 @@ def _check_same(before: RowRange, now: RowRange, name: str) -> None:
         held, would = (
             f"rows {rows.start:,} to {rows.stop:,}, up to row {rows.last_row} of the file" for rows in (before, now)
         )
-        raise _moved(name, f"it was committed with {held}, and would hold {would} now")
+        raise _moved(name, f"it was committed with {held} and would now hold {would}")
 
 
 def _moved(name: str, difference: str) -> JobFailed:
     return JobFailed(
-        f"shard {name} would not be the same again: {difference}. The tokenizer or the reader answers differently "
-        f"from before, so the parts would not fit together: go back to the versions in _run.json, or use --overwrite"
+        f"shard {name} would now be different: {difference}. The tokenizer or the reader gives other results than "
+        f"before, so the shards would not fit together: go back to the versions in _run.json, or use --overwrite"
     )
 
 

@@ -16,8 +16,8 @@ from tokloss_ray.scoring.stages.encode import payload
 
 _SCORE_PROBLEMS = {
     "non_finite": "some logits are NaN or infinite",
-    "out_of_memory": "it does not fit into memory, or ends the process that scores it",
-    "too_short": "the model fails on sequences of so few tokens",
+    "out_of_memory": "it does not fit in memory, or kills the process that scores it",
+    "too_short": "the model fails on such short sequences",
 }
 
 

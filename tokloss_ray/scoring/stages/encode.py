@@ -236,7 +236,11 @@ def _encode_errors(job: Job, source: str, rows: pa.Table, bad: np.ndarray, lengt
         row = rows.slice(i, 1).to_pylist()[0]
         items = row[schema.WORDS] if job.columns.words else row[schema.INPUT_IDS]
         none = lengths[i] == 0
-        detail = "the tokenizer makes no token of it" if none else f"{lengths[i]} tokens, at most {job.max_length}"
+        detail = (
+            "the tokenizer makes no tokens of it"
+            if none
+            else f"{lengths[i]} tokens, but at most {job.max_length} are allowed"
+        )
         records.append(
             {
                 "example_id": row[schema.EXAMPLE_ID],

@@ -80,13 +80,13 @@ class Probe:
         except Exception as error:  # a model's code raises what it likes
             cause = (str(error).strip() or type(error).__name__).split("\n")[0]
             raise JobFailed(
-                f"the model in {name} does not answer a sequence of {lengths.max()} token ids with its attention mask, "
-                f"which is all it is given: {cause}"
+                f"the model in {name} fails on a sequence of {lengths.max()} token ids and an attention mask, "
+                f"the only inputs it gets: {cause}"
             ) from error
         if logits_BLC.shape != (*ids_BL.shape, len(self.job.tags)):
             raise JobFailed(
-                f"the model in {name} answers {' x '.join(map(str, logits_BLC.shape[1:]))} logits where "
-                f"{lengths.max()} x {len(self.job.tags)} are expected, one of each tag for each token"
+                f"the model in {name} returns {' x '.join(map(str, logits_BLC.shape[1:]))} logits, but "
+                f"{lengths.max()} x {len(self.job.tags)} are expected: one per tag for each token"
             )
         return [logits_BLC[i, :n] for i, n in enumerate(lengths.tolist())]
 
@@ -110,14 +110,14 @@ def find_batching(model: nn.Module, probe: Probe, reload: Callable[[], nn.Module
     changed = [key for key, value in _state(subject) if before.get(key, _state) != value]
     if changed and _remembers(_in_float32(reload()), probe):
         raise JobFailed(
-            f"the model in {probe.job.model.name} answers long sequences differently once it has seen a short one (its "
-            f"{changed[0].rpartition('.')[2]} changes), so that losses would depend on the order of the work: "
-            f"a smaller --max-length may avoid it"
+            f"the model in {probe.job.model.name} gives other results for long sequences after a short one (its "
+            f"{changed[0].rpartition('.')[2]} changes), so losses would depend on the order of the work: "
+            f"a smaller --max-length may avoid this"
         )
     if not _all_same(probe(subject, probe.short[0]), first, exact, sure=True):
         raise JobFailed(
-            f"the model in {probe.job.model.name} answers one sequence differently each time, as random hashing does: "
-            f"no loss could be repeated"
+            f"the model in {probe.job.model.name} gives other results each time, as random hashing does: "
+            f"its losses are not reproducible"
         )
     settled = dict(_state(subject))
     probe(subject, probe.short[1])
@@ -152,8 +152,8 @@ def _check_equally_long(model: nn.Module, probe: Probe, exact: bool) -> None:
         pair = row, probe.row(len(row), seed=1)
         if not _all_same(probe(model, *pair), [probe(model, one)[0] for one in pair], exact, sure=True):
             raise JobFailed(
-                f"the model in {probe.job.model.name} answers a sequence differently when another one, equally long, "
-                f"is in its batch: no loss could be repeated"
+                f"the model in {probe.job.model.name} gives other results for a sequence if another, equally long one "
+                f"is in its batch: its losses are not reproducible"
             )
 
 
@@ -233,8 +233,8 @@ def _check_positions(model: nn.Module, job: Job) -> None:
             usable = len(module.weight) - module.padding_idx - 1
             if usable < job.max_length:
                 raise JobFailed(
-                    f"the model in {job.model.name} has {usable} positions behind its padding id, sequences may have "
-                    f"{job.max_length} tokens: give --max-length {usable}"
+                    f"the model in {job.model.name} has {usable} positions after its padding id, but sequences may "
+                    f"have {job.max_length} tokens: use --max-length {usable}"
                 )
 
 

@@ -245,7 +245,7 @@ def load_model(job: Job) -> torch.nn.Module:
         )
     except Exception as error:  # transformers, safetensors and torch raise what they like here
         cause = (str(error).strip() or type(error).__name__).split("\n")[0]
-        raise JobFailed(f"the model in {job.model.name} does not load: {cause}") from error
+        raise JobFailed(f"cannot load the model in {job.model.name}: {cause}") from error
     for tensor in [*model.parameters(), *model.buffers()]:
         tensor.data = tensor.data.clone()  # they were windows on the file, which somebody may write to
     check_unchanged(job.model)
@@ -257,5 +257,7 @@ def load_model(job: Job) -> torch.nn.Module:
             + ": it would be filled with random numbers; use a model fine-tuned for token classification"
         )
     if model.config.num_labels != len(job.tags):
-        raise JobFailed(f"the model has {model.config.num_labels} classes, its configuration {len(job.tags)} tags")
+        raise JobFailed(
+            f"the model has {model.config.num_labels} classes, but its configuration has {len(job.tags)} tags"
+        )
     return model
