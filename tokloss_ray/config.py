@@ -15,7 +15,20 @@ DTYPES = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 class ScoreConfig(BaseModel):
-    """Settings of `tokloss score`. Only `model`, `input` and `output` have no default."""
+    """Settings of `score`. Only `model`, `input` and `output` are required.
+
+    Each field is an option of `tokloss score` and a key in its YAML file; `tokloss score --help` describes them.
+    Instances are immutable; `input`, `tags`, `keep` and `partition_by` accept one string or several.
+
+    Raises:
+        pydantic.ValidationError: a setting is missing, unknown or out of range.
+
+    Example:
+        >>> from tokloss_ray import ScoreConfig
+        >>> config = ScoreConfig(model="my-model", input="data/*.parquet", output="out", partition_by="split,lang")
+        >>> config.input, config.partition_by, config.max_error_rate
+        (('data/*.parquet',), ('split', 'lang'), 0.0)
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 

@@ -7,7 +7,20 @@ from contextlib import contextmanager
 
 
 class TokLossError(Exception):
-    """Base of the errors a user sees: `str(error)` is the sentence, `detail` what `--verbose` adds."""
+    """Base class of the errors a user sees.
+
+    Attributes:
+        exit_code: the exit code the command ends with: 1, 2, 3, 130 or 143.
+        detail: what `--verbose` adds, such as a traceback; may be empty.
+
+    Example:
+        >>> from tokloss_ray import ScoreConfig, TokLossError, score
+        >>> try:
+        ...     score(ScoreConfig(model="my-model", input="nowhere.jsonl", output="out"))
+        ... except TokLossError as error:
+        ...     print(error, error.exit_code)
+        no input: nowhere.jsonl does not exist 2
+    """
 
     exit_code = 1
 
@@ -17,17 +30,17 @@ class TokLossError(Exception):
 
 
 class JobFailed(TokLossError):
-    """The job failed while it was running; the same command goes on where it stopped."""
+    """The job failed while running; run it again to resume after the committed shards."""
 
     exit_code = 1
 
 
 class StorageFailed(JobFailed):
-    """Storage is out of reach, refuses, or went on failing after several tries."""
+    """Storage is out of reach, refuses, or still fails after several attempts."""
 
 
 class PassFailed(JobFailed):
-    """Ray gave up, or lost what it needs; another pass over the missing shards may do better."""
+    """Ray stopped, or lost something it needs; another pass over the missing shards may succeed."""
 
 
 class Refused(TokLossError):
@@ -37,14 +50,14 @@ class Refused(TokLossError):
 
 
 class TooManyBadRows(TokLossError):
-    """More rows could not be scored than `--max-error-rate` allows; all good rows are committed."""
+    """More rows cannot be scored than `max_error_rate` allows; all good rows are committed."""
 
     exit_code = 3
 
 
 @contextmanager
 def before_work() -> Iterator[None]:
-    """What fails before any work is done is a refusal."""
+    """Turn failures into refusals: what fails before any work is done has changed nothing."""
     try:
         yield
     except JobFailed as error:
@@ -52,7 +65,7 @@ def before_work() -> Iterator[None]:
 
 
 class Interrupted(TokLossError):
-    """A signal stopped the job (130 for SIGINT, 143 for SIGTERM); what is committed stays."""
+    """A signal stopped the job (exit code 130 for SIGINT, 143 for SIGTERM); committed shards are kept."""
 
     def __init__(self, message: str, exit_code: int, detail: str = "") -> None:
         super().__init__(message, detail)

@@ -29,9 +29,15 @@ _FIXERS = {"parquet": fix_parquet, "arrow": fix_arrow, "jsonl": fix_jsonl}
 
 @dataclass
 class Applied:
-    """What `apply_fixes` did: rows in the corrected file, those that differ from before, words with another tag.
+    """What `apply_fixes` did.
 
-    `rows_same` and `words_same` need nothing: the dataset has the corrected tag already.
+    Attributes:
+        rows_read: rows in the corrected file.
+        rows_changed: rows in which at least one tag changed.
+        words_changed: words that got another tag.
+        words_same: corrected words that already had the corrected tag in the dataset.
+        files_changed: files in which at least one tag changed.
+        files: files in the dataset.
     """
 
     rows_read: int = 0
@@ -53,21 +59,32 @@ def apply_fixes(
     tags: tuple[str, ...] | None = None,
     split: str | None = None,
 ) -> Applied:
-    """Write a copy of a dataset in which the tags that `corrected` changes are changed, and nothing else.
+    """Copy a dataset with the tags that were corrected in `corrected`, and change nothing else.
 
     Args:
-        corrected: a file of `tokloss export`, edited: CSV, CoNLL columns, or Label Studio's JSON or JSON-MIN export.
-        dataset: what was scored, a file or folder: Parquet, JSON lines, CoNLL columns, or a folder of `datasets`.
-        output: a file or folder that is not there yet; laid out like the dataset.
+        corrected: an edited file of `tokloss export`: CSV, CoNLL columns, or Label Studio's JSON or JSON-MIN export.
+        dataset: the dataset that was scored, a file or folder: Parquet, JSON Lines, CoNLL columns, or a folder of
+            `datasets`.
+        output: the new file or folder, with the same layout as the dataset; must not exist.
         tokens_column, labels_column: as in `score`.
-        id_column: match rows by this column, instead of by file and row.
-        tags: names of integer tags that the data does not name; or further string tags that are allowed.
-        split: which split of a saved DatasetDict.
+        id_column: match rows by this column instead of by file and row.
+        tags: names for integer tags that the data does not name; or additional string tags to allow.
+        split: split to read from a saved DatasetDict.
+
+    Returns:
+        How many rows, words and files were read and changed.
 
     Raises:
-        Refused: anything in `corrected` that does not fit the dataset. Nothing is written then.
-        JobFailed: the copy cannot be written to its end. Nothing is at `output` then; on object storage, a folder with
-            the file `_INCOMPLETE` may be, which the same call replaces.
+        Refused: something in `corrected` does not match the dataset; nothing was written.
+        JobFailed: the copy could not be completed. There is nothing at `output` then, or, on object storage, perhaps a
+            folder with the file `_INCOMPLETE`, which the same call replaces.
+
+    Example:
+        >>> import tokloss_ray
+        >>> sentences = tokloss_ray.export("tokloss-demo", "to-correct.csv", "csv", worst=3)
+        >>> done = tokloss_ray.apply_fixes("to-correct.csv", "panx_de_validation.parquet", "fixed.parquet")
+        >>> done.rows_read, done.words_changed  # nobody has corrected anything yet
+        (3, 0)
     """
     corrections = merged(read_corrections(corrected), corrected)
     check_target(dataset, output)

@@ -31,22 +31,31 @@ def export(
     scheme: str | None = None,
     overwrite: bool = False,
 ) -> int:
-    """Write sentences of a finished output to a file; returns how many.
+    """Write sentences of a finished output to a file, for relabelling. By default, all of them.
 
     Args:
-        output: what `score` wrote.
-        file: where to. Label Studio's labelling configuration goes beside it, as FILE.xml.
-        format: `label-studio`, `conll` or `csv`.
-        worst: only the so many of highest total loss, worst first.
-        issues: only the sentences of the so many first label issues, worst first; `tokloss mine` finds those.
-        ids: only these example_ids.
-        where: only rows with COLUMN=VALUE or COLUMN!=VALUE.
-        loss: CoNLL columns get one for the loss.
-        scheme: how the tags are written, where their names do not say it.
-        overwrite: replace a file that is there.
+        output: output folder or address.
+        file: file to write. For Label Studio, its labelling interface is written next to it, as FILE.xml.
+        format: "label-studio", "conll" or "csv".
+        worst: only the N sentences with the highest total loss, worst first.
+        issues: only the sentences of the top N label issues found by `tokloss mine`, worst first.
+        ids: only the sentences with these example_ids.
+        where: only rows with `COLUMN=VALUE` or `COLUMN!=VALUE`.
+        loss: add a column with the loss (CoNLL).
+        scheme: tag scheme such as "IOB1", if the tag names do not tell.
+        overwrite: replace an existing file.
+
+    Returns:
+        The number of sentences written.
 
     Raises:
-        Refused: two selections at once, nothing selected, or the file is there.
+        Refused: two selections at once, no matching sentences, or the file exists.
+        JobFailed: a file of the output is missing or damaged.
+
+    Example:
+        >>> import tokloss_ray
+        >>> tokloss_ray.export("tokloss-demo", "worst.csv", "csv", worst=100)
+        100
     """
     chosen = [name for name, given in (("--worst", worst), ("--issues", issues), ("--id", ids)) if given]
     if len(chosen) > 1:

@@ -36,24 +36,35 @@ def mine(
     address: str | None = None,
     progress: Progress | None = None,
 ) -> Tables:
-    """The mining tables of finished outputs, by name (docs/mining.md has their columns), and writes them as Parquet.
+    """Make the mining tables of finished outputs; docs/mining.md describes their columns.
 
-    outputs: folder or address, or several, which are mined as one.
-    by: columns to slice every table by. where: which rows, `COL=VALUE` or `COL!=VALUE`.
-    min_count: leave rarer tokens and words out of their tables. limit: rows of the ranked tables (of each slice).
-    scheme: of the tags, such as IOB1, where their names do not tell.
-    rank: of label issues (`label_scores.RANKS`); the prior is that of all labels of the outputs, sliced or not.
-    partial: also an unfinished run, as far as it is.
-    write: into `to`, or without it into `mining/` of the first output. Of what is in `to`, tables are replaced.
-    address: a Ray cluster to work on; by default the one this process has joined, else threads of this process.
-    progress: called with tokens done and all tokens.
+    Args:
+        outputs: output folder or address, or several, which are mined together.
+        by: columns to slice every table by.
+        where: use only rows with `COLUMN=VALUE` or `COLUMN!=VALUE`.
+        min_count: leave tokens and words rarer than this out of their tables.
+        limit: maximum rows of the ranked tables, per slice.
+        scheme: tag scheme such as "IOB1", if the tag names do not tell.
+        rank: rank for label issues; the prior is that of all labels of the outputs, whatever is sliced or filtered.
+        partial: accept unfinished runs and use what is committed.
+        write: also write the tables as Parquet.
+        to: folder to write to, by default `mining/` of the first output; tables already there are replaced.
+        address: Ray cluster to use; by default the one this process has joined, otherwise threads of this process.
+        progress: called with the tokens done and the tokens in all.
 
-        tables = tokloss_ray.mine("tokloss-demo", write=False)
-        tables["tokens"].to_pandas().head()
+    Returns:
+        The tables by name. Losses are in nats; sums and means over them are float64.
 
     Raises:
-        Refused: wrong arguments, or something is no output, not finished, or has other tags, or `to` holds other data.
-        JobFailed: a file cannot be read, or a table not be written.
+        Refused: an argument is wrong; an output is not one of `score`, is not finished, or has other tags; `to` holds
+            other data.
+        JobFailed: a file cannot be read, or a table cannot be written.
+
+    Example:
+        >>> import tokloss_ray
+        >>> tables = tokloss_ray.mine("tokloss-demo", write=False)
+        >>> tables["tags"].select(["tag", "count"]).slice(0, 2).to_pylist()
+        [{'tag': 'I-LOC', 'count': 2284}, {'tag': 'B-ORG', 'count': 4281}]
     """
     folder = mining_folder(outputs if isinstance(outputs, str) else outputs[0]) if outputs else ""
     with before_work():

@@ -13,21 +13,23 @@ _SUMS = ("rows", "scored_rows", "error_rows", "sequences", "tokens", "labels", "
 
 @dataclass
 class Totals:
-    """Sums over commit records; they add up in any order.
+    """Sums over commit records, in any order.
 
     Attributes:
+        shards: committed shards.
         rows: input rows read: scored_rows + error_rows.
-        sequences: rows of scores/, more than scored_rows where long rows became windows.
-        tokens, labels: tokens scored, and those among them that carry a label.
-        padded_tokens: tokens with padding that went through the model.
+        scored_rows, error_rows: rows in scores/ (windows of a row counted once) and in errors/.
+        sequences: rows of scores/; more than scored_rows if long rows became windows.
+        tokens, labels: tokens scored, and how many of them have a label.
+        padded_tokens: tokens that went through the model, padding included.
         dropped_words: words lost to truncation, or to a tokenizer that makes no token of them.
         errors: rows in errors/ by reason.
-        loss_by_tag: tag -> (labelled tokens, sum of their losses).
-        batch_tokens: the smallest micro-batch budget an actor settled on.
-        batching: how micro-batches were formed: padded, or equal-length where padding would change the model's answers;
-            None of records that do not say it.
-        repeated_ids: rows whose id another row has too, None if nobody counted.
-        storage_retries: storage operations that were tried again.
+        loss_by_tag: tag -> (labelled tokens, sum of their losses in nats).
+        batch_tokens: the smallest micro-batch budget an actor settled on, in padded tokens.
+        batching: how micro-batches were formed: padded, or equal-length if padding would change the model's results;
+            None for records that do not say.
+        repeated_ids: rows that share their id with another row; None if not counted.
+        storage_retries: storage operations that were retried.
     """
 
     shards: int = 0
@@ -87,16 +89,17 @@ def total(records: Iterable[CommitRecord]) -> Totals:
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What `score` returns.
+    """The result of `score`.
 
     Attributes:
         output: where the results are.
-        totals: over the whole output, whichever attempt wrote it.
+        totals: sums over the whole output, whichever attempt wrote it.
         new_shards: shards this attempt committed.
-        seconds: wall time of this attempt; `first_commit` is when its first shard was done.
-        tokens_per_second: the steady rate of this attempt, None if it scored nothing.
-        finished_before: the output was complete already.
-        warnings: what the user should know of input and model.
+        seconds: wall time of this attempt.
+        first_commit: seconds until the first shard of this attempt was committed; None if there was none.
+        tokens_per_second: steady rate of this attempt; None if it scored nothing.
+        finished_before: whether the output was already complete.
+        warnings: what the user should know about input and model.
     """
 
     output: str

@@ -59,15 +59,30 @@ class Watcher:
 
 
 def score(config: ScoreConfig, watcher: Watcher | None = None) -> RunSummary:
-    """Score a corpus; the same call again goes on where an earlier one stopped.
+    """Score a corpus and write losses and predictions to `config.output`.
 
-    Uses the Ray instance this process is connected to, or else `config.address`, or else starts a local one.
+    If an earlier call with the same settings was interrupted, this one resumes after its committed shards. Uses the Ray
+    instance this process is connected to, otherwise `config.address`, otherwise starts a local one for the run.
+
+    Args:
+        config: the settings.
+        watcher: called with the plan, each commit and each stage; for progress displays.
+
+    Returns:
+        The totals of the whole output, including shards from earlier attempts; losses are in nats.
 
     Raises:
-        Refused: settings, input, model or output are not fit for the job; nothing was done.
-        JobFailed: the job failed on the way; committed shards stay.
-        TooManyBadRows: done, but more rows are in errors/ than max_error_rate allows; there is no `_SUCCESS`.
-        Interrupted: a signal stopped it.
+        Refused: settings, input, model or output are unusable; nothing was done.
+        JobFailed: the job failed while running; committed shards are kept.
+        TooManyBadRows: all good rows are scored, but more rows are in errors/ than `max_error_rate` allows; there is no
+            `_SUCCESS`.
+        Interrupted: a signal stopped the run; committed shards are kept.
+
+    Example:
+        >>> from tokloss_ray import ScoreConfig, score
+        >>> summary = score(ScoreConfig(model="my-model", input="news.jsonl", output="out", id_column="id"))
+        >>> summary.totals.rows, summary.totals.errors
+        (300, {})
     """
     began = time.monotonic()
     watcher = watcher or Watcher()
@@ -258,10 +273,17 @@ class _Clock:
 
 
 def check(config: ScoreConfig) -> tuple[Plan, Estimate]:
-    """The preflight alone, with an estimate from scoring a few rows here. Writes nothing and starts no Ray.
+    """Run the preflight of `score` and estimate size and time. Writes nothing and does not start Ray.
+
+    Args:
+        config: the settings, as for `score`.
+
+    Returns:
+        The plan, and rates measured by scoring a few rows on this machine.
 
     Raises:
-        Refused: as `score` would.
+        Refused: settings, input, model or output are unusable.
+        JobFailed: the model does not load.
     """
     with tries(HASTY), before_work():
         run = None if config.overwrite else read_run(config.output)

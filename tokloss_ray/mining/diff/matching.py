@@ -28,10 +28,15 @@ from tokloss_ray.output.run import read_run
 
 @dataclass
 class Matched:
-    """What was found on both sides, and what on one alone.
+    """How the rows and words of two outputs matched.
 
-    `label_conflicts` and `word_conflicts` are words of both sides that do not have the same label, or are not the same
-    word; `example` describes the first. `example_only` is the id of a row that one side alone has.
+    Attributes:
+        rows, words: those that both outputs have.
+        only_a, only_b: rows that only one output has.
+        words_only_a, words_only_b: words that only one model saw.
+        label_conflicts, word_conflicts: words of both outputs with different labels, or that are different words.
+        example: describes the first conflict.
+        example_only: id of a row that only one output has.
     """
 
     rows: int = 0

@@ -94,16 +94,29 @@ def load(
     where: Sequence[str] = (),
     partial: bool = False,
 ) -> Any:
-    """The rows of scores/ of one or several outputs (docs/output.md), partition columns included.
+    """Read the rows of scores/ of one or more outputs; docs/output.md describes the columns.
 
-    output: folder or address, or several. as_: a `pyarrow.Table`, a `pandas.DataFrame` or a Ray Dataset, which is read
-    where it is used and fits no memory. columns: only these. where: `COL=VALUE`, `COL!=VALUE`. partial: also of an
-    unfinished run, what is committed.
+    Args:
+        output: output folder or address, or several.
+        as_: "arrow" for a `pyarrow.Table`, "pandas" for a `pandas.DataFrame`, "ray" for a Ray Dataset that reads on use
+            and so may exceed memory.
+        columns: read only these columns.
+        where: read only rows with `COLUMN=VALUE` or `COLUMN!=VALUE`.
+        partial: accept an unfinished run and read what is committed.
 
-        scores = tokloss_ray.load("tokloss-demo", as_="pandas", columns=["example_id", "total_loss", "lang"])
+    Returns:
+        One row per sequence, partition columns included. `loss` is a list of float32 in nats, as long as `input_ids`,
+        and 0.0 where `labels` is "IGN".
 
     Raises:
-        Refused: it is no output, is not finished, or has no such column.
+        Refused: an output is not one of `score`, is not finished, or lacks a column.
+        JobFailed: a file is missing or damaged.
+
+    Example:
+        >>> import tokloss_ray
+        >>> scores = tokloss_ray.load("tokloss-demo", as_="pandas", columns=["example_id", "total_loss", "lang"])
+        >>> scores.shape
+        (10000, 3)
     """
     if as_ not in ("arrow", "pandas", "ray"):
         raise Refused(f"as_={as_!r}: choose arrow, pandas or ray")
