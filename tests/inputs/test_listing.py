@@ -152,7 +152,7 @@ def test_files_of_a_folder_that_are_no_input_are_named(run: Callable[..., Inline
         (tree / name).write_text("Anna O\n")
     (warning,) = run(tree, tags=TAGS).plan.warnings
     assert warning == (
-        f"5 files in {tree} are not input, judging by the name, and left out: notes.txt, sub/deep/g.TSV.gz, sub/f.csv "
+        f"5 files in {tree} are not input, judging by the name, and skipped: notes.txt, sub/deep/g.TSV.gz, sub/f.csv "
         "and 2 more; CoNLL columns in files named .txt or .tsv are read only if --input names them"
     )
     named = run([str(tree / "sub"), str(tree / "notes.txt")], limit=3, tags=TAGS)
@@ -169,7 +169,7 @@ def test_files_beside_a_saved_dataset_are_named(run: Callable[..., Inline], tmp_
     (tmp_path / "both" / "test" / "more.jsonl").write_text("")
     assert not run(tmp_path / "both", split="train").plan.warnings
     (warning,) = run(tmp_path / "both", split="test").plan.warnings
-    assert warning == f"1 file in {tmp_path / 'both'} is not input, judging by the name, and left out: test/more.jsonl"
+    assert warning == f"1 file in {tmp_path / 'both'} is not input, judging by the name, and skipped: test/more.jsonl"
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def diff(
         ),
     ] = None,
 ) -> None:
-    """What the second model fixes and what it breaks, word by word, and how sure that is.
+    """Show what the second model fixes and what it breaks, word by word, and how certain that is.
 
     [bold]tokloss diff old-model new-model[/]
 

@@ -141,7 +141,7 @@ def _left_out(uri: str, root: str, there: list[Listed], read: set[str]) -> str |
         endings = " and ".join(f"{found.title} in files named {' or '.join(found.named_suffixes)}" for found in unread)
         hint = f"; {endings} are read only if --input names them"
     count = f"{len(names):,} files in {uri} are" if len(names) > 1 else f"1 file in {uri} is"
-    return f"{count} not input, judging by the name, and left out: {listing}{hint}"
+    return f"{count} not input, judging by the name, and skipped: {listing}{hint}"
 
 
 def _no_split(split: str | None) -> None:
