@@ -28,8 +28,9 @@ from tokloss_ray.demo import DATA, MODEL
 from tokloss_ray.output.records import CommitRecord
 from tokloss_ray.ragged import list_array, list_lengths, offsets_of, one_array
 from tokloss_ray.scoring import pipeline
-from tokloss_ray.scoring.driver import Watcher, score
+from tokloss_ray.scoring.driver import score
 from tokloss_ray.scoring.stages.shard import from_row, to_row
+from tokloss_ray.scoring.watcher import Watcher
 
 TOKENS_PER_ROW = 18.7  # of the bundled corpus with the bundled tokenizer
 

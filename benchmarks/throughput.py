@@ -32,8 +32,9 @@ import torch
 from common import save, say, show
 
 from tokloss_ray.config import ScoreConfig
-from tokloss_ray.scoring.driver import Watcher, score
+from tokloss_ray.scoring.driver import score
 from tokloss_ray.scoring.stages.cutting import FIRST_HALVINGS
+from tokloss_ray.scoring.watcher import Watcher
 
 ROWS = {("small", "panx"): 4000, ("base", "panx"): 600, ("small", "tail"): 1000, ("base", "tail"): 200}
 """Rows of (d) and (e)."""

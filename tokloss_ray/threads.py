@@ -7,6 +7,7 @@ than the demo takes to mine.
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +24,20 @@ def in_context(function: Callable[..., R]) -> Callable[..., R]:
     """The function with a copy of the context variables that are set here, in whichever thread it is called."""
     context = copy_context()
     return lambda *args: context.copy().run(function, *args)
+
+
+def in_background(work: Callable[[], R]) -> Future[R]:
+    """Begin some work in a thread of its own. It dies with the process: no signal has to wait for its end."""
+    future: Future[R] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=in_context(run), name="tokloss-begin", daemon=True).start()
+    return future
 
 
 def map_in_threads(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:

@@ -16,7 +16,8 @@ from tests.support import models, warm
 from tests.support.process_state import process_state
 from tokloss_ray import ScoreConfig
 from tokloss_ray.demo import DATA
-from tokloss_ray.scoring.driver import Watcher, score
+from tokloss_ray.scoring.driver import score
+from tokloss_ray.scoring.watcher import Watcher
 
 TAGS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC"]
 

@@ -26,8 +26,8 @@ from tokloss_ray.errors import Interrupted, Refused
 from tokloss_ray.output.records import CommitRecord
 from tokloss_ray.output.run import read_run
 from tokloss_ray.scoring import driver
-from tokloss_ray.scoring.driver import Watcher
 from tokloss_ray.scoring.plan import Plan
+from tokloss_ray.scoring.watcher import Watcher
 
 TAGS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC"]
 SHARD_TOKENS = 3000

@@ -157,7 +157,7 @@ def test_files_of_a_folder_that_are_no_input_are_named(run: Callable[..., Inline
     )
     named = run([str(tree / "sub"), str(tree / "notes.txt")], limit=3, tags=TAGS)
     (warning,) = named.plan.warnings
-    assert warning.startswith(f"2 files in {tree / 'sub'} are no input")
+    assert warning.startswith(f"2 files in {tree / 'sub'} are not input")
     assert not run([str(tree / "*.parquet"), str(tree / "a.jsonl")], tags=TAGS).plan.warnings
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import gc
-import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import TypeVar
+from dataclasses import dataclass
 
 from tokloss_ray import stopping
 from tokloss_ray.cluster.session import joins_cluster, raise_if_stopped, ray_session
@@ -18,7 +16,7 @@ from tokloss_ray.inputs.unit import ReadUnit
 from tokloss_ray.model.quick_imports import no_collection
 from tokloss_ray.output.records import CommitRecord, scan_records
 from tokloss_ray.output.run import Run, is_finished, read_run, run_file
-from tokloss_ray.output.totals import RunSummary, Totals, total
+from tokloss_ray.output.totals import RunSummary, total
 from tokloss_ray.scoring.estimate import Estimate, estimate
 from tokloss_ray.scoring.finish import break_early, complete
 from tokloss_ray.scoring.folder import check_folder, check_same_run, clear, read_plan, start_run
@@ -36,26 +34,13 @@ from tokloss_ray.scoring.plan import Plan, make_plan
 from tokloss_ray.scoring.preflight import Located, Preflight, locate, preflight
 from tokloss_ray.scoring.resume import EarlierAttempts, find_committed, rows_by_unit, take_back, unfinished
 from tokloss_ray.scoring.stages.journal import count_deaths
-from tokloss_ray.storage.failures import HASTY, tries
-from tokloss_ray.threads import in_context
+from tokloss_ray.scoring.watcher import Clock, Watcher
+from tokloss_ray.storage.failures import PREFLIGHT_TRIES, tries
+from tokloss_ray.threads import in_background
 
 IDLE_PASSES = 2
 """Shards that Ray lost (their worker died again and again) are tried in further passes, until so many in a row have
 committed nothing."""
-
-
-class Watcher:
-    """What a run tells whoever watches it; every method does nothing unless it is overridden."""
-
-    def planned(self, plan: Plan, resumed: Totals, redo: dict[str, str]) -> None:
-        """The plan is made; `resumed` is what earlier attempts have committed, `redo` what of it has to be scored again
-        and why (see `resume.EarlierAttempts`)."""
-
-    def committed(self, record: CommitRecord) -> None:
-        """A shard was committed."""
-
-    def stage(self, name: str) -> None:
-        """What the run does now, in a word or two."""
 
 
 def score(config: ScoreConfig, watcher: Watcher | None = None) -> RunSummary:
@@ -84,81 +69,127 @@ def score(config: ScoreConfig, watcher: Watcher | None = None) -> RunSummary:
         >>> summary.totals.rows, summary.totals.errors
         (300, {})
     """
-    began = time.monotonic()
-    watcher = watcher or Watcher()
-    with ExitStack() as stack, before_work():
-        effort = stack.enter_context(tries(HASTY))
-        watcher.stage("checking input and model")
-        run = None if config.overwrite else read_run(config.output)
-        check_folder(config.output)
-        located = locate(config)
-        checked = begin(lambda: _preflight(config, located))
-        found, joins = EarlierAttempts(), joins_cluster(config)
-        if run is not None and is_finished(config.output):
-            found = find_committed(config.output, run)
-        finished = found.complete and not found.damaged
-        if not finished:
-            watcher.stage("connecting to the cluster" if joins else "starting Ray")
-            stack.enter_context(ray_session(config))
-        plan = _plan(config, checked.result(), run, joins and not finished, finished)
-        warnings = tuple(plan.warnings)
-        if finished:
-            totals = total(found.records.values())
-            return RunSummary(config.output, totals, 0, time.monotonic() - began, None, None, True, warnings)
-        lease = stack.enter_context(Lease(config.output, plan.job.fingerprint))
-        lease.confirm()
-        # From here on nobody else writes; what was read before may be out of date.
-        if not config.overwrite and read_run(config.output) != run:
-            raise Refused(f"another run was at work in {config.output} just now: run the same command again")
-        found = EarlierAttempts() if run is None else find_committed(config.output, run)
-        units, records = (plan.units if run is None else read_plan(plan, run)), found.records
-        watcher.planned(plan, total(records.values()), found.redo)
-        todo = unfinished(units, records)
-        actors = plan_actors(config, cluster_hardware(may_grow=joins)) if todo else None
-        take_back(config.output, found)
-        if run is None:
-            clear(config.output)
-            start_run(plan, config.model_dump(mode="json", exclude_defaults=True))
-        if todo and joins:
-            watcher.stage("checking the nodes")
-            try:
-                check_nodes(plan, run_file(plan.job.output))
-            except Refused:
-                if run is None:  # nothing was done: the folder is free for the next command
-                    clear(config.output)
-                raise
-        watcher.stage("starting the model" if todo else "computing totals")
-        running = stack.pop_all()
-    before, clock = len(records), _Clock(began)
-    effort.tries = config.storage_tries
-    idle, again, deaths = 0, False, 0
-    with running:
-        while todo and idle < IDLE_PASSES:
-            failure, known = None, (len(records), deaths)
-            try:
-                actors = actors or _actors_again(config, joins)
-                for record in _results(plan, todo, records, actors, config, again, lease):
-                    records[record.shard] = record
-                    clock.committed(record)
-                    watcher.committed(record)
-                    break_early(records, config)
-            except PassFailed as error:
-                failure = error
-            gc.collect()  # actors of this pass live, and hold their CPUs, until the last reference to them is gone
-            # What is on disk counts, not what Ray said.
-            records, actors = scan_records(config.output, plan.job.fingerprint).records, None
-            todo = unfinished(units, records)
-            # Shards that were lost may have killed their workers: the next pass looks for the rows that do.
-            again, deaths = True, count_deaths(config.output) if todo else 0
-            idle = idle + 1 if (len(records), deaths) == known else 0
-            if todo and failure is not None and idle == IDLE_PASSES:
-                raise failure
-            if todo:
-                watcher.stage("retrying lost shards")
-        totals = complete(config, plan, units, records)
+    clock, watcher = Clock(), watcher or Watcher()
+    with ExitStack() as stack:
+        effort = stack.enter_context(tries(PREFLIGHT_TRIES))
+        with before_work():
+            begun = _begin(config, watcher, stack)
+        output, warnings = config.output, tuple(begun.plan.warnings)
+        if begun.lease is None:
+            return RunSummary(output, total(begun.records.values()), 0, clock.elapsed(), None, None, True, warnings)
+        effort.tries = config.storage_tries
+        records = _score_missing(config, begun, begun.lease, watcher, clock)
+        totals = complete(config, begun.plan, begun.units, records)
         totals.storage_retries += effort.take()
-    took = time.monotonic() - began
-    return RunSummary(config.output, totals, len(records) - before, took, clock.first, clock.rate(), False, warnings)
+    new = len(records) - len(begun.records)
+    return RunSummary(output, totals, new, clock.elapsed(), clock.first, clock.rate(), False, warnings)
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A run of which nothing can be refused any more.
+
+    Attributes:
+        units: of the plan that was recorded when the run began.
+        records: what earlier attempts have committed.
+        actors: None where there is nothing left to score.
+        joins: it works on a cluster that it has not started.
+        lease: None where the output was complete before.
+    """
+
+    plan: Plan
+    units: list[ReadUnit]
+    records: dict[str, CommitRecord]
+    actors: Actors | None = None
+    joins: bool = False
+    lease: Lease | None = None
+
+
+def _begin(config: ScoreConfig, watcher: Watcher, stack: ExitStack) -> _Begun:
+    """Everything before the first shard: preflight, Ray, plan, lease, what earlier attempts have left, the folder.
+
+    Ray and the lease are held by `stack`. Ray starts while input and model are checked.
+
+    Raises:
+        Refused: nothing was done.
+    """
+    watcher.stage("checking input and model")
+    run = None if config.overwrite else read_run(config.output)
+    check_folder(config.output)
+    located = locate(config)
+    checked = in_background(lambda: _preflight(config, located))
+    found, joins = EarlierAttempts(), joins_cluster(config)
+    if run is not None and is_finished(config.output):
+        found = find_committed(config.output, run)
+    finished = found.complete and not found.damaged
+    if not finished:
+        watcher.stage("connecting to the cluster" if joins else "starting Ray")
+        stack.enter_context(ray_session(config))
+    plan = _plan(config, checked.result(), run, joins and not finished, finished)
+    if finished:
+        return _Begun(plan, plan.units, found.records)
+    lease = stack.enter_context(Lease(config.output, plan.job.fingerprint))
+    lease.confirm()
+    # From here on nobody else writes; what was read before may be out of date.
+    if not config.overwrite and read_run(config.output) != run:
+        raise Refused(f"another run was at work in {config.output} just now: run the same command again")
+    found = EarlierAttempts() if run is None else find_committed(config.output, run)
+    units = plan.units if run is None else read_plan(plan, run)
+    watcher.planned(plan, total(found.records.values()), found.redo)
+    todo = unfinished(units, found.records)
+    actors = plan_actors(config, cluster_hardware(may_grow=joins)) if todo else None
+    take_back(config.output, found)
+    if run is None:
+        clear(config.output)
+        start_run(plan, config.model_dump(mode="json", exclude_defaults=True))
+    if todo and joins:
+        watcher.stage("checking the nodes")
+        try:
+            check_nodes(plan, run_file(plan.job.output))
+        except Refused:
+            if run is None:  # nothing was done: the folder is free for the next command
+                clear(config.output)
+            raise
+    watcher.stage("starting the model" if todo else "computing totals")
+    return _Begun(plan, units, found.records, actors, joins, lease)
+
+
+def _score_missing(
+    config: ScoreConfig, begun: _Begun, lease: Lease, watcher: Watcher, clock: Clock
+) -> dict[str, CommitRecord]:
+    """Passes over what is missing, until nothing is or passes commit nothing; returns all records that there are.
+
+    Raises:
+        PassFailed: the last passes failed.
+        JobFailed: a stage failed, or the cluster has no node left.
+        TooManyBadRows: the rows are mostly bad from the start.
+    """
+    records, actors = dict(begun.records), begun.actors
+    todo = unfinished(begun.units, records)
+    idle, again, deaths = 0, False, 0
+    while todo and idle < IDLE_PASSES:
+        failure, known = None, (len(records), deaths)
+        try:
+            actors = actors or _actors_again(config, begun.joins)
+            for record in _one_pass(begun.plan, todo, records, actors, config, again, lease):
+                records[record.shard] = record
+                clock.committed(record)
+                watcher.committed(record)
+                break_early(records, config)
+        except PassFailed as error:
+            failure = error
+        gc.collect()  # actors of this pass live, and hold their CPUs, until the last reference to them is gone
+        # What is on disk counts, not what Ray said.
+        records, actors = scan_records(config.output, begun.plan.job.fingerprint).records, None
+        todo = unfinished(begun.units, records)
+        # Shards that were lost may have killed their workers: the next pass looks for the rows that do.
+        again, deaths = True, count_deaths(config.output) if todo else 0
+        idle = idle + 1 if (len(records), deaths) == known else 0
+        if todo and failure is not None and idle == IDLE_PASSES:
+            raise failure
+        if todo:
+            watcher.stage("retrying lost shards")
+    return records
 
 
 def _preflight(config: ScoreConfig, located: Located) -> Preflight:
@@ -166,23 +197,6 @@ def _preflight(config: ScoreConfig, located: Located) -> Preflight:
         found = preflight(config, located)
         import tokloss_ray.scoring.pipeline  # noqa: F401  (Ray Data takes a moment to import)
     return found
-
-
-T = TypeVar("T")
-
-
-def begin(work: Callable[[], T]) -> Future[T]:
-    """Begin some work in the background. It dies with the process: no signal has to wait for its end."""
-    future: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(work())
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=in_context(run), name="tokloss-begin", daemon=True).start()
-    return future
 
 
 def _plan(config: ScoreConfig, found: Preflight, run: Run | None, cluster: bool, finished: bool) -> Plan:
@@ -213,7 +227,7 @@ def _actors_again(config: ScoreConfig, joins: bool) -> Actors:
             time.sleep(1)
 
 
-def _results(
+def _one_pass(
     plan: Plan,
     units: list[ReadUnit],
     records: dict[str, CommitRecord],
@@ -245,33 +259,6 @@ def _results(
         yield result.record
 
 
-class _Clock:
-    """When shards were committed, and how fast tokens went by once the first one was through."""
-
-    def __init__(self, began: float) -> None:
-        self.began = began
-        self.first: float | None = None
-        self.last = 0.0
-        self.tokens = 0
-        self.first_tokens = 0
-        self.busy = 0.0
-
-    def committed(self, record: CommitRecord) -> None:
-        self.last = time.monotonic() - self.began
-        if self.first is None:
-            self.first, self.first_tokens = self.last, record.tokens
-        self.tokens += record.tokens
-        self.busy += record.seconds["score"]
-
-    def rate(self) -> float | None:
-        """Tokens per second between the first commit and the last, or in the model where there is one shard only."""
-        if not self.tokens:
-            return None
-        if self.first is not None and self.last > self.first and self.tokens > self.first_tokens:
-            return (self.tokens - self.first_tokens) / (self.last - self.first)
-        return self.tokens / self.busy if self.busy else None
-
-
 def check(config: ScoreConfig) -> tuple[Plan, Estimate]:
     """Run the preflight of `score` and estimate size and time. Writes nothing and does not start Ray.
 
@@ -285,7 +272,7 @@ def check(config: ScoreConfig) -> tuple[Plan, Estimate]:
         Refused: settings, input, model or output are unusable.
         JobFailed: the model does not load.
     """
-    with tries(HASTY), before_work():
+    with tries(PREFLIGHT_TRIES), before_work():
         run = None if config.overwrite else read_run(config.output)
         check_folder(config.output)
         finished = run is not None and is_finished(config.output)

@@ -23,8 +23,8 @@ from tokloss_ray.errors import StorageFailed, TokLossError
 
 T = TypeVar("T")
 
-HASTY = 2
-"""Tries of a preflight: a person is waiting. A job at work has `storage_tries`."""
+PREFLIGHT_TRIES = 2
+"""A person is waiting for the preflight. A job at work has `storage_tries`."""
 _LONGEST_PAUSE = 10.0
 
 _CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError"}
@@ -82,7 +82,7 @@ class Effort:
         return count
 
 
-_effort: ContextVar[Effort] = ContextVar("tokloss_storage_effort", default=Effort(HASTY))  # noqa: B039 (meant to be shared)
+_effort: ContextVar[Effort] = ContextVar("tokloss_storage_effort", default=Effort(PREFLIGHT_TRIES))  # noqa: B039 (meant to be shared)
 
 
 def tries(count: int) -> AbstractContextManager[Effort]:

@@ -11,8 +11,8 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from tokloss_ray.cli.views.figures import duration, safe
 from tokloss_ray.output.records import CommitRecord
 from tokloss_ray.output.totals import Totals
-from tokloss_ray.scoring.driver import Watcher
 from tokloss_ray.scoring.plan import Plan
+from tokloss_ray.scoring.watcher import Watcher
 
 LINE_SECONDS = 5.0
 _REDO_SHOWN = 5
