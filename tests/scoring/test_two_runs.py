@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -21,6 +22,7 @@ from tokloss_ray.demo import DATA
 from tokloss_ray.errors import StorageFailed
 from tokloss_ray.output.verify import verify
 from tokloss_ray.storage import failures
+from tokloss_ray.storage.files import RangeFile
 from tokloss_ray.threads import map_in_threads
 
 TAGS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC"]
@@ -116,6 +118,22 @@ def test_tries_and_retries_are_of_one_run(monkeypatch: pytest.MonkeyPatch) -> No
     found = at_once(lambda: work(2, 1), lambda: work(6, 4))
     assert found == [(["done"] * 7, 7 + 1), (["done"] * 7, 28 + 5)]
     assert (before, failures.take_retries()) == (0, 0)
+
+
+def test_reads_in_threads_of_arrows_are_tried_as_the_run_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is read by columns is read by threads that know nothing of the run which opened it."""
+    monkeypatch.setattr(failures.time, "sleep", lambda seconds: None)
+    left = iter(range(3))
+
+    def cat_file(path: str, start: int, end: int) -> bytes:
+        if next(left, None) is not None:
+            raise TimeoutError
+        return b"1234"[start:end]
+
+    with failures.tries(4) as effort:
+        file = RangeFile(SimpleNamespace(cat_file=cat_file), "bucket/file", 4)
+        assert at_once(lambda: None, file.read) == [None, b"1234"]
+        assert effort.take() == 3
 
 
 @pytest.mark.usefixtures("ray_session")

@@ -22,6 +22,7 @@ from fsspec.core import get_compression, url_to_fs
 from tokloss_ray.errors import Refused
 from tokloss_ray.faults import fault_point
 from tokloss_ray.storage.failures import as_storage_failure, attempt, is_local
+from tokloss_ray.threads import in_context
 
 # One layer of retries, `attempt`, around each operation; those of botocore and s3fs would multiply with it. Listings
 # are not cached, as other processes write too. No keys here: they would travel with every pickled file system.
@@ -191,7 +192,8 @@ def read_files(fs: fsspec.AbstractFileSystem, folder: str, suffix: str) -> list[
             return None
 
     with ThreadPoolExecutor(16) as pool:
-        return [(path, data) for path, data in zip(paths, pool.map(content, paths), strict=True) if data is not None]
+        found = pool.map(in_context(content), paths)
+        return [(path, data) for path, data in zip(paths, found, strict=True) if data is not None]
 
 
 def open_file(fs: fsspec.AbstractFileSystem, path: str, size: int | None = None, unpack: bool = False) -> BinaryIO:
@@ -222,6 +224,7 @@ class RangeFile(io.RawIOBase):
         self.fs, self.path = fs, path
         self.size = listed(fs, path).size if size is None else size
         self.position = 0
+        self.attempt = in_context(attempt)  # Arrow reads in threads of its own
 
     def readable(self) -> bool:
         """Yes."""
@@ -246,7 +249,7 @@ class RangeFile(io.RawIOBase):
         start, stop = self.position, min(self.position + len(buffer), self.size)
         if start >= stop:
             return 0
-        data = attempt(self.fs, self.path, "read", lambda: self._range(start, stop))
+        data = self.attempt(self.fs, self.path, "read", lambda: self._range(start, stop))
         buffer[: len(data)] = data
         self.position += len(data)
         return len(data)
