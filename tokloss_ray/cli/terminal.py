@@ -43,9 +43,10 @@ def quiet(verbose: bool) -> None:
 
 _WATCH = r"""
 while read -r _; do :; done
-if grep -Eq "^(Fatal Python error|\*\*\* SIG(SEGV|ABRT|BUS|FPE|ILL))" "$0"; then
+crash="^(Fatal Python error|\*\*\* SIG(SEGV|ABRT|BUS|FPE|ILL))"
+if grep -Eq "$crash" "$0"; then
     echo "error: the process crashed outside of Python; this is what it said last"
-    tail -c 6000 "$0"
+    grep -E -m 1 -B 20 -A 40 "$crash" "$0"
 fi
 rm -f "$0"
 """
