@@ -14,7 +14,8 @@ import pytest
 
 from tests.support.s3_servers import S3Server, moto_server
 
-pytest_plugins = ["tests.support.tiny"]  # its fixtures
+pytest_plugins = ["tests.support.fixtures"]
+pytest.register_assert_rewrite("tests.support.tiny")  # which asserts for several modules
 
 
 @pytest.fixture(scope="session")

@@ -1,13 +1,9 @@
-"""A tiny model, rows for it, and the fixtures of tests that score a few of them or have them refused.
-
-`conftest.py` makes the fixtures known everywhere; each is made once, or anew for each test where a test may change it.
-"""
+"""A tiny model and rows for it; `fixtures.py` has the fixtures that go with them."""
 
 from __future__ import annotations
 
 import gzip
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,13 +11,8 @@ from typing import Any
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 
-from tests.support import models
-from tests.support.inline import Inline, score_inline, write_jsonl
-from tokloss_ray import ScoreConfig, score
-from tokloss_ray.config import make_config
-from tokloss_ray.errors import Refused
+from tests.support.inline import Inline
 
 Row = dict[str, Any]
 SENTENCES = [["Anton", "wohnt", "in", "Berlin"], ["Die", "Stadt", "am", "See"], ["Anna", "und", "Otto", "Köln"]]
@@ -95,58 +86,3 @@ def class_labels(names: list[str]) -> datasets.Dataset:
     labels = datasets.List(datasets.ClassLabel(names=names))
     features = datasets.Features({"tokens": datasets.List(datasets.Value("string")), "ner_tags": labels})
     return datasets.Dataset.from_dict({"tokens": [["Anna"]], "ner_tags": [[0]]}, features=features)
-
-
-@pytest.fixture(scope="session")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return models.build("bert", tmp_path_factory.mktemp("model"), SENTENCES, TAGS, max_length=MAX_LENGTH)
-
-
-@pytest.fixture(scope="session")
-def bare_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Its tokenizer adds no special tokens."""
-    folder = tmp_path_factory.mktemp("bare")
-    return models.build("bert", folder, SENTENCES, TAGS, max_length=32, special_tokens=False)
-
-
-@pytest.fixture
-def model_copy(model: Path, tmp_path: Path) -> Path:
-    """A copy of the model to damage."""
-    return Path(shutil.copytree(model, tmp_path / "model"))
-
-
-@pytest.fixture
-def good(tmp_path: Path) -> Path:
-    """Input with nothing wrong."""
-    return write_jsonl(tmp_path / "good.jsonl", [row("Anna", "wohnt", tags=["B-PER", "O"], lang="de")] * 3)
-
-
-@pytest.fixture
-def run(model: Path, tmp_path: Path) -> Callable[..., Inline]:
-    """Score some input, into a new folder each time."""
-    count = iter(range(100))
-
-    def run_one(source: Path | str | list[str], *, using: Path = model, wrap: Any = None, **options: Any) -> Inline:
-        source = [str(s) for s in source] if isinstance(source, list) else str(source)
-        output = tmp_path / f"out{next(count)}"
-        return score_inline(ScoreConfig(model=str(using), input=source, output=str(output), **options), wrap)
-
-    return run_one
-
-
-@pytest.fixture
-def refused(model: Path, good: Path, tmp_path: Path) -> Callable[..., str]:
-    """Run a job that must be refused before any work, and return the sentence."""
-
-    def run(**settings: Any) -> str:
-        defaults: dict[str, Any] = {"model": str(model), "input": str(good), "output": str(tmp_path / "out")}
-        there = sorted(tmp_path.rglob("*"))
-        with pytest.raises(Refused) as caught:
-            score(make_config(defaults | {k: str(v) if isinstance(v, Path) else v for k, v in settings.items()}))
-        assert caught.value.exit_code == 2
-        assert sorted(tmp_path.rglob("*")) == there, "something was written"
-        message = str(caught.value)
-        assert "\n" not in message
-        return message
-
-    return run
