@@ -95,8 +95,10 @@ def write_output(folder: Path, rows: list[dict[str, Any]], tags: list[str], **id
                 by_tag[label] = [count + 1, total + loss]
     record = {
         "shard": "000000-000", "fingerprint": "abcdef", "unit": 0, "index": 0, "last": True, "loss_by_tag": by_tag,
-        "tokens": sum(len(row["labels"]) for row in rows), "sequences": len(rows),
-        "files": [{"path": path, "rows": len(rows), "bytes": (folder / path).stat().st_size}],
+        "source": "in", "rows": len(rows), "scored_rows": len(rows), "error_rows": 0, "sequences": len(rows),
+        "tokens": sum(len(row["labels"]) for row in rows), "labels": sum(count for count, _ in by_tag.values()),
+        "padded_tokens": 0, "batch_tokens": 0, "dropped_words": 0, "errors": {}, "seconds": {}, "errors_file": None,
+        "files": [{"path": path, "rows": len(rows), "bytes": (folder / path).stat().st_size, "sha256": None}],
     }  # fmt: skip
     (folder / "_commits").mkdir()
     (folder / "_commits/000000-000.json").write_text(json.dumps(record))
