@@ -17,7 +17,7 @@ def format_named(name: str) -> Format:
 
 
 def format_of(path: str, in_folder: bool) -> Format | None:
-    """The format that a file is read in, going by its name; None if it is none, or is left alone in a folder."""
+    """The format that a file is read in, judging by its name; None if it is none, or is left alone in a folder."""
     name = path.lower()
     unpacked = name
     for packed in PACKED:

@@ -83,7 +83,7 @@ def test_a_new_table_is_one_module_and_one_line(output: Path, tmp_path: Path, mo
         assert re.search(rf"{re.escape(first['first_letter'])} +{first['count']:,} +{first['mean']:.4f}", shown)
     refused = CliRunner().invoke(app, ["mine", str(output), "--by", "first_letter"])
     assert isinstance(refused.exception, tokloss_ray.TokLossError)
-    assert "--by first_letter: the tables have a column of that name" in str(refused.exception)
+    assert "--by first_letter: the tables already have a column with this name" in str(refused.exception)
 
 
 def test_without_the_line_there_is_no_such_table(output: Path) -> None:
