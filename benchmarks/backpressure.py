@@ -27,6 +27,7 @@ from tokloss_ray.config import ScoreConfig
 from tokloss_ray.demo import DATA, MODEL
 from tokloss_ray.output.records import CommitRecord
 from tokloss_ray.ragged import list_array, list_lengths, offsets_of, one_array
+from tokloss_ray.schema import PADDED
 from tokloss_ray.scoring import pipeline
 from tokloss_ray.scoring.driver import score
 from tokloss_ray.scoring.stages.shard import from_row, to_row
@@ -54,7 +55,7 @@ class SleepingActor:
         }.items():  # fmt: skip
             table = table.append_column(name, list_array(values, offsets))
         table = table.append_column("problem", pa.nulls(table.num_rows, pa.string()))
-        about = shard.about | {"padded_tokens": int(offsets[-1]), "batch_tokens": 1024}
+        about = shard.about | {"padded_tokens": int(offsets[-1]), "batch_tokens": 1024, "batching": PADDED}
         about["seconds"]["score"] = self.pause
         return to_row(shard._replace(about=about, sequences=table))
 

@@ -43,7 +43,7 @@ from common import Memory, StandIn, machine, processes, role_of, save, say, sett
 
 from tokloss_ray.config import ScoreConfig
 from tokloss_ray.demo import DATA, MODEL
-from tokloss_ray.schema import INPUT_IDS
+from tokloss_ray.schema import INPUT_IDS, PADDED
 from tokloss_ray.scoring import driver, pipeline
 from tokloss_ray.scoring.on_ray.hardware import Actors
 from tokloss_ray.scoring.stages.shard import Shard, from_row, to_row
@@ -89,7 +89,7 @@ def stand_in_actor(barrier: Barrier, rate: float, shard_tokens: int) -> type:
             sequences, tokens = self.stand_in.answer(shard.sequences)
             time.sleep(max(0.0, tokens / rate - (time.perf_counter() - start)))
             shard.about["seconds"]["score"] = time.perf_counter() - start
-            about = {**shard.about, "padded_tokens": tokens, "batch_tokens": 1024}
+            about = {**shard.about, "padded_tokens": tokens, "batch_tokens": 1024, "batching": PADDED}
             return to_row(shard._replace(about=about, sequences=sequences))
 
     return ScoreActor

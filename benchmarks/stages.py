@@ -43,7 +43,7 @@ from tokloss_ray.inputs.read import read_unit
 from tokloss_ray.inputs.unit import ReadUnit
 from tokloss_ray.output.names import LEASE
 from tokloss_ray.ragged import list_lengths, one_array
-from tokloss_ray.schema import INPUT_IDS
+from tokloss_ray.schema import INPUT_IDS, PADDED
 from tokloss_ray.scoring import pipeline
 from tokloss_ray.scoring.folder import clear, start_run
 from tokloss_ray.scoring.lease import Lease
@@ -106,8 +106,8 @@ def run_stages(plan: Plan) -> tuple[int, dict[str, tuple[float, float]]]:
 def answered(shard: Shard, stand_in: StandIn) -> tuple[Shard, int]:
     """The shard as the model actor would give it on, and its tokens."""
     sequences, tokens = stand_in.answer(shard.sequences)
-    about = {**shard.about, "storage_retries": 0, "padded_tokens": tokens, "batch_tokens": 1024}
-    return shard._replace(about=about, sequences=sequences), tokens
+    figures = {"padded_tokens": tokens, "batch_tokens": 1024, "batching": PADDED}
+    return shard._replace(about={**shard.about, "storage_retries": 0, **figures}, sequences=sequences), tokens
 
 
 def measure_stages(config: ScoreConfig, runs: int) -> dict[str, Any]:

@@ -189,7 +189,7 @@ def check_batch(model: Path, folder: Path, rng: random.Random, rows: int) -> Cou
         for unit in plan.units:
             for shard in encode_unit(plan.job, tokenizer, unit.number, unit.source, read_unit(plan.job, unit)):
                 scored = stand_in(shard.sequences, scores, len(TAGS))
-                about = shard.about | {"padded_tokens": 0, "batch_tokens": 1}
+                about = shard.about | {"padded_tokens": 0, "batch_tokens": 1, "batching": schema.PADDED}
                 about["seconds"]["score"] = 0.0
                 commit_shard(plan.job, about, decode_shard(plan.job, unit.source, scored, shard.errors))
         totals = finish.complete(config, plan, plan.units, read_records(config.output))
