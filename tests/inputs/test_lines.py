@@ -131,7 +131,7 @@ def test_sentences_that_are_too_long(
     first_word = {"comments": "\na O\n", "comment": "\nb O\n"}.get(name)
     at = [text.index(part) + (part.index(first_word) + 1 if first_word else 0) for part in long]
     assert [e["source_row"] for e in sorted(result.errors, key=lambda e: e["source_row"])] == at
-    assert all(len(e["payload"]) <= 100 and "record may have 1,000" in e["detail"] for e in result.errors)
+    assert all(len(e["payload"]) <= 100 and "may have at most 1,000" in e["detail"] for e in result.errors)
 
 
 MEASURE = """
