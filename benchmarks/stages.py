@@ -238,7 +238,7 @@ def main() -> None:
         if args.only != "stages":
             plan = begin(config)
             sizes = [(1 << 14, 5)] if args.quick else [(1 << 16, 100), (1 << 20, 30)]
-            with ray_session(config):
+            with ray_session():
                 figures["ray"] = [
                     {name: spread([run[name] for run in runs], 1) for name in runs[0]}
                     for tokens, shards in sizes

@@ -29,7 +29,7 @@ if sys.argv[2] == "init":
     services.start_raylet = interrupted
 stopping.install(is_command=True)
 try:
-    with session.ray_session(ScoreConfig(model="m", input=("i",), output="o")):
+    with session.ray_session():
         print("up")
         if sys.argv[2] == "work":
             os.kill(os.getpid(), signal.SIGTERM)
@@ -76,7 +76,7 @@ Node.kill_all_processes = interrupted
 from tokloss_ray import stopping
 stopping.install(is_command=True)
 try:
-    with ray_session(ScoreConfig(model="m", input=("i",), output="o")):
+    with ray_session():
         pass
 except BaseException as error:
     print(error.exit_code)

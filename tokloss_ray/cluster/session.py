@@ -17,19 +17,18 @@ import ray
 
 from tokloss_ray import stopping
 from tokloss_ray.cluster.private_parts import find, replaced
-from tokloss_ray.config import ScoreConfig
 from tokloss_ray.errors import Interrupted, Refused
 from tokloss_ray.stopping import raise_if_stopped as raise_if_stopped
 
 
-def joins_cluster(config: ScoreConfig) -> bool:
+def joins_cluster(address: str | None) -> bool:
     """Whether the job runs in a Ray that is there already, and not in one that is started for it."""
-    return ray.is_initialized() or _address(config) is not None
+    return ray.is_initialized() or _address(address) is not None
 
 
-def _address(config: ScoreConfig) -> str | None:
+def _address(address: str | None) -> str | None:
     """The cluster to join, if any: --address, or RAY_ADDRESS, which `ray job submit` sets."""
-    address = config.address or os.environ.get("RAY_ADDRESS")
+    address = address or os.environ.get("RAY_ADDRESS")
     return address if address and address != "local" else None
 
 
@@ -50,7 +49,7 @@ _process = _Process()
 
 
 @contextmanager
-def ray_session(config: ScoreConfig) -> Iterator[None]:
+def ray_session(address: str | None = None, verbose: bool = False) -> Iterator[None]:
     """Ray, with its chatter off unless verbose, and with signals that stop the run in good order.
 
     Runs that overlap share it. What it changes in the calling process (signal handlers, log levels, environment) is
@@ -65,7 +64,7 @@ def ray_session(config: ScoreConfig) -> Iterator[None]:
         try:
             try:
                 with _process.lock:
-                    _enter(config, user)
+                    _enter(address, verbose, user)
                 yield
             except BaseException:
                 stopping.unwinding()
@@ -81,17 +80,17 @@ def ray_session(config: ScoreConfig) -> Iterator[None]:
             raise _interrupted() from (None if isinstance(error, KeyboardInterrupt) else error)
 
 
-def _enter(config: ScoreConfig, user: object) -> None:
+def _enter(address: str | None, verbose: bool, user: object) -> None:
     _process.users.add(user)
     if len(_process.users) > 1:
         return
     _process.undo.enter_context(_environment(_DEFAULTS))
     _process.started = not ray.is_initialized()
-    _process.alone = _process.started and _address(config) is None
+    _process.alone = _process.started and _address(address) is None
     if _process.started:
-        _start(config)
+        _start(address, verbose)
     # Both outlast ray.shutdown: a thread of Ray Data that comes to its end meanwhile would start an actor to report it.
-    _process.undo.enter_context(_quiet_ray_data(config.verbose))
+    _process.undo.enter_context(_quiet_ray_data(verbose))
     _process.undo.enter_context(_lean(_process.alone))
 
 
@@ -113,19 +112,19 @@ _DEFAULTS = {
 }
 
 
-def _start(config: ScoreConfig) -> None:
-    level = logging.INFO if config.verbose else logging.CRITICAL
-    where = _address(config)
+def _start(address: str | None, verbose: bool) -> None:
+    level = logging.INFO if verbose else logging.CRITICAL
+    where = _address(address)
     try:
         if where:
             _somebody_listens(where)
             with _handlers_left_alone():
-                ray.init(address=where, logging_level=level, log_to_driver=config.verbose)
+                ray.init(address=where, logging_level=level, log_to_driver=verbose)
         else:
             # "local" and not a bare init: an address file left by a crash would make that one hang. Half of a Ray could
             # not be shut down, and a signal may tear it anywhere: it waits.
             with stopping.held(), _handlers_left_alone():
-                ray.init(address="local", include_dashboard=False, logging_level=level, log_to_driver=config.verbose)
+                ray.init(address="local", include_dashboard=False, logging_level=level, log_to_driver=verbose)
     except (ConnectionError, ValueError, ImportError, RuntimeError) as error:
         reason = str(error).strip().split("\n")[0]
         stopping.raise_if_stopped()

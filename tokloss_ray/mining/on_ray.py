@@ -5,8 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -39,7 +38,7 @@ def on_ray(
     try:
         # Closed here, and not when the caller's frame goes: Ray must still be there.
         with (
-            ray_session(cast(Any, SimpleNamespace(address=address, verbose=verbose))),
+            ray_session(address, verbose),
             closing(_results(batches, settings)) as results,
             closing(_in_order(results)) as parts,
         ):

@@ -118,13 +118,13 @@ def _begin(config: ScoreConfig, watcher: Watcher, stack: ExitStack) -> _Begun:
     check_folder(config.output)
     located = locate(config)
     checked = in_background(lambda: _preflight(config, located))
-    found, joins = EarlierAttempts(), joins_cluster(config)
+    found, joins = EarlierAttempts(), joins_cluster(config.address)
     if run is not None and is_finished(config.output):
         found = find_committed(config.output, run)
     finished = found.complete and not found.damaged
     if not finished:
         watcher.stage("connecting to the cluster" if joins else "starting Ray")
-        stack.enter_context(ray_session(config))
+        stack.enter_context(ray_session(config.address, config.verbose))
     plan = _plan(config, checked.result(), run, joins and not finished, finished)
     if finished:
         return _Begun(plan, plan.units, found.records)
