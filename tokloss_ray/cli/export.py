@@ -18,7 +18,7 @@ _CHOOSE = "Which sentences"
 def export(
     output: Annotated[str, typer.Argument(metavar="OUTPUT", help="Output folder of a finished run.")],
     format: Annotated[
-        Literal["label-studio", "conll", "csv"],
+        str,
         typer.Option(
             "--format",
             "-f",
@@ -72,6 +72,7 @@ def export(
     Put the corrected tags in the last column (in Label Studio: the annotation); apply-fixes reads the file back.
     """
     from tokloss_ray.exporting.export import export as export_sentences
+    from tokloss_ray.exporting.formats import format_named
 
     with before_work(), Console(stderr=True).status("writing sentences"):
         count = export_sentences(
@@ -86,14 +87,7 @@ def export(
             scheme=scheme,
             overwrite=overwrite,
         )
-    console = Console(soft_wrap=True)
+    console, next_step = Console(soft_wrap=True), format_named(format).next_step.format(file=file)
     sentences = "sentence" if count == 1 else "sentences"
-    console.print(Text(visible(f"Wrote {count:,} {sentences} to {file}. {_NEXT[format].format(file=file)}")))
+    console.print(Text(visible(f"Wrote {count:,} {sentences} to {file}. {next_step}")))
     console.print(Text(f"  tokloss apply-fixes {visible(shlex.quote(file))} --to DATASET -o NEW_DATASET"))
-
-
-_NEXT = {
-    "label-studio": "The labelling interface is in {file}.xml. After annotating, export the project as JSON, then:",
-    "conll": "Edit the last column, then:",
-    "csv": "Edit the column 'corrected', save as CSV, then:",
-}

@@ -8,17 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from tokloss_ray.errors import Refused
-from tokloss_ray.exporting.conll_sheet import read_conll
-from tokloss_ray.exporting.csv_sheet import read_csv_words
 from tokloss_ray.exporting.dataset.copy import check_target, copy_others, is_folder, read_unpacked, write_file
 from tokloss_ray.exporting.dataset.fix_conll import fix_conll
 from tokloss_ray.exporting.dataset.fix_parquet import fix_parquet
 from tokloss_ray.exporting.dataset.fix_rows import Seen, Tags, fix_arrow, fix_jsonl
 from tokloss_ray.exporting.dataset.publish import whole_folder
-from tokloss_ray.exporting.label_studio import read_tasks
+from tokloss_ray.exporting.formats import format_of
 from tokloss_ray.exporting.sentences import Correction
 from tokloss_ray.inputs.columns import ColumnOptions, find_columns
 from tokloss_ray.inputs.conll import layout_of
+from tokloss_ray.inputs.formats import format_named
 from tokloss_ray.inputs.listing import InputFile, Inspected, declared_tags, inspect_files, list_inputs
 from tokloss_ray.inputs.unit import Columns
 from tokloss_ray.schema import IGN, IGNORE_INDEX
@@ -133,11 +132,15 @@ def _fixed(item: Inspected, columns: Columns, fixes: _Fixes, tags: tuple[str, ..
     assert columns.words is not None
     fixes.names = tags or (declared_tags(item.schema, columns.labels) if item.schema is not None else None)
     names = (columns.words, columns.labels, columns.example_id)
-    return _FIXERS[item.file.format](data, names, fixes.wanted, fixes.fix, fixes.seen)
+    fixer = _FIXERS.get(item.file.format)
+    if fixer is None:
+        title = format_named(item.file.format).title
+        raise Refused(f"{item.file.source} is {title}, to which corrections cannot be written back: convert it first")
+    return fixer(data, names, fixes.wanted, fixes.fix, fixes.seen)
 
 
 def read_corrections(corrected: str) -> Iterator[Correction]:
-    """The corrections in a file, whichever of the three formats it has.
+    """The corrections in a file, whichever format it has.
 
     Raises:
         Refused: there is no such file, or it is none of them.
@@ -146,10 +149,8 @@ def read_corrections(corrected: str) -> Iterator[Correction]:
     if kind_of(fs, path) != "file":
         raise Refused(f"no such file: {corrected}")
     data = read_whole(fs, path)
-    start = data.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
-    read = read_tasks if start in (b"[", b"{") else read_conll if start == b"#" else read_csv_words
     try:
-        yield from read(data)
+        yield from format_of(data).read(data)
     except Refused as error:
         raise Refused(f"{corrected} cannot be used: {error}") from None
 

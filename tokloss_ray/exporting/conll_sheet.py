@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from tokloss_ray.errors import Refused
+from tokloss_ray.exporting.format import ExportFormat
 from tokloss_ray.exporting.sentences import Correction, Sentence
 from tokloss_ray.inputs.conll_cells import HEADER, NONE, OWN_PREFIX, cell, uncell
 
@@ -84,3 +85,12 @@ def _take_line(correction: Correction, cells: dict[str, str]) -> None:
     label, corrected = (None if cells[name] == NONE else uncell(cells[name]) for name in (_LABEL, _CORRECTED))
     if corrected is not None and corrected != label:
         correction.changes[index] = (label, corrected)
+
+
+CONLL = ExportFormat(
+    name="conll",
+    write=lambda sentences, tag_set, loss: conll(sentences, loss),
+    read=read_conll,
+    begins=(b"#",),
+    next_step="Edit the last column, then:",
+)

@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from tokloss_ray.errors import Refused
+from tokloss_ray.exporting.format import ExportFormat
 from tokloss_ray.exporting.sentences import Correction, Sentence
 
 COLUMNS = (
@@ -104,3 +105,11 @@ def read_csv_words(data: bytes) -> Iterator[Correction]:
         raise Refused(f"line {reader.line_num} does not match the export") from None
     if correction is not None:
         yield correction
+
+
+CSV = ExportFormat(
+    name="csv",
+    write=lambda sentences, tag_set, loss: csv_words(sentences),
+    read=read_csv_words,
+    next_step="Edit the column 'corrected', save as CSV, then:",
+)

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal
 
 from tokloss_ray.errors import Refused
-from tokloss_ray.exporting.conll_sheet import conll
-from tokloss_ray.exporting.csv_sheet import csv_words
-from tokloss_ray.exporting.label_studio import labelling_config, tasks_json
+from tokloss_ray.exporting.formats import format_named
 from tokloss_ray.exporting.sentences import Sentence, issue_keys, keys_of_id, read_sentences, worst_keys
 from tokloss_ray.output.opened import open_outputs
 from tokloss_ray.storage.files import exists, open_location, write_whole
 from tokloss_ray.tags.sentence_spans import tag_set_of
 
-Format = Literal["label-studio", "conll", "csv"]
-
 
 def export(
     output: str,
     file: str,
-    format: Format,
+    format: str,
     *,
     worst: int | None = None,
     issues: int | None = None,
@@ -49,7 +44,7 @@ def export(
         The number of sentences written.
 
     Raises:
-        Refused: two selections at once, no matching sentences, or the file exists.
+        Refused: no such format, two selections at once, no matching sentences, or the file exists.
         JobFailed: a file of the output is missing or damaged.
 
     Example:
@@ -57,6 +52,7 @@ def export(
         >>> tokloss_ray.export("tokloss-demo", "worst.csv", "csv", worst=100)
         100
     """
+    written = format_named(format)
     chosen = [name for name, given in (("--worst", worst), ("--issues", issues), ("--id", ids)) if given]
     if len(chosen) > 1:
         raise Refused(f"{' and '.join(chosen)} select sentences in different ways: use only one of them")
@@ -73,19 +69,14 @@ def export(
         keys = keys_of_id(output, ids)
     counter = _Counted(read_sentences(output, keys, where))
     tag_set = tag_set_of(tags, scheme)
-    pieces = {
-        "label-studio": lambda: tasks_json(counter, tag_set),
-        "conll": lambda: conll(counter, loss),
-        "csv": lambda: csv_words(counter),
-    }[format]()
     buffer = io.BytesIO()
-    for piece in pieces:
+    for piece in written.write(counter, tag_set, loss):
         buffer.write(piece)
     if not counter.count:
         raise Refused(f"{output} has no matching sentences: nothing was written")
     write_whole(fs, path, buffer.getbuffer())
-    if format == "label-studio":
-        write_whole(fs, f"{path}.xml", labelling_config(tag_set).encode())
+    if written.beside is not None:
+        write_whole(fs, f"{path}.xml", written.beside(tag_set).encode())
     return counter.count
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from xml.sax.saxutils import quoteattr
 
 from tokloss_ray.errors import Refused
+from tokloss_ray.exporting.format import ExportFormat
 from tokloss_ray.exporting.sentences import Correction, Sentence
 from tokloss_ray.tags.schemes import OUTSIDE, TagSet
 from tokloss_ray.tags.sentence_spans import Span, retag, spans_of, tag_set_in, types_of
@@ -202,3 +203,13 @@ def _code_points(text: str, value: dict[str, Any]) -> tuple[int, int]:
         before = units[: 2 * start].decode("utf-16-le", "replace")
         return len(before), len(before) + len(marked)
     return start, end
+
+
+LABEL_STUDIO = ExportFormat(
+    name="label-studio",
+    write=lambda sentences, tag_set, loss: tasks_json(sentences, tag_set),
+    read=read_tasks,
+    begins=(b"[", b"{"),
+    beside=labelling_config,
+    next_step="The labelling interface is in {file}.xml. After annotating, export the project as JSON, then:",
+)
