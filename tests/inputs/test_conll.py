@@ -24,8 +24,9 @@ from tokloss_ray import ScoreConfig, schema
 from tokloss_ray.demo import DATA, MODEL
 from tokloss_ray.errors import Refused
 from tokloss_ray.exporting.export import export
-from tokloss_ray.inputs.conll import layout_of, sentences
+from tokloss_ray.inputs.conll import sentences
 from tokloss_ray.inputs.conll_cells import cell
+from tokloss_ray.inputs.conll_layout import layout_of
 from tokloss_ray.inputs.read import read_unit
 from tokloss_ray.inputs.unit import ReadUnit
 from tokloss_ray.scoring.job import Job
@@ -228,8 +229,8 @@ def test_columns_by_number_and_name(read: Read) -> None:
         ("Anna _\n", {}, "no column with tags"),
         (TWO, {"labels_column": "3"}, r"no column 3 \(--labels-column\): in.conll has the columns 1, 2, tokens"),
         (TWO, {"id_column": "sent_id"}, r"no column sent_id \(--id-column\)"),
-        (TWO, {"id_column": "1"}, "where text or an integer per row"),
-        (TWO, {"partition_by": ("2",)}, "where one value per row"),
+        (TWO, {"id_column": "1"}, "but text or an integer per row"),
+        (TWO, {"partition_by": ("2",)}, "but one value per row"),
         ("# global.columns = A A B\nx y O\n", {"tokens_column": "A"}, "two columns named A"),
         (TWO.replace("B-PER", "X").replace(" O", " Y"), {}, "most rows have tags that the model does not know.* X, Y"),
     ],

@@ -16,7 +16,7 @@ from tokloss_ray.exporting.dataset.publish import whole_folder
 from tokloss_ray.exporting.formats import format_of
 from tokloss_ray.exporting.sentences import Correction
 from tokloss_ray.inputs.columns import ColumnOptions, find_columns
-from tokloss_ray.inputs.conll import layout_of
+from tokloss_ray.inputs.conll_layout import layout_of
 from tokloss_ray.inputs.formats import format_named
 from tokloss_ray.inputs.listing import InputFile, Inspected, declared_tags, inspect_files, list_inputs
 from tokloss_ray.inputs.unit import Columns

@@ -18,7 +18,7 @@ from tests.support.inline import score_inline
 from tokloss_ray import ScoreConfig, apply_fixes, export
 from tokloss_ray.errors import Refused
 from tokloss_ray.exporting.dataset.fix_conll import fix_conll
-from tokloss_ray.inputs.conll import layout_of
+from tokloss_ray.inputs.conll_layout import layout_of
 from tokloss_ray.inputs.unit import Columns
 
 TAGS = ["O", "B-PER", "I-PER", "B-LOC"]

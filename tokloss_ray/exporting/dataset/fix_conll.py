@@ -7,8 +7,9 @@ import io
 from tokloss_ray.errors import Refused
 from tokloss_ray.exporting.conll_sheet import tag_cell
 from tokloss_ray.exporting.dataset.fix_rows import Fix, Seen, Wanted
-from tokloss_ray.inputs.conll import Layout, sentence_row, sentences_in, tag_spans
+from tokloss_ray.inputs.conll import sentence_row, sentences_in, tag_spans
 from tokloss_ray.inputs.conll_cells import NONE
+from tokloss_ray.inputs.conll_layout import Layout
 from tokloss_ray.inputs.unit import Columns
 
 
