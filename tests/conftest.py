@@ -17,6 +17,9 @@ from tests.support.s3_servers import S3Server, moto_server
 pytest_plugins = ["tests.support.fixtures"]
 pytest.register_assert_rewrite("tests.support.tiny")  # which asserts for several modules
 
+# Ray makes its workers nicer than everything else: beside the other process of tests they would hardly get a core.
+os.environ.setdefault("RAY_worker_niceness", "0")
+
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
