@@ -32,7 +32,7 @@ from tokloss_ray.scoring.plan import make_plan
 from tokloss_ray.scoring.preflight import preflight
 from tokloss_ray.scoring.sample import sample_rows
 from tokloss_ray.scoring.stages.journal import Journal
-from tokloss_ray.scoring.stages.probe import LONG, Probe, find_batching
+from tokloss_ray.scoring.stages.probe import LONG, Probe, _content, find_batching
 from tokloss_ray.scoring.stages.scorer import Scorer
 
 
@@ -343,3 +343,13 @@ def test_out_of_reach_positions_are_found_in_the_model(
     plan = make_plan(preflight(settings(model, tokenizer, tmp_path, rows)), gpu=False, bfloat16=False)
     with pytest.raises(JobFailed, match=f"use --max-length {usable}"):
         Scorer(plan.job, 1)
+
+
+@pytest.mark.parametrize("counter", ["_version", "a_name_that_torch_does_not_have"])
+def test_a_change_in_place_shows(counter: str) -> None:
+    """Also where torch's private counter is gone."""
+    tensor = torch.ones(3)
+    before = _content(tensor, counter)
+    assert _content(tensor, counter) == before
+    tensor[1] = 2
+    assert _content(tensor, counter) != before

@@ -206,11 +206,19 @@ def _state(model: nn.Module) -> Iterator[tuple[str, Any]]:
             inner = value.items() if key in ("_modules", "_buffers", "_parameters") else [(key, value)]
             for name, item in inner:
                 if isinstance(item, torch.Tensor):
-                    yield f"{path}.{name}", (id(item), None if item.is_inference() else item._version)
+                    yield f"{path}.{name}", (id(item), _content(item))
                 elif isinstance(item, (str, int, float, type(None))):
                     yield f"{path}.{name}", item
                 else:
                     yield f"{path}.{name}", id(item)
+
+
+def _content(tensor: torch.Tensor, counter: str = "_version") -> Any:
+    """What tells that a tensor was changed in place: the counter that autograd keeps, or without it the sum of values.
+    None of a tensor made in inference mode, which has no counter."""
+    if tensor.is_inference():
+        return None
+    return getattr(tensor, counter) if hasattr(tensor, counter) else float(tensor.detach().double().sum())
 
 
 def _switches_with_length(config: Any, max_length: int) -> bool:
