@@ -22,8 +22,9 @@ from tokloss_ray.errors import JobFailed, PassFailed
 from tokloss_ray.inputs.unit import ReadUnit
 from tokloss_ray.output.records import CommitRecord, RowRange
 from tokloss_ray.scoring.job import Job
+from tokloss_ray.scoring.on_ray.attempts import MAX_ATTEMPTS, MAX_STARTS, count_attempts
 from tokloss_ray.scoring.on_ray.hardware import Actors
-from tokloss_ray.scoring.on_ray.workers import ScoreActor, decode_and_commit, read_and_encode
+from tokloss_ray.scoring.on_ray.workers import LOST, ScoreActor, decode_and_commit, read_and_encode
 
 ENCODE_CPUS, COMMIT_CPUS = 0.5, 0.25
 """Different on purpose, and different from the actors': Ray Data fuses neighbours that ask for the same resources,
@@ -32,6 +33,8 @@ MAX_BLOCKS = 2_000
 SHARDS_AHEAD, BYTES_PER_TOKEN = 12, 64
 """Shards for each actor in all queues together (three are given to it ahead), and a token's bytes once it is scored."""
 MIN_WAITING_BYTES = 1 << 28
+RAY_COUNTS = tuple(int(part) for part in ray.__version__.split(".")[:2]) < (2, 64)
+"""Whether `map_batches` takes bounds for retries; else an actor of the job's own counts (`attempts.py`)."""
 _BUILDING = threading.Lock()
 """Warnings filters are the process's: two runs at once must not give each other's back."""
 
@@ -54,23 +57,28 @@ def build(
     actors: Actors,
     again: bool = False,
     waiting_bytes: int = MIN_WAITING_BYTES,
+    counter: Any = None,
 ) -> ray.data.Dataset:
-    """plan -> read + encode (CPU task) -> score (actor) -> decode + commit (CPU task)."""
-    retries = {"max_restarts": 8, "max_task_retries": 2}
+    """plan -> read + encode (CPU task) -> score (actor) -> decode + commit (CPU task).
+
+    counter: of `attempts.count_attempts`, where Ray is not to be told how often to retry.
+    """
+    of_task = {} if counter else {"max_retries": MAX_ATTEMPTS}
+    of_actor = {} if counter else {"max_restarts": MAX_STARTS - 1, "max_task_retries": MAX_ATTEMPTS - 1}
     source = ray.data.from_blocks(_source(units, held))  # from_arrow starts a task to count rows
     _settings(source.context, waiting_bytes)
     return (
         source.map_batches(
             read_and_encode,
-            fn_args=(job,),
+            fn_args=(job, counter),
             batch_size=1,
             batch_format="pyarrow",
             num_cpus=ENCODE_CPUS,
-            max_retries=3,
+            **of_task,
         )
         .map_batches(
             ScoreActor,
-            fn_constructor_args=(job, actors.threads, actors.num_gpus > 0, again),
+            fn_constructor_args=(job, actors.threads, actors.num_gpus > 0, again, counter),
             compute=ray.data.ActorPoolStrategy(
                 min_size=actors.low, max_size=actors.high, max_tasks_in_flight_per_actor=3
             ),
@@ -78,15 +86,15 @@ def build(
             batch_format="pyarrow",
             num_cpus=actors.num_cpus,
             num_gpus=actors.num_gpus or None,
-            **retries,
+            **of_actor,
         )
         .map_batches(
             decode_and_commit,
-            fn_args=(job,),
+            fn_args=(job, counter),
             batch_size=1,
             batch_format="pyarrow",
             num_cpus=COMMIT_CPUS,
-            max_retries=3,
+            **of_task,
         )
     )
 
@@ -113,7 +121,8 @@ def run(
     with _BUILDING, warnings.catch_warnings():
         # The retry arguments go away in Ray 2.64, which the dependencies exclude.
         warnings.simplefilter("ignore", RayDeprecationWarning)
-        dataset = build(ray.put(job), units, held, actors, again, _waiting_bytes(job, actors))
+        counter = None if RAY_COUNTS else count_attempts()
+        dataset = build(ray.put(job), units, held, actors, again, _waiting_bytes(job, actors), counter)
     moved, running = time.monotonic(), Running()
     with closing(stream(dataset, running)) as batches:
         for batch in batches:
@@ -126,7 +135,9 @@ def run(
             if isinstance(batch, Exception):
                 raise _given_up(batch)
             for text in batch.column("result").to_pylist():
-                yield _result(json.loads(text))
+                answer = json.loads(text)
+                if not answer.pop(LOST, False):  # without a record it is left to the next pass
+                    yield _result(answer)
 
 
 def _standstill(seconds: float, running: Running) -> str:

@@ -23,6 +23,7 @@ from tokloss_ray.model.quick_imports import no_collection
 from tokloss_ray.output.names import shard_name
 from tokloss_ray.output.records import RowRange
 from tokloss_ray.scoring.job import Job
+from tokloss_ray.scoring.on_ray.attempts import MAX_STARTS, attempt
 from tokloss_ray.scoring.stages.commit import commit_shard
 from tokloss_ray.scoring.stages.cutting import encode_unit
 from tokloss_ray.scoring.stages.decode import decode_shard
@@ -31,15 +32,20 @@ from tokloss_ray.scoring.stages.shard import Shard, from_row, to_row
 from tokloss_ray.storage.failures import Effort, tries
 
 FAILURE = "failure"
+LOST = "lost"
+"""In place of a result: the worker died each time this was tried."""
 
 
-def read_and_encode(batch: pa.Table, job_ref: ray.ObjectRef) -> Iterator[pa.Table]:
+def read_and_encode(batch: pa.Table, job_ref: ray.ObjectRef, counter: Any = None) -> Iterator[pa.Table]:
     """The shards of some units, each a table of one row."""
     for row in batch.to_pylist():
         try:
             held = {known.pop("index"): RowRange(**known) for known in row.pop("held")}
             job, unit = _job(job_ref), ReadUnit(**row)
-            with tries(job.storage_tries) as effort:
+            with attempt(counter, f"unit {unit.number}") as allowed, tries(job.storage_tries) as effort:
+                if not allowed:
+                    yield _lost()
+                    continue
                 chunks = read_unit(job, unit)
                 for shard in encode_unit(job, _tokenizer(job_ref), unit.number, unit.source, chunks, held):
                     shard.about["storage_retries"] = effort.take()
@@ -55,10 +61,20 @@ class ScoreActor:
     scored carefully (`journal.py`), all others as ever.
     """
 
-    def __init__(self, job_ref: ray.ObjectRef, threads: int | None, gpu: bool, again: bool = False) -> None:
-        fault_point("actor.begin")
-        self.again = again
+    def __init__(
+        self, job_ref: ray.ObjectRef, threads: int | None, gpu: bool, again: bool = False, counter: Any = None
+    ) -> None:
+        self.again, self.counter = again, counter
         self.broken: pa.Table | None = None
+        actor = ray.get_runtime_context().get_actor_id() if counter else None  # stays the same when it is restarted
+        with attempt(counter, f"actor {actor}", MAX_STARTS) as allowed:
+            if allowed:
+                self._load(job_ref, threads, gpu)
+            else:
+                self.broken = _lost()
+
+    def _load(self, job_ref: ray.ObjectRef, threads: int | None, gpu: bool) -> None:
+        fault_point("actor.begin")
         with no_collection(ours=True):
             from tokloss_ray.scoring.stages.scorer import Scorer
 
@@ -78,7 +94,9 @@ class ScoreActor:
             return self.broken
         try:
             shard = from_row(batch)
-            with self.effort.at_work():
+            with attempt(self.counter, f"score {_name(shard)}") as allowed, self.effort.at_work():
+                if not allowed:
+                    return _lost()
                 sequences, figures = self._score(shard)
             shard.about["seconds"]["score"] = figures.pop("seconds")
             shard.about["storage_retries"] += self.effort.take()
@@ -89,20 +107,22 @@ class ScoreActor:
     def _score(self, shard: Shard) -> tuple[pa.Table, dict[str, Any]]:
         if not self.again:
             return self.scorer.score(shard.sequences)
-        journal = open_journal(self.scorer.job.output, shard_name(shard.about["unit"], shard.about["index"]))
+        journal = open_journal(self.scorer.job.output, _name(shard))
         if journal.deaths:
             return self.scorer.score(shard.sequences, journal)
         with journal.noted():
             return self.scorer.score(shard.sequences)
 
 
-def decode_and_commit(batch: pa.Table, job_ref: ray.ObjectRef) -> pa.Table:
+def decode_and_commit(batch: pa.Table, job_ref: ray.ObjectRef, counter: Any = None) -> pa.Table:
     """Decode and write one scored shard; the result is its commit record as JSON, or why there is none."""
     if FAILURE not in batch.column_names:
         try:
             start = time.perf_counter()
             job, shard = _job(job_ref), from_row(batch)
-            with tries(job.storage_tries):
+            with attempt(counter, f"commit {_name(shard)}") as allowed, tries(job.storage_tries):
+                if not allowed:
+                    return _lost().rename_columns(["result"])
                 decoded = decode_shard(job, shard.about["source"], shard.sequences, shard.errors)
                 shard.about["seconds"]["decode"] = round(time.perf_counter() - start, 4)
                 record = commit_shard(job, shard.about, decoded)
@@ -110,6 +130,15 @@ def decode_and_commit(batch: pa.Table, job_ref: ray.ObjectRef) -> pa.Table:
         except Exception as error:
             batch = _failure(error)
     return batch.select([FAILURE]).rename_columns(["result"])
+
+
+def _name(shard: Shard) -> str:
+    return shard_name(shard.about["unit"], shard.about["index"])
+
+
+def _lost() -> pa.Table:
+    """What later stages pass on in place of a shard, or of a unit, over which workers die."""
+    return pa.table({FAILURE: [json.dumps({"record": None, LOST: True})]})
 
 
 def _failure(error: Exception) -> pa.Table:
