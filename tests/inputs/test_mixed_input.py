@@ -121,7 +121,7 @@ def test_ids_are_text_or_integers(run: Callable[..., Inline], tmp_path: Path, ty
     value = 0.5 if type_ == pa.float64() else b"0123456789abcdef"
     table = pa.table({"tokens": [["Anna"]], "tags": [["O"]], "id": pa.array([value], type_)})
     pq.write_table(table, tmp_path / "in.parquet")
-    with pytest.raises(Refused, match=r"column id of in\.parquet is .*, where text or an integer per row"):
+    with pytest.raises(Refused, match=r"column id of in\.parquet is .*, but text or an integer per row"):
         run(tmp_path / "in.parquet", id_column="id")
 
 

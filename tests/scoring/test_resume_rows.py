@@ -160,7 +160,7 @@ def test_another_version_of_tokenizers(
     run["versions"]["tokenizers"] = "0.1.2"
     file.write_bytes(sealed(run, indent=1))
     with pytest.raises(
-        Refused, match=r"started with tokenizers 0\.1\.2, and .* install tokenizers==0\.1\.2, or .*--overwrite"
+        Refused, match=r"started with tokenizers 0\.1\.2, but .* install tokenizers==0\.1\.2, or .*--overwrite"
     ):
         score_inline(config)
     run["versions"]["tokenizers"] = version("tokenizers")
@@ -177,7 +177,7 @@ def test_a_node_with_another_version_refuses(
     job = make_plan(preflight(config_of(tiny, corpora["table"], tmp_path / "out")), False, False).job
     monkeypatch.setattr(stages, "_job", lambda ref: job)
     monkeypatch.setattr(stages, "version", lambda name: "0.1.2")
-    with pytest.raises(JobFailed, match=r"a node has tokenizers 0\.1\.2, the driver "):
+    with pytest.raises(JobFailed, match=r"a node has tokenizers 0\.1\.2, but the driver "):
         stages._tokenizer.__wrapped__(None)
 
 

@@ -204,21 +204,20 @@ def test_the_last_run_ends_ray_and_no_other(monkeypatch: pytest.MonkeyPatch) -> 
 
     up: list[str] = []
     monkeypatch.setattr(module.ray, "is_initialized", lambda: bool(up))
-    monkeypatch.setattr(module, "_start", lambda config: up.append("up"))
+    monkeypatch.setattr(module, "_start", lambda address, verbose: up.append("up"))
     monkeypatch.setattr(module, "_shut_down", lambda alone: up.clear())
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    config = ScoreConfig(model="m", input=("i",), output="o")
     both, first_out = threading.Barrier(2, timeout=30), threading.Event()
     replaced = {path: one_machine.find(path) for path in one_machine.STATS}
 
     def first() -> list[str]:
-        with session(config):
+        with session():
             both.wait()
         first_out.set()
         return list(up)
 
     def last() -> list[str]:
-        with session(config):
+        with session():
             both.wait()
             assert first_out.wait(30)
             assert all(one_machine.find(path) is not before for path, before in replaced.items())

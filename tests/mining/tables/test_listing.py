@@ -61,6 +61,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_new_table_is_one_module_and_one_line(output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "local")  # workers of a Ray that another test has started do not know the table
     tokloss_ray.mine(str(output))  # before there was such a table
     (tmp_path / "scratch_letters.py").write_text(SCRATCH)
     monkeypatch.syspath_prepend(tmp_path)
