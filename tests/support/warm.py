@@ -36,6 +36,8 @@ SETTINGS = {
     "TRANSFORMERS_VERBOSITY": "error",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
 }
+LEFT_BY_RAY = ("RAY_AUTH_MODE", "RAY_USAGE_STATS_ENABLED", "PYTHONBREAKPOINT")
+"""What `ray.init` leaves in the environment of a test process: a Ray that was imported without them does not start."""
 _context = multiprocessing.get_context("forkserver")
 _running: list[int] = []  # this process, once its server is there; a fork of it would need its own
 
@@ -59,9 +61,9 @@ def run(
     _serve()
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
-        child = _context.Process(
-            target=_begin, args=(function, args, dict(os.environ if env is None else env), out, err)
-        )
+        given = os.environ if env is None else env
+        clean = {name: value for name, value in given.items() if name not in LEFT_BY_RAY}
+        child = _context.Process(target=_begin, args=(function, args, clean, out, err))
         child.start()
         child.join(timeout)
         if child.is_alive():
