@@ -345,7 +345,7 @@ def test_stopped_and_then_bereft_of_a_node(
     here, output, name = site.cluster, f"{site.bucket}/again", f"test-{uuid.uuid4().hex[:8]}"
     hasty = replace(site, checkout=tmp_path / "checkout")
     shutil.copytree(site.checkout, hasty.checkout)
-    nodes = hasty.checkout / "tokloss_ray" / "scoring" / "nodes.py"
+    nodes = hasty.checkout / "tokloss_ray" / "scoring" / "on_ray" / "nodes.py"
     text, count = re.subn(r"NODE_LOSS_PATIENCE = [\d.]+", "NODE_LOSS_PATIENCE = 15.0", nodes.read_text())
     assert count == 1
     nodes.write_text(text)
