@@ -39,6 +39,23 @@ class ReadUnit:
     offset: int = 0
 
 
+UNIT_SCHEMA = pa.schema(
+    [
+        ("number", pa.int64()),
+        ("source", pa.string()),
+        ("path", pa.string()),
+        ("version", pa.string()),
+        ("format", pa.string()),
+        ("start", pa.int64()),
+        ("stop", pa.int64()),
+        ("rows", pa.int64()),
+        ("size", pa.int64()),
+        ("offset", pa.int64()),
+    ]
+)
+"""Read units as a table, one row each."""
+
+
 @dataclass(frozen=True)
 class Columns:
     """Which input columns the job reads. `words` is None for pre-encoded input, which has `input_ids` instead.

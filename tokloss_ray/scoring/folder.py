@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from tokloss_ray.errors import Refused
 from tokloss_ray.faults import fault_point
-from tokloss_ray.inputs.unit import ReadUnit
+from tokloss_ray.inputs.unit import UNIT_SCHEMA, ReadUnit
 from tokloss_ray.output.names import (
     ATTEMPTS,
     COMMITS,
@@ -37,18 +37,9 @@ from tokloss_ray.scoring.plan import Plan
 from tokloss_ray.storage.files import children, file_names, files_below, kind_of, open_location, remove, write_whole
 from tokloss_ray.storage.sealed import sealed
 
-_PLAN_SCHEMA = pa.schema(
-    [
-        ("number", pa.int64()),
-        ("source", pa.string()),
-        ("format", pa.string()),
-        ("start", pa.int64()),
-        ("stop", pa.int64()),
-        ("rows", pa.int64()),
-        ("size", pa.int64()),
-        ("offset", pa.int64()),
-    ]
-)
+_MAY_CHANGE = ("path", "version")
+"""Fields of a unit that are not in the plan: they may be others at the next attempt."""
+_PLAN_SCHEMA = pa.schema([field for field in UNIT_SCHEMA if field.name not in _MAY_CHANGE])
 
 
 def check_folder(output: str) -> None:
@@ -133,7 +124,7 @@ def start_run(plan: Plan, settings: dict[str, Any]) -> None:
 def _write_plan(plan: Plan) -> str:
     """Write the units, all but what may change between attempts; returns the file's SHA-256."""
     fs, root = open_location(plan.job.output)
-    rows = [{k: v for k, v in asdict(unit).items() if k not in ("path", "version")} for unit in plan.units]
+    rows = [{k: v for k, v in asdict(unit).items() if k not in _MAY_CHANGE} for unit in plan.units]
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(rows, _PLAN_SCHEMA), sink)
     data = memoryview(sink.getvalue())

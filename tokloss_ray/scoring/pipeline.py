@@ -19,7 +19,7 @@ from ray.util.annotations import RayDeprecationWarning
 
 from tokloss_ray.cluster.stream import Running, stream, watch
 from tokloss_ray.errors import JobFailed, PassFailed
-from tokloss_ray.inputs.unit import ReadUnit
+from tokloss_ray.inputs.unit import UNIT_SCHEMA, ReadUnit
 from tokloss_ray.output.records import CommitRecord, RowRange
 from tokloss_ray.scoring.job import Job
 from tokloss_ray.scoring.on_ray.attempts import MAX_ATTEMPTS, MAX_STARTS, count_attempts
@@ -184,34 +184,16 @@ def _source(units: list[ReadUnit], held: Held) -> list[pa.Table]:
     return [table.slice(start, size) for start in range(0, len(units), size)]
 
 
-_UNIT_SCHEMA = pa.schema(
+_HELD = pa.struct(
     [
-        ("number", pa.int64()),
-        ("source", pa.string()),
-        ("path", pa.string()),
-        ("version", pa.string()),
-        ("format", pa.string()),
+        ("index", pa.int64()),
         ("start", pa.int64()),
         ("stop", pa.int64()),
-        ("rows", pa.int64()),
-        ("size", pa.int64()),
-        ("offset", pa.int64()),
-        (
-            "held",
-            pa.list_(
-                pa.struct(
-                    [
-                        ("index", pa.int64()),
-                        ("start", pa.int64()),
-                        ("stop", pa.int64()),
-                        ("last_row", pa.int64()),
-                        ("last", pa.bool_()),
-                    ]
-                )
-            ),
-        ),
+        ("last_row", pa.int64()),
+        ("last", pa.bool_()),
     ]
 )
+_UNIT_SCHEMA = UNIT_SCHEMA.append(pa.field("held", pa.list_(_HELD)))
 
 
 def _settings(context: ray.data.DataContext, waiting_bytes: int) -> None:
