@@ -91,7 +91,7 @@ def verify(output: str) -> Verified:
     scan = scan_records(output, run.short_fingerprint)
     records = scan.records
     found = Verified(total(records.values()))
-    again = _check_folder(output, run, found)
+    written = _check_folder(output, run, found)
     for name, problem in scan.damaged.items():
         found.add(f"{COMMITS}/{name} is damaged: {problem}", redo=name.removesuffix(".json"))
     for name in scan.of_other_runs:
@@ -109,8 +109,8 @@ def verify(output: str) -> Verified:
     for file_of, problem in file_problems(output, records.values()):
         ours = DATA_FILE.fullmatch(problem.split()[0].rpartition("/")[2])
         found.add(f"shard {file_of}: {problem}" if file_of else problem, redo=file_of, repaired=ours is not None)
-    if not again and not missing:
-        for problem in _sums(found.totals, run, read_success(output, run)):
+    if written is not None and not missing:
+        for problem in _sums(found.totals, run, written):
             found.add(problem)
     found.files = sum(len(record.all_files) for record in records.values())
     of_unit = by_unit(records.values())
@@ -135,16 +135,15 @@ def verify(output: str) -> Verified:
     return found
 
 
-def _check_folder(output: str, run: Run, found: Verified) -> bool:
-    """Look at `_SUCCESS` and `_run.json`; whether `_SUCCESS` is to be written again."""
+def _check_folder(output: str, run: Run, found: Verified) -> dict[str, Any] | None:
+    """Look at `_SUCCESS` and `_run.json`; the totals in `_SUCCESS`, None where it is to be written again."""
     if fingerprint(run.identity) != run.fingerprint:
         found.add(f"{RUN} has a fingerprint that does not match its settings")
     try:
-        read_success(output, run)
+        return read_success(output, run)
     except DamagedError as error:
         found.add(f"{SUCCESS} is damaged: {error}", repaired=True)
-        return True
-    return False
+        return None
 
 
 def repeated_ids(output: str, records: Iterable[CommitRecord]) -> int:
