@@ -40,7 +40,7 @@ from tokloss_ray.cluster.session import ray_session
 from tokloss_ray.config import ScoreConfig
 from tokloss_ray.demo import DATA, MODEL
 from tokloss_ray.inputs.read import read_unit
-from tokloss_ray.inputs.unit import ReadUnit
+from tokloss_ray.inputs.unit import FilePart, ReadUnit
 from tokloss_ray.output.names import LEASE
 from tokloss_ray.ragged import list_lengths, one_array
 from tokloss_ray.schema import INPUT_IDS, PADDED
@@ -89,7 +89,7 @@ def run_stages(plan: Plan) -> tuple[int, dict[str, tuple[float, float]]]:
         chunks = timed("read", lambda unit=unit: list(read_unit(job, unit)))
         cut = timed(
             "encode",
-            lambda unit=unit, chunks=chunks: list(encode_unit(job, tokenizer, unit.number, unit.source, chunks)),
+            lambda unit=unit, chunks=chunks: list(encode_unit(job, tokenizer, unit, chunks)),
         )
         for encoded in cut:
             there = timed("rows", lambda encoded=encoded: from_row(to_row(encoded)))
@@ -97,7 +97,7 @@ def run_stages(plan: Plan) -> tuple[int, dict[str, tuple[float, float]]]:
             tokens += count
             back = timed("rows", lambda scored=scored: from_row(to_row(scored)))
             decoded = timed(
-                "decode", lambda back=back: decode_shard(job, back.about["source"], back.sequences, back.errors)
+                "decode", lambda back=back: decode_shard(job, back.about["sources"], back.sequences, back.errors)
             )
             timed("commit", lambda back=back, decoded=decoded: commit_shard(job, back.about, decoded))
     return tokens, {stage: (wall[stage], cpu[stage]) for stage in STAGES}
@@ -135,9 +135,7 @@ def some_shard(plan: Plan, tokens: int) -> Shard:
     """An encoded shard of about so many tokens, made of those of the corpus."""
     tokenizer = Tokenizer.from_str(plan.job.tokenizer_json)
     parts = [
-        shard
-        for unit in plan.units
-        for shard in encode_unit(plan.job, tokenizer, unit.number, unit.source, read_unit(plan.job, unit))
+        shard for unit in plan.units for shard in encode_unit(plan.job, tokenizer, unit, read_unit(plan.job, unit))
     ]
     there = sum(count_tokens(shard.sequences) for shard in parts)
     sequences = pa.concat_tables([shard.sequences for shard in parts] * -(-tokens // there))
@@ -170,7 +168,7 @@ def measure_ray(plan: Plan, tokens: int, shards: int) -> dict[str, Any]:
 
     ours = {"read_and_encode": read_and_encode, "ScoreActor": ScoreActor, "decode_and_commit": decode_and_commit}
     theirs = {name: getattr(pipeline, name) for name in ours}
-    units = [ReadUnit(number, "", "", "", "parquet", 0, 0, 0, 0) for number in range(shards + WARM_UP)]
+    units = [ReadUnit(number, (FilePart("", "", "", "parquet", 0, 0, 0, 0),)) for number in range(shards + WARM_UP)]
     for name, stage in ours.items():
         setattr(pipeline, name, stage)
     try:

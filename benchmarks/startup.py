@@ -56,7 +56,7 @@ def encode_rows(data: Path, model: str, target: Path, rows: int) -> Path:
     shards = [
         shard.sequences
         for unit in plan.units
-        for shard in encode_unit(plan.job, tokenizer, unit.number, unit.source, read_unit(plan.job, unit))
+        for shard in encode_unit(plan.job, tokenizer, unit, read_unit(plan.job, unit))
     ]
     sequences = pa.concat_tables(shards).slice(0, rows)
     columns = {EXAMPLE_ID: ID_COLUMN, INPUT_IDS: INPUT_IDS, LABEL_IDS: LABELS}

@@ -43,6 +43,8 @@ ATTENTION_MASK = "attention_mask"
 """An input column only: the model does not attend to positions with 0."""
 
 # Columns that a shard carries between stages and that are not written.
+FILE_PART = "file_part"
+"""Which part of its read unit, later of its shard, a row is of: an index into a list of files."""
 LABEL_IDS = "label_ids"
 PREDICTED_IDS = "predicted_ids"
 SECOND_IDS = "second_ids"
@@ -73,6 +75,7 @@ SCORES_FIELDS = (
 PROBS_FIELD = pa.field(PROBS, pa.list_(pa.list_(pa.float32())))
 RESERVED = frozenset(f.name for f in SCORES_FIELDS) | {
     PROBS,
+    FILE_PART,
     LABEL_IDS,
     PREDICTED_IDS,
     SECOND_IDS,

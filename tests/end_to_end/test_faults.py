@@ -95,7 +95,7 @@ def test_only_shards_that_a_worker_died_over_are_scored_carefully(
     )  # fmt: skip
     plan = make_plan(preflight(config), False, False)
     unit, tokenizer = plan.units[0], Tokenizer.from_str(plan.job.tokenizer_json)
-    shards = list(encode_unit(plan.job, tokenizer, 0, unit.source, read_unit(plan.job, unit)))
+    shards = list(encode_unit(plan.job, tokenizer, unit, read_unit(plan.job, unit)))
     assert len(shards) > 4
     for shard in shards:
         shard.about["storage_retries"] = 0

@@ -119,11 +119,7 @@ def test_any_cut_any_batches_any_order(
     job = plan.job
     scorer = inline._scorer(job, None)
     tokenizer = Tokenizer.from_str(job.tokenizer_json)
-    shards = [
-        shard
-        for unit in plan.units
-        for shard in encode_unit(job, tokenizer, unit.number, unit.source, read_unit(job, unit))
-    ]
+    shards = [shard for unit in plan.units for shard in encode_unit(job, tokenizer, unit, read_unit(job, unit))]
     for unit in plan.units:
         own = [shard.about for shard in shards if shard.about["unit"] == unit.number]
         assert [about["index"] for about in own] == list(range(len(own)))
@@ -132,7 +128,7 @@ def test_any_cut_any_batches_any_order(
         lengths = [len(ids) for ids in shard.sequences["input_ids"].to_pylist()]
         assert sum(lengths) <= shard_tokens or len(set(shard.sequences["source_row"].to_pylist())) == 1
     random.Random(seed).shuffle(shards)
-    decoded = [decode_shard(job, s.about["source"], scorer.score(s.sequences)[0], s.errors) for s in shards]
+    decoded = [decode_shard(job, s.about["sources"], scorer.score(s.sequences)[0], s.errors) for s in shards]
     assert_same([row for d in decoded for row in d.scores.to_pylist()], expected.rows)
     errors = sorted((row for d in decoded for row in d.errors.to_pylist()), key=lambda row: row["source_row"])
     assert errors == sorted(expected.errors, key=lambda row: row["source_row"])
@@ -150,7 +146,7 @@ def test_committed_shards_are_skipped_and_the_others_are_the_same(
     unit = plan.units[0]
 
     def encode(skip: dict[int, RowRange]) -> dict[int, Any]:
-        shards = encode_unit(job, tokenizer, unit.number, unit.source, read_unit(job, unit), skip)
+        shards = encode_unit(job, tokenizer, unit, read_unit(job, unit), skip)
         return {shard.about["index"]: shard for shard in shards}
 
     whole = encode({})

@@ -28,7 +28,7 @@ from tokloss_ray.inputs.conll import sentences
 from tokloss_ray.inputs.conll_cells import cell
 from tokloss_ray.inputs.conll_layout import layout_of
 from tokloss_ray.inputs.read import read_unit
-from tokloss_ray.inputs.unit import ReadUnit
+from tokloss_ray.inputs.unit import FilePart, ReadUnit
 from tokloss_ray.scoring.job import Job
 from tokloss_ray.scoring.plan import make_plan
 from tokloss_ray.scoring.preflight import preflight
@@ -289,9 +289,9 @@ def test_any_split_gives_each_sentence_once(tmp_path: Path, lines: list[str], en
     cuts = data.draw(st.sets(st.integers(1, max(1, len(content) - 1)), max_size=12).map(sorted))
     bounds = [0, *(cut for cut in cuts if cut < len(content)), len(content)]
     layout_of.cache_clear()
-    units = [ReadUnit(0, "x", str(path), "", "conll", *pair, None, 0) for pair in pairwise(bounds)]
-    found = [s for unit in units if unit.start < unit.stop for s in sentences(unit)]
-    (whole,) = [list(sentences(ReadUnit(0, "x", str(path), "", "conll", 0, -1, None, 0)))]
+    parts = [FilePart("x", str(path), "", "conll", *pair, None, 0) for pair in pairwise(bounds)]
+    found = [s for part in parts if part.start < part.stop for s in sentences(part)]
+    (whole,) = [list(sentences(FilePart("x", str(path), "", "conll", 0, -1, None, 0)))]
     assert found == whole
     assert [s.offset for s in found] == [offset for offset, _, _ in plain(content)]
 
@@ -326,10 +326,10 @@ def test_whatever_a_file_holds_each_sentence_is_a_row_or_an_error(
     path = tmp_path / "in.conll"
     path.write_bytes(b"".join(pieces))
     layout_of.cache_clear()
-    unit = ReadUnit(0, "x", str(path), listed(*open_location(str(path))).version, "conll", 0, -1, None, 0)
-    chunks = list(read_unit(any_job, unit))
+    part = FilePart("x", str(path), listed(*open_location(str(path))).version, "conll", 0, -1, None, 0)
+    chunks = list(read_unit(any_job, ReadUnit(0, (part,))))
     rows = [row for chunk in chunks for row in chunk.rows.to_pylist() + chunk.errors.to_pylist()]
-    assert sorted(row["source_row"] for row in rows) == [s.offset for s in sentences(unit)]
+    assert sorted(row["source_row"] for row in rows) == [s.offset for s in sentences(part)]
     assert {error["reason"] for chunk in chunks for error in chunk.errors.to_pylist()} <= set(schema.REASONS)
 
 
@@ -351,7 +351,7 @@ def test_ranges_of_a_real_file(demo: Path, tmp_path: Path, model: Path) -> None:
     for step in (7, 1000, len(data)):
         starts = range(0, len(data) if step > 7 else 7000, step)
         units = [
-            ReadUnit(0, "a", str(demo / "a.conll"), version, "conll", a, min(a + step, len(data)), None, 0)
+            ReadUnit(0, (FilePart("a", str(demo / "a.conll"), version, "conll", a, min(a + step, len(data)), None, 0),))
             for a in starts
         ]
         rows = [row for unit in units for chunk in read_unit(job, unit) for row in chunk.rows.to_pylist()]

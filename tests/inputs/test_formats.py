@@ -17,16 +17,16 @@ from tokloss_ray.inputs import formats
 from tokloss_ray.inputs.format import Format, Groups, RawChunk
 from tokloss_ray.inputs.jsonl import json_table
 from tokloss_ray.inputs.lines import lines_of, next_line
-from tokloss_ray.inputs.unit import Columns, ReadUnit
+from tokloss_ray.inputs.unit import Columns, FilePart
 from tokloss_ray.storage.files import Listed
 
 # A scratch format: a sentence a line, `word/TAG word/TAG`.
 
 
-def lines(unit: ReadUnit) -> Iterator[tuple[int, bytes]]:
-    with open(unit.path, "rb") as file:
-        start = next_line(file, unit.start, unit.stop) if unit.start else 0
-        for offset, line, _, blank in lines_of(file, start, unit.stop):
+def lines(part: FilePart) -> Iterator[tuple[int, bytes]]:
+    with open(part.path, "rb") as file:
+        start = next_line(file, part.start, part.stop) if part.start else 0
+        for offset, line, _, blank in lines_of(file, start, part.stop):
             if not blank:
                 yield offset, line
 
@@ -36,8 +36,8 @@ def inspect(file: Listed) -> tuple[pa.Schema, Groups]:
     return pa.schema([("tokens", strings), ("ner_tags", strings)]), ()
 
 
-def read(columns: Columns, unit: ReadUnit) -> Iterator[RawChunk]:
-    for offset, line in lines(unit):
+def read(columns: Columns, part: FilePart) -> Iterator[RawChunk]:
+    for offset, line in lines(part):
         pairs = [pair.rsplit("/", 1) for pair in line.decode().split()]
         row = {columns.words: [word for word, _ in pairs], columns.labels: [tag for _, tag in pairs]}
         yield RawChunk(json_table(columns, [row], pa.string()), np.array([offset]), [])

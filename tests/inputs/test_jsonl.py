@@ -20,7 +20,7 @@ from tests.support.tiny import (
     zero_bytes,
 )
 from tokloss_ray.inputs.read import read_unit
-from tokloss_ray.inputs.unit import ReadUnit
+from tokloss_ray.inputs.unit import FilePart, ReadUnit
 
 JSON_ROWS = [row("Köln", "日本"), row("Anna"), row(*SENTENCES[0]), row("Otto", "\U0001f600", "am", "See")] * 2
 
@@ -65,7 +65,7 @@ def test_every_boundary_between_byte_ranges(run: Callable[..., Inline], tmp_path
         bounds = [0, *cuts, len(data)]
         version = str(path.stat().st_mtime)
         units = [
-            ReadUnit(i, "in.jsonl", str(path), version, "jsonl", start, stop, None, stop - start)
+            ReadUnit(i, (FilePart("in.jsonl", str(path), version, "jsonl", start, stop, None, stop - start),))
             for i, (start, stop) in enumerate(itertools.pairwise(bounds))
         ]
         chunks = [chunk for unit in units for chunk in read_unit(job, unit)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,6 +21,8 @@ from tests.support.tiny import (
     row,
     zero_bytes,
 )
+from tokloss_ray.errors import TokLossError
+from tokloss_ray.output.verify import verify
 
 
 def test_empty_files_among_others(run: Callable[..., Inline], tmp_path: Path) -> None:
@@ -70,3 +73,84 @@ def test_limit_counts_bad_rows(run: Callable[..., Inline], tmp_path: Path) -> No
     source = zero_bytes(tmp_path / "in.jsonl", b'{"tokens": ["a"], "ner_tags": [0]}\nnot json\n\n[]\n{"tokens": []}\n')
     result = run(source, limit=3, max_error_rate=1)
     assert (result.totals.rows, result.totals.scored_rows, result.totals.error_rows) == (3, 1, 2)
+
+
+def conll(sentence: dict) -> str:
+    pairs = zip(sentence["tokens"], sentence["ner_tags"], strict=True)
+    return "".join(f"{word} {tag}\n" for word, tag in pairs) + "\n"
+
+
+def small_files(folder: Path, sentences: list[dict]) -> list[Path]:
+    """The same sentences in files of one to four rows and four formats, in the order of their names."""
+    folder.mkdir()
+    paths, start = [], 0
+    while start < len(sentences):
+        number, count = len(paths), 1 + len(paths) % 4
+        rows = sentences[start : start + count]
+        path = folder / f"{number:03d}.{('parquet', 'jsonl', 'jsonl.gz', 'conll')[number % 4]}"
+        if path.suffix == ".parquet":
+            pq.write_table(pa.Table.from_pylist(rows), path)
+        elif path.suffix == ".conll":
+            path.write_text("".join(map(conll, rows)))
+        else:
+            text = "".join(json.dumps(row) + "\n" for row in rows).encode()
+            path.write_bytes(gzip.compress(text) if path.suffix == ".gz" else text)
+        paths.append(path)
+        start += count
+    return paths
+
+
+def test_small_files_share_units_and_shards(run: Callable[..., Inline], tmp_path: Path) -> None:
+    """The rows, their order and their losses are those of one file, cut into the same shards."""
+    sentences = [row(*SENTENCES[i % 3][: 1 + i % 4], tags=[TAGS[i % 4]] * (1 + i % 4)) for i in range(90)]
+    pq.write_table(pa.Table.from_pylist(sentences), tmp_path / "one.parquet")
+    paths = small_files(tmp_path / "many", sentences)
+    one = run(tmp_path / "one.parquet", shard_tokens=100)
+    many = run(tmp_path / "many", shard_tokens=100)
+    assert len(paths) > 30
+    assert len(many.plan.units) < len(paths) / 4
+    assert len(many.records) < len(paths) / 4
+    assert [r["source"] for r in many.rows] == sorted(r["source"] for r in many.rows)
+    assert {r["source"] for r in many.rows} == {path.name for path in paths}
+    kept = ("words", "labels", "loss", "predicted_label", "input_ids")
+    assert [[r[name] for name in kept] for r in many.rows] == [[r[name] for name in kept] for r in one.rows]
+    assert verify(many.plan.job.output).problems == []
+    records = sorted(many.records, key=lambda record: record.shard)
+    assert [(r.unit, r.start) for r in records if r.index] == [
+        (r.unit, before.stop) for before, r in pairwise(records) if r.index
+    ]
+    assert any(record.source != record.last_source for record in records)
+    for record in records:
+        (file,) = record.files
+        rows = pq.read_table(Path(many.plan.job.output, file.path), partitioning=None).to_pylist()
+        assert (rows[0]["source"], rows[0]["source_row"]) == (record.source, record.first_row)
+        assert (rows[-1]["source"], rows[-1]["source_row"]) == (record.last_source, record.last_row)
+
+
+def test_bad_rows_of_small_files_keep_their_place(run: Callable[..., Inline], tmp_path: Path) -> None:
+    """Rows with the same number in neighbouring files, good in one and bad in the other, are told apart."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for i in range(12):
+        rows = [row("Anna", "wohnt", tags=["B-PER", "O"]), row("hier", tags=["O"])]
+        rows[i % 2]["ner_tags"] = ["X"] * (2 - i % 2) if i % 3 else rows[i % 2]["ner_tags"]
+        write_jsonl(folder / f"{i:02d}.jsonl", rows)
+    (folder / "05.jsonl").write_text('{"tokens": \nno json\n')
+    result = run(folder, shard_tokens=10, max_error_rate=1.0)
+    refused = [(e["source"], e["reason"]) for e in result.errors]
+    wanted = [(f"{i:02d}.jsonl", "unknown_tag") for i in range(12) if i % 3 and i != 5] + [
+        ("05.jsonl", "malformed")
+    ] * 2
+    assert refused == sorted(wanted)
+    assert len(result.rows) == 24 - len(refused)
+    assert verify(result.plan.job.output).problems == []
+
+
+def test_a_file_that_breaks_among_small_ones_is_named(run: Callable[..., Inline], tmp_path: Path) -> None:
+    paths = small_files(tmp_path / "in", [row("Anna", tags=["O"]) for _ in range(30)])
+    broken = paths[8]
+    assert broken.suffix == ".parquet"
+    data = broken.read_bytes()
+    broken.write_bytes(data[:4] + bytes(len(data) // 2) + data[4 + len(data) // 2 :])
+    with pytest.raises(TokLossError, match=rf"cannot read {broken.name}"):
+        run(tmp_path / "in")

@@ -187,11 +187,11 @@ def check_batch(model: Path, folder: Path, rng: random.Random, rows: int) -> Cou
     with Lease(config.output, plan.job.fingerprint):
         start_run(plan, {})
         for unit in plan.units:
-            for shard in encode_unit(plan.job, tokenizer, unit.number, unit.source, read_unit(plan.job, unit)):
+            for shard in encode_unit(plan.job, tokenizer, unit, read_unit(plan.job, unit)):
                 scored = stand_in(shard.sequences, scores, len(TAGS))
                 about = shard.about | {"padded_tokens": 0, "batch_tokens": 1, "batching": schema.PADDED}
                 about["seconds"]["score"] = 0.0
-                commit_shard(plan.job, about, decode_shard(plan.job, unit.source, scored, shard.errors))
+                commit_shard(plan.job, about, decode_shard(plan.job, shard.about["sources"], scored, shard.errors))
         totals = finish.complete(config, plan, plan.units, read_records(config.output))
     assert totals.rows == totals.scored_rows + totals.error_rows == expected, (totals.rows, expected)
     assert set(totals.errors) <= set(schema.REASONS)

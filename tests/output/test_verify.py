@@ -100,7 +100,7 @@ CONTENT: dict[str, tuple[Callable[[pa.Table], pa.Table], str]] = {
     "ignored": (changed("loss", lambda loss: [1.0, *loss[1:]]), "a position without a label has a loss"),
     "sum": (changed("total_loss", lambda total: total + 1), "total_loss is wrong"),
     "labels": (changed("num_labels", lambda count: count + 1), "num_labels is wrong"),
-    "source": (changed("source", lambda source: "c.parquet"), "it has rows of a file other than a.parquet"),
+    "source": (changed("source", lambda source: "c.parquet"), "has rows of c.parquet, which is not one of its files"),
     "twice": (lambda t: pa.concat_tables([t, t.slice(0, 1)]), "appears more than once"),
     "lost": (lambda t: t.filter(pc.not_equal(t["source_row"], t["source_row"][0])), "119 rows, but the plan says 120"),
     "foreign": (changed("source_row", lambda row: 500), "row 500 is not one of its rows"),

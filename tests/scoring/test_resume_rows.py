@@ -48,7 +48,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def corpora(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The same rows, three of them bad, as text (whose units know no row count) and as Parquet."""
+    """The same rows, three of them bad, as text (whose units know no row count), as Parquet, and in small files."""
     folder = tmp_path_factory.mktemp("corpora")
     rows = pq.read_table(DATA, columns=["tokens", "ner_tags"]).slice(40, ROWS).to_pylist()
     rows[7]["tokens"] = []
@@ -59,7 +59,13 @@ def corpora(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     with (folder / "text.jsonl").open("a") as file:
         file.write("no json\n")
     pq.write_table(pa.Table.from_pylist(rows), folder / "table.parquet", row_group_size=25)
-    return {"text": folder / "text.jsonl", "table": folder / "table.parquet"}
+    (folder / "files").mkdir()
+    for i, start in enumerate(range(0, ROWS, 4)):
+        if i % 2:
+            write_jsonl(folder / "files" / f"{i:02d}.jsonl", rows[start : start + 4])
+        else:
+            pq.write_table(pa.Table.from_pylist(rows[start : start + 4]), folder / "files" / f"{i:02d}.parquet")
+    return {"text": folder / "text.jsonl", "table": folder / "table.parquet", "files": folder / "files"}
 
 
 def changed(tokenizer_json: str, seed: int) -> Tokenizer:
@@ -97,7 +103,7 @@ def attempt(config: ScoreConfig, kill_after: int | None, tokenizer: Tokenizer | 
         return None
 
 
-KINDS = st.sampled_from(["text", "table"])
+KINDS = st.sampled_from(["text", "table", "files"])
 ATTEMPT = st.tuples(
     st.integers(1, 6), st.sampled_from([20, 100, 4000]), st.sampled_from([0.2, 0.5]), st.sampled_from([0, 0, 0, 1, 2])
 )
@@ -129,12 +135,13 @@ def test_each_row_once_or_refused(
     assert done is not None
     expected = ROWS + (kind == "text")
     assert done.totals.rows == done.totals.scored_rows + done.totals.error_rows == expected
-    keys = [row["source_row"] for row in done.rows if row["window"] == 0] + [row["source_row"] for row in done.errors]
+    rows = [row for row in done.rows if row["window"] == 0] + done.errors
+    keys = [(row["source"], row["source_row"]) for row in rows]
     assert len(keys) == len(set(keys)) == expected
     assert verify(str(output)).problems == []
 
 
-@pytest.mark.parametrize("kind", ["text", "table"])
+@pytest.mark.parametrize("kind", ["text", "table", "files"])
 def test_other_cuts_are_refused_and_nothing_is_written(
     kind: str, tiny: Path, corpora: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -192,7 +199,7 @@ def test_shards_that_were_cut_away(tiny: Path, corpora: dict[str, Path], tmp_pat
     held[max(held) + 3] = held[max(held)]
     chunks = read_unit(job.job, unit)
     with pytest.raises(JobFailed, match="it would not exist"):
-        list(encode_unit(job.job, tokenizer, unit.number, unit.source, chunks, held))
+        list(encode_unit(job.job, tokenizer, unit, chunks, held))
 
 
 # What `verify` finds. A record is changed and sealed again, so that only its meaning is wrong.

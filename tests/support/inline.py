@@ -77,8 +77,7 @@ def score_inline(
             tokenizer = tokenizer or Tokenizer.from_str(job.tokenizer_json)
             done = resume.rows_by_unit(found.records.values())
             for unit in resume.unfinished(units, found.records):
-                chunks = read_unit(job, unit)
-                for cut in encode_unit(job, tokenizer, unit.number, unit.source, chunks, done.get(unit.number)):
+                for cut in encode_unit(job, tokenizer, unit, read_unit(job, unit), done.get(unit.number)):
                     committed(_score_one(job, scorer, cut))
             totals = finish.complete(config, plan, units, scan_records(config.output, job.fingerprint).records)
     else:
@@ -92,7 +91,7 @@ def _score_one(job: Job, scorer: Scorer, cut: Shard) -> CommitRecord:
     sequences, figures = scorer.score(shard.sequences)
     shard.about["seconds"]["score"] = figures.pop("seconds")
     shard = from_row(to_row(shard._replace(about=shard.about | figures, sequences=sequences)))
-    decoded = decode_shard(job, shard.about["source"], shard.sequences, shard.errors)
+    decoded = decode_shard(job, shard.about["sources"], shard.sequences, shard.errors)
     return commit_shard(job, shard.about, decoded)
 
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from tokloss_ray.inputs.batches import is_valid, row_range
 from tokloss_ray.inputs.format import CHUNK_ROWS, Format, Groups, RawChunk
-from tokloss_ray.inputs.unit import Columns, ReadUnit
+from tokloss_ray.inputs.unit import Columns, FilePart
 from tokloss_ray.storage.files import Listed, is_local, open_file, open_location, open_random
 
 _FIRST_STEP = 8 << 10
@@ -77,23 +77,23 @@ def inspect_stream(path: str, size: int) -> tuple[pa.Schema, tuple[Batch, ...]]:
     return schema, tuple(Batch(m.rows, m.size, m.offset if seekable else 0) for m in batches)
 
 
-def read_stream(unit: ReadUnit) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """The record batches of a unit, each with the number of its first row; from a file with dictionaries more."""
-    fs, path = open_location(unit.path)
-    end = unit.offset + unit.size if unit.offset else None
-    row = unit.start if unit.offset else 0
+def read_stream(part: FilePart) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """The record batches of a part, each with the number of its first row; from a file with dictionaries more."""
+    fs, path = open_location(part.path)
+    end = part.offset + part.size if part.offset else None
+    row = part.start if part.offset else 0
     with pa.memory_map(path) if is_local(fs) else open_file(fs, path, end) as source:
-        if not unit.offset:
+        if not part.offset:
             with pa.ipc.open_stream(source) as stream:
                 for batch in stream:
                     yield row, batch
                     row += batch.num_rows
-                    if 0 <= unit.stop <= row:
+                    if 0 <= part.stop <= row:
                         return
             return
-        schema = _schema_of(unit.path, unit.version)
-        source.seek(unit.offset)
-        while row < unit.stop:
+        schema = _schema_of(part.path, part.version)
+        source.seek(part.offset)
+        while row < part.stop:
             batch = pa.ipc.read_record_batch(pa.ipc.read_message(source), schema)
             yield row, batch
             row += batch.num_rows
@@ -168,12 +168,12 @@ def _inspect(file: Listed) -> tuple[pa.Schema, Groups]:
     return inspect_stream(file.path, file.size)
 
 
-def _read(columns: Columns, unit: ReadUnit) -> Iterator[RawChunk]:
-    for row, whole in read_stream(unit):
+def _read(columns: Columns, part: FilePart) -> Iterator[RawChunk]:
+    for row, whole in read_stream(part):
         batch = whole.select(columns.names)
         valid = is_valid(batch)
         for start in range(0, batch.num_rows, CHUNK_ROWS):
-            yield from row_range(batch.slice(start, CHUNK_ROWS), row + start, unit, valid)
+            yield from row_range(batch.slice(start, CHUNK_ROWS), row + start, part, valid)
 
 
 # Only within folders that `datasets` saved: no file is read in it by its name.

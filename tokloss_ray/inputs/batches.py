@@ -1,4 +1,4 @@
-"""Record batches of Parquet and Arrow files as rows of a unit, those apart whose strings are not UTF-8."""
+"""Record batches of Parquet and Arrow files as rows of a part, those apart whose strings are not UTF-8."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from tokloss_ray.inputs.arrow_types import is_text
 from tokloss_ray.inputs.format import RawChunk
-from tokloss_ray.inputs.unit import ReadUnit
+from tokloss_ray.inputs.unit import FilePart
 
 
 def is_valid(batch: pa.RecordBatch | pa.Table) -> bool:
@@ -23,10 +23,10 @@ def is_valid(batch: pa.RecordBatch | pa.Table) -> bool:
     return True
 
 
-def row_range(batch: pa.RecordBatch, row: int, unit: ReadUnit, valid: bool = False) -> Iterator[RawChunk]:
-    """The part of a batch, whose first row has number `row`, that belongs to the unit. valid: its strings are."""
-    stop = row + batch.num_rows if unit.stop < 0 else min(unit.stop, row + batch.num_rows)
-    start = max(unit.start, row)
+def row_range(batch: pa.RecordBatch, row: int, part: FilePart, valid: bool = False) -> Iterator[RawChunk]:
+    """The part of a batch, whose first row has number `row`, that belongs to the part. valid: its strings are."""
+    stop = row + batch.num_rows if part.stop < 0 else min(part.stop, row + batch.num_rows)
+    start = max(part.start, row)
     if start < stop:
         table = pa.Table.from_batches([batch.slice(start - row, stop - start)])
         rows = np.arange(start, stop)

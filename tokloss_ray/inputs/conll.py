@@ -16,7 +16,7 @@ from tokloss_ray.inputs.conll_layout import BOM, COMMENT, Layout, conll_schema, 
 from tokloss_ray.inputs.format import Format, Groups, RawChunk
 from tokloss_ray.inputs.jsonl import batches, json_table, text_of
 from tokloss_ray.inputs.lines import KEPT, MAX_RECORD, lines_of, next_line, too_long
-from tokloss_ray.inputs.unit import Columns, ReadUnit
+from tokloss_ray.inputs.unit import Columns, FilePart
 from tokloss_ray.storage.files import Listed, open_file, open_location
 
 
@@ -32,19 +32,19 @@ class Sentence(NamedTuple):
     length: int
 
 
-def sentences(unit: ReadUnit) -> Iterator[Sentence]:
+def sentences(part: FilePart) -> Iterator[Sentence]:
     """The sentences of a byte range: those after a blank line that begins in it, and at its start the file's first."""
-    layout = layout_of(unit.path, unit.version)
+    layout = layout_of(part.path, part.version)
     if layout is None:
         return
-    fs, path = open_location(unit.path)
+    fs, path = open_location(part.path)
     with open_file(fs, path, unpack=True) as file:
-        yield from sentences_in(file, layout, unit.start, unit.stop)
+        yield from sentences_in(file, layout, part.start, part.stop)
 
 
 def sentences_in(file: BinaryIO, layout: Layout, start: int = 0, stop: int = -1) -> Iterator[Sentence]:
     """The same of an open file, unpacked; stop -1 is its end."""
-    # The line that covers the byte before the range belongs to the unit before.
+    # The line that covers the byte before the range belongs to the part before.
     first, ours = next_line(file, start, stop) if start else 0, start == 0
     comments, words = bytearray(), bytearray()
     begin = size = 0
@@ -72,11 +72,11 @@ def sentences_in(file: BinaryIO, layout: Layout, start: int = 0, stop: int = -1)
                 del words[KEPT:]
 
 
-def read_conll(columns: Columns, unit: ReadUnit) -> Iterator[RawChunk]:
+def read_conll(columns: Columns, part: FilePart) -> Iterator[RawChunk]:
     """The sentences of a byte range as rows; a sentence is numbered by the first byte of its first word's line."""
-    layout = layout_of(unit.path, unit.version)
+    layout = layout_of(part.path, part.version)
     none = np.array([], dtype=np.int64)
-    for batch in batches(sentences(unit)):
+    for batch in batches(sentences(part)):
         assert layout is not None
         rows, offsets, broken = [], [], []
         for sentence in batch:

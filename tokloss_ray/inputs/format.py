@@ -1,4 +1,4 @@
-"""What an input format is: how its files are called, looked at, cut into units and read."""
+"""What an input format is: how its files are called, looked at, cut into parts and read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from tokloss_ray.inputs.unit import Columns, ReadUnit
+from tokloss_ray.inputs.unit import Columns, FilePart
 from tokloss_ray.storage.files import Listed
 
 PACKED = (".gz", ".bz2", ".xz")
@@ -37,17 +37,17 @@ class Format:
     """An input format. Files are read in it as soon as `formats.FORMATS` has it.
 
     Attributes:
-        name: in plans and units.
+        name: in plans.
         title: in messages.
         suffixes: how the names of its files end, in lower case.
         named_suffixes: the same of files that may be anything, so that a folder's are left alone.
         packed: files may be packed (`PACKED`).
-        bytes_per_token: about; units are cut by it.
+        bytes_per_token: about; parts are cut by it.
         inspect: a listed file -> its schema (None where rows may differ) and groups (none of a text file), from its
             metadata or first lines. May raise `UNREADABLE` and `pa.ArrowException`.
-        read: the columns and a unit -> its rows, some at a time.
-        records: a unit of a text file -> its records: of each the offset, the bytes, and what else there is. None:
-            units are runs of groups, not ranges of bytes.
+        read: the columns and a part of a file -> its rows, some at a time.
+        records: a part of a text file -> its records: of each the offset, the bytes, and what else there is. None:
+            parts are runs of groups, not ranges of bytes.
     """
 
     name: str
@@ -57,5 +57,5 @@ class Format:
     packed: bool = False
     bytes_per_token: int
     inspect: Callable[[Listed], tuple[pa.Schema | None, Groups]]
-    read: Callable[[Columns, ReadUnit], Iterator[RawChunk]]
-    records: Callable[[ReadUnit], Iterator[tuple[Any, ...]]] | None = None
+    read: Callable[[Columns, FilePart], Iterator[RawChunk]]
+    records: Callable[[FilePart], Iterator[tuple[Any, ...]]] | None = None

@@ -12,7 +12,7 @@ import pyarrow as pa
 from tokloss_ray import schema
 from tokloss_ray.inputs.format import CHUNK_ROWS, Format, Groups, RawChunk
 from tokloss_ray.inputs.lines import lines_of, next_line, too_long
-from tokloss_ray.inputs.unit import Columns, ReadUnit
+from tokloss_ray.inputs.unit import Columns, FilePart
 from tokloss_ray.storage.files import Listed, open_file, open_location
 
 CHUNK_BYTES = 4 << 20
@@ -22,9 +22,9 @@ Record = TypeVar("Record", bound=tuple)
 """A record of text: its offset, its bytes, and what else belongs to it."""
 
 
-def read_jsonl(columns: Columns, unit: ReadUnit) -> Iterator[RawChunk]:
-    """Records whose first byte lies in the unit's byte range; a record is numbered by its first byte."""
-    for records in batches(json_lines(unit)):
+def read_jsonl(columns: Columns, part: FilePart) -> Iterator[RawChunk]:
+    """Records whose first byte lies in the part's byte range; a record is numbered by its first byte."""
+    for records in batches(json_lines(part)):
         yield from _json_rows(columns, records)
 
 
@@ -42,16 +42,16 @@ def batches(records: Iterable[Record]) -> Iterator[list[Record]]:
         yield batch
 
 
-def json_lines(unit: ReadUnit) -> Iterator[tuple[int, bytes, int]]:
-    """The lines that start in the unit's byte range and are not blank, each with its offset and its number of bytes.
+def json_lines(part: FilePart) -> Iterator[tuple[int, bytes, int]]:
+    """The lines that start in the part's byte range and are not blank, each with its offset and its number of bytes.
 
     Of a line that is too long the bytes are but the beginning.
     """
-    fs, path = open_location(unit.path)
+    fs, path = open_location(part.path)
     with open_file(fs, path, unpack=True) as file:
-        # The line that covers the byte before the range belongs to the unit before.
-        first = next_line(file, unit.start, unit.stop) if unit.start else 0
-        for offset, line, length, blank in lines_of(file, first, unit.stop):
+        # The line that covers the byte before the range belongs to the part before.
+        first = next_line(file, part.start, part.stop) if part.start else 0
+        for offset, line, length, blank in lines_of(file, first, part.stop):
             if not blank:
                 yield offset, line, length
 

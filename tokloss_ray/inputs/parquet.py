@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from tokloss_ray.inputs.batches import row_range
 from tokloss_ray.inputs.format import CHUNK_ROWS, Format, Groups, RawChunk
-from tokloss_ray.inputs.unit import Columns, ReadUnit
+from tokloss_ray.inputs.unit import Columns, FilePart
 from tokloss_ray.ragged import offsets_of
 from tokloss_ray.storage.files import Listed, RangeFile, is_local, open_location, open_random
 
@@ -25,8 +25,8 @@ def _inspect(file: Listed) -> tuple[pa.Schema, Groups]:
         return metadata.schema_arrow, tuple((g.num_rows, g.total_byte_size, 0) for g in groups)
 
 
-def _read(columns: Columns, unit: ReadUnit) -> Iterator[RawChunk]:
-    fs, path = open_location(unit.path)
+def _read(columns: Columns, part: FilePart) -> Iterator[RawChunk]:
+    fs, path = open_location(part.path)
     # Of an object, pre_buffer fetches the column chunks that are asked for, neighbours in one request.
     with (
         pq.ParquetFile(path, memory_map=True)
@@ -34,10 +34,11 @@ def _read(columns: Columns, unit: ReadUnit) -> Iterator[RawChunk]:
         else pq.ParquetFile(RangeFile(fs, path), pre_buffer=True) as file
     ):
         starts = offsets_of(np.array([file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]))
-        groups = [i for i in range(file.num_row_groups) if starts[i] < unit.stop and starts[i + 1] > unit.start]
+        stop = part.stop if part.stop >= 0 else int(starts[-1])
+        groups = [i for i in range(file.num_row_groups) if starts[i] < stop and starts[i + 1] > part.start]
         row = int(starts[groups[0]]) if groups else 0
         for batch in file.iter_batches(CHUNK_ROWS, row_groups=groups, columns=columns.names, use_threads=False):
-            yield from row_range(batch, row, unit)
+            yield from row_range(batch, row, part)
             row += batch.num_rows
 
 

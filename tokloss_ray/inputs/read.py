@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,10 +13,10 @@ import pyarrow.compute as pc
 from tokloss_ray import schema
 from tokloss_ray.errors import JobFailed
 from tokloss_ray.inputs.arrow_types import as_list, is_text
-from tokloss_ray.inputs.format import UNREADABLE, RawChunk
+from tokloss_ray.inputs.format import CHUNK_ROWS, UNREADABLE, RawChunk
 from tokloss_ray.inputs.formats import format_named
 from tokloss_ray.inputs.jsonl import json_table
-from tokloss_ray.inputs.unit import ReadUnit, RowRules
+from tokloss_ray.inputs.unit import FilePart, ReadUnit, RowRules
 from tokloss_ray.output.names import MAX_FOLDER_NAME, partition_folder
 from tokloss_ray.ragged import any_per_row, list_array, list_lengths, offsets_of, one_array
 from tokloss_ray.schema import IGN, IGNORE_INDEX
@@ -26,41 +26,106 @@ from tokloss_ray.storage.files import listed, open_location
 class Chunk(NamedTuple):
     """Some consecutive rows of a unit.
 
-    `rows` has example_id, source_row, words or input_ids (and attention_mask where the input has it), label_ids (the
-    model's) and the carried columns; `errors` has the schema of errors/.
+    `rows` has example_id, file_part (which part of the unit the row is of, from 0), source_row, words or input_ids (and
+    attention_mask where the input has it), label_ids (the model's) and the carried columns; `errors` has the schema of
+    errors/. Both are in the order of the input.
     """
 
     rows: pa.Table
     errors: pa.Table
 
 
+class PartRows(NamedTuple):
+    """Rows as they were read, of one or more parts of a unit: of each row the part and the source row, int32 and int64;
+    and records that are not rows, with their part."""
+
+    table: pa.Table
+    parts: np.ndarray
+    source_rows: np.ndarray
+    broken: list[tuple[int, dict]]
+
+
 def read_unit(rules: RowRules, unit: ReadUnit) -> Iterator[Chunk]:
     """Read and validate one unit, some rows at a time; at least one chunk, if an empty one.
 
     Raises:
-        JobFailed: the file cannot be read (it is gone, or is not what its name says).
+        JobFailed: a file cannot be read (it is gone, or is not what its name says).
     """
-    fs, path = open_location(unit.path)
-    if listed(fs, path).version != unit.version:
-        raise JobFailed(f"{unit.source} has changed since the run began")
+    rows = None
+    for rows in _joined(_read_parts(rules, unit)):
+        try:
+            yield validate(rules, unit.sources, rows)
+        except pa.ArrowInvalid as error:
+            raise _unreadable(unit.sources[int(rows.parts[0]) if len(rows.parts) else 0], error) from error
+    if rows is None:
+        none = np.zeros(0, dtype=np.int64)
+        empty = json_table(rules.columns, [], pa.int64())
+        yield validate(rules, unit.sources, PartRows(empty, none.astype(np.int32), none, []))
+
+
+def _read_parts(rules: RowRules, unit: ReadUnit) -> Iterator[tuple[int, RawChunk]]:
+    for number, part in enumerate(unit.parts):
+        for raw in read_part(rules, part):
+            yield number, raw
+
+
+def read_part(rules: RowRules, part: FilePart) -> Iterator[RawChunk]:
+    """Read what a unit has of one file.
+
+    Raises:
+        JobFailed: it cannot be read.
+    """
+    fs, path = open_location(part.path)
+    if listed(fs, path).version != part.version:
+        raise JobFailed(f"{part.source} has changed since the run began")
     try:
-        chunk = None
-        for raw in format_named(unit.format).read(rules.columns, unit):
-            chunk = validate(rules, unit.source, raw)
-            yield chunk
-        if chunk is None:
-            yield validate(
-                rules,
-                unit.source,
-                RawChunk(json_table(rules.columns, [], pa.int64()), np.array([], dtype=np.int64), []),
-            )
+        yield from format_named(part.format).read(rules.columns, part)
     except (*UNREADABLE, pa.ArrowInvalid) as error:
-        reason = str(error).split("\n")[0]
-        raise JobFailed(f"cannot read {unit.source}: {reason}") from error
+        raise _unreadable(part.source, error) from error
 
 
-def validate(rules: RowRules, source: str, raw: RawChunk) -> Chunk:
-    """Split raw rows into good ones, in canonical form, and bad ones, each with the first reason that holds."""
+def _unreadable(source: str, error: Exception) -> JobFailed:
+    reason = str(error).split("\n")[0]
+    return JobFailed(f"cannot read {source}: {reason}")
+
+
+def _joined(chunks: Iterable[tuple[int, RawChunk]]) -> Iterator[PartRows]:
+    """Chunks of small files put together: what follows costs as much for four rows as for hundreds."""
+    waiting: list[tuple[int, RawChunk]] = []
+    rows = 0
+    for number, chunk in chunks:
+        count = chunk.table.num_rows
+        fits = rows + count <= CHUNK_ROWS and len(waiting) < CHUNK_ROWS
+        if waiting and not (fits and (not count or not rows or _same_columns(waiting, chunk))):
+            yield _together(waiting)
+            waiting, rows = [], 0
+        waiting.append((number, chunk))
+        rows += count
+    if waiting:
+        yield _together(waiting)
+
+
+def _same_columns(waiting: list[tuple[int, RawChunk]], chunk: RawChunk) -> bool:
+    first = next(other for _, other in waiting if other.table.num_rows)
+    return first.table.schema.equals(chunk.table.schema)
+
+
+def _together(chunks: list[tuple[int, RawChunk]]) -> PartRows:
+    tables = [chunk.table for _, chunk in chunks if chunk.table.num_rows] or [chunks[0][1].table]
+    numbers = np.array([number for number, _ in chunks], dtype=np.int32)
+    return PartRows(
+        tables[0] if len(tables) == 1 else pa.concat_tables(tables),
+        np.repeat(numbers, [chunk.table.num_rows for _, chunk in chunks]),
+        np.concatenate([chunk.source_rows for _, chunk in chunks]),
+        [(number, record) for number, chunk in chunks for record in chunk.broken],
+    )
+
+
+def validate(rules: RowRules, sources: Sequence[str], raw: PartRows) -> Chunk:
+    """Split raw rows into good ones, in canonical form, and bad ones, each with the first reason that holds.
+
+    sources: of the unit's parts.
+    """
     table, columns = raw.table, rules.columns
     reasons = np.full(table.num_rows, "", dtype=object)
 
@@ -89,9 +154,10 @@ def validate(rules: RowRules, source: str, raw: RawChunk) -> Chunk:
     if columns.mask:
         masks = _masks(table.column(columns.mask), np.diff(offsets))
         mark(list_lengths(masks) != np.diff(offsets), "length_mismatch")
-    ids = _example_ids(rules, source, table, raw.source_rows)
+    ids = _example_ids(rules, sources, raw)
     made = {
         schema.EXAMPLE_ID: ids,
+        schema.FILE_PART: pa.array(raw.parts, pa.int32()),
         schema.SOURCE_ROW: pa.array(raw.source_rows, pa.int64()),
         schema.WORDS if columns.words else schema.INPUT_IDS: list_array(values, offsets),
         schema.LABEL_IDS: list_array(label_ids, tag_offsets),
@@ -104,13 +170,15 @@ def validate(rules: RowRules, source: str, raw: RawChunk) -> Chunk:
             mark(_too_long_for_a_folder(field.name, made[field.name]), "malformed")
     good = reasons == ""
     errors = [
-        _error_row(rules, source, table, raw.source_rows, ids, i, reasons[i]) for i in np.flatnonzero(~good).tolist()
+        (int(raw.parts[i]), _error_row(rules, sources, raw, ids, i, reasons[i])) for i in np.flatnonzero(~good).tolist()
     ]
-    errors += [
-        {"example_id": f"{source}:{b['source_row']}", "source": source, "stage": "read", **b} for b in raw.broken
-    ]
-    errors.sort(key=lambda e: e["source_row"])
-    return Chunk(pa.table(made).filter(pa.array(good)), pa.Table.from_pylist(errors, schema.ERRORS_SCHEMA))
+    for part, record in raw.broken:
+        source = sources[part]
+        about = {"example_id": f"{source}:{record['source_row']}", "source": source, "stage": "read"}
+        errors.append((part, about | record))
+    errors.sort(key=lambda error: (error[0], error[1]["source_row"]))
+    rows = [row for _, row in errors]
+    return Chunk(pa.table(made).filter(pa.array(good)), pa.Table.from_pylist(rows, schema.ERRORS_SCHEMA))
 
 
 def _too_long_for_a_folder(column: str, values: pa.Array) -> np.ndarray:
@@ -154,20 +222,20 @@ def _masks(column: pa.ChunkedArray, lengths: np.ndarray) -> pa.ListArray:
     return list_array(flat.astype(np.int8), offsets_of(list_lengths(filled)))
 
 
-def _example_ids(rules: RowRules, source: str, table: pa.Table, source_rows: np.ndarray) -> pa.Array:
+def _example_ids(rules: RowRules, sources: Sequence[str], raw: PartRows) -> pa.Array:
     if rules.columns.example_id:
-        return one_array(table.column(rules.columns.example_id)).cast(pa.string())
-    return pa.array([f"{source}:{row}" for row in source_rows.tolist()], pa.string())
+        return one_array(raw.table.column(rules.columns.example_id)).cast(pa.string())
+    numbers = zip(raw.parts.tolist(), raw.source_rows.tolist(), strict=True)
+    return pa.array([f"{sources[part]}:{row}" for part, row in numbers], pa.string())
 
 
-def _error_row(
-    rules: RowRules, source: str, table: pa.Table, source_rows: np.ndarray, ids: pa.Array, i: int, reason: str
-) -> dict:
-    row = table.slice(i, 1).to_pylist()[0]
+def _error_row(rules: RowRules, sources: Sequence[str], raw: PartRows, ids: pa.Array, i: int, reason: str) -> dict:
+    row = raw.table.slice(i, 1).to_pylist()[0]
+    source, source_row = sources[raw.parts[i]], int(raw.source_rows[i])
     return {
-        "example_id": ids[i].as_py() or f"{source}:{source_rows[i]}",
+        "example_id": ids[i].as_py() or f"{source}:{source_row}",
         "source": source,
-        "source_row": int(source_rows[i]),
+        "source_row": source_row,
         "stage": "read",
         "reason": reason,
         "detail": _detail(rules, row, reason),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import pyarrow as pa
 
 WORDS_COLUMNS = ("tokens", "words")
@@ -12,22 +14,20 @@ LABELS_COLUMNS = ("ner_tags", "tags", "labels")
 """Where words and tags are, unless the settings say otherwise; the first that there is."""
 
 
-@dataclass(frozen=True)
-class ReadUnit:
-    """What one read task opens.
+@dataclass(frozen=True, slots=True)
+class FilePart:
+    """A file, or what one read task reads of it.
 
     Attributes:
-        number: position in the plan.
         source: path relative to the input root, with forward slashes.
         path: where the file is now; version: its etag or time of change when the plan was made.
         format: parquet, arrow, jsonl or conll.
         start, stop: rows of a Parquet or Arrow file, bytes of a text file; stop -1 is the end.
-        rows: rows in the unit where metadata tell, else None.
-        size: bytes it will read, about; of an Arrow file exactly.
+        rows: rows in it where metadata tell, else None.
+        size: bytes that will be read, about; of an Arrow file exactly.
         offset: where the first record batch of an Arrow file begins; 0 if it must be read from its start.
     """
 
-    number: int
     source: str
     path: str
     version: str
@@ -39,9 +39,35 @@ class ReadUnit:
     offset: int = 0
 
 
-UNIT_SCHEMA = pa.schema(
+@dataclass(frozen=True, slots=True)
+class ReadUnit:
+    """What one read task reads: parts of files, one after the other; at most one part of a file.
+
+    `number` is its position in the plan.
+    """
+
+    number: int
+    parts: tuple[FilePart, ...]
+
+    @property
+    def sources(self) -> list[str]:
+        """The files, as in the column `source`."""
+        return [part.source for part in self.parts]
+
+    @property
+    def rows(self) -> int | None:
+        """Rows in it where metadata tell of all parts."""
+        known = [part.rows for part in self.parts]
+        return None if None in known else sum(n or 0 for n in known)
+
+    @property
+    def size(self) -> int:
+        """Bytes that will be read, about."""
+        return sum(part.size for part in self.parts)
+
+
+PART_SCHEMA = pa.schema(
     [
-        ("number", pa.int64()),
         ("source", pa.string()),
         ("path", pa.string()),
         ("version", pa.string()),
@@ -53,7 +79,18 @@ UNIT_SCHEMA = pa.schema(
         ("offset", pa.int64()),
     ]
 )
-"""Read units as a table, one row each."""
+"""The parts of read units as a table, one row each."""
+
+
+def parts_table(units: Sequence[ReadUnit], number: bool = True) -> pa.Table:
+    """The parts of some units, in order; with the number of the unit that each belongs to."""
+    parts = [part for unit in units for part in unit.parts]
+    columns = {f.name: pa.array([getattr(part, f.name) for part in parts], f.type) for f in PART_SCHEMA}
+    if number:
+        counts = np.array([len(unit.parts) for unit in units], dtype=np.int64)
+        numbers = np.array([unit.number for unit in units], dtype=np.int64)
+        columns = {"number": pa.array(np.repeat(numbers, counts)), **columns}
+    return pa.table(columns)
 
 
 @dataclass(frozen=True)

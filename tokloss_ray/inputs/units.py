@@ -1,4 +1,4 @@
-"""The units a corpus is read in: runs of row groups, and byte ranges of text."""
+"""The units a corpus is read in: runs of row groups and byte ranges of large files, several small files together."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ from tokloss_ray.inputs.format import PACKED, UNREADABLE
 from tokloss_ray.inputs.formats import format_named
 from tokloss_ray.inputs.lines import MAX_RECORD
 from tokloss_ray.inputs.listing import InputFile, Inspected
-from tokloss_ray.inputs.unit import ReadUnit
+from tokloss_ray.inputs.unit import FilePart, ReadUnit
 
 SHARDS_PER_UNIT = 4
+MAX_FILES = 4096
+"""Files that one unit may have: they are opened one after the other."""
 _SAMPLE_ROWS = 200
 
 
 def text_records(file: InputFile) -> Iterator[tuple[Any, ...]]:
     """The records of a text file, JSON lines or sentences: of each the offset, then the bytes, then what there is."""
-    unit = ReadUnit(0, file.source, file.listed.path, file.listed.version, file.format, 0, -1, None, 0)
+    part = FilePart(file.source, file.listed.path, file.listed.version, file.format, 0, -1, None, 0)
     records = format_named(file.format).records
     assert records is not None  # only of text is it asked
-    return records(unit)
+    return records(part)
 
 
 def sample_json(file: InputFile) -> list[dict]:
@@ -47,11 +49,33 @@ def sample_json(file: InputFile) -> list[dict]:
 
 
 def make_units(inspected: list[Inspected], shard_tokens: int, limit: int | None) -> list[ReadUnit]:
-    """The plan: units of about SHARDS_PER_UNIT shards, in the order of the files.
+    """The plan: units of about SHARDS_PER_UNIT shards, in the order of the files; small files share one.
 
     A pure function of the files and the settings. `limit` counts rows (for JSON lines, lines that are not blank).
     """
     units: list[ReadUnit] = []
+    waiting: list[FilePart] = []
+    tokens = 0.0
+
+    def close() -> None:
+        nonlocal tokens
+        if waiting:
+            units.append(ReadUnit(len(units), tuple(waiting)))
+        waiting.clear()
+        tokens = 0.0
+
+    for part in _file_parts(inspected, shard_tokens, limit):
+        more = part.size / format_named(part.format).bytes_per_token
+        if tokens + more > shard_tokens * SHARDS_PER_UNIT or len(waiting) == MAX_FILES:
+            close()
+        waiting.append(part)
+        tokens += more
+    close()
+    return units
+
+
+def _file_parts(inspected: list[Inspected], shard_tokens: int, limit: int | None) -> Iterator[FilePart]:
+    """The files, the large ones in parts of about a unit."""
     left = limit
     for item in inspected:
         format_ = format_named(item.file.format)
@@ -60,13 +84,13 @@ def make_units(inspected: list[Inspected], shard_tokens: int, limit: int | None)
         parts = _text_parts(item.file, target, left) if text else _row_parts(item.groups, target, left)
         for start, stop, rows, size, *offset in parts:
             file = item.file
-            where = file.source, file.listed.path, file.listed.version, file.format
-            units.append(ReadUnit(len(units), *where, start, stop, rows, size, *offset))
+            yield FilePart(
+                file.source, file.listed.path, file.listed.version, file.format, start, stop, rows, size, *offset
+            )
             if left is not None:
                 left -= rows or 0
         if left is not None and left <= 0:
-            break
-    return units
+            return
 
 
 def _row_parts(

@@ -43,8 +43,9 @@ class DataFile:
 class CommitRecord:
     """What a shard came to. The fields, in the order in which the file has them, are described in docs/output.md.
 
-    `start` to `last_row` are None in records of earlier versions, as is `batching`; the two rows also of a shard that
-    has none. Losses are in nats.
+    A shard begins with `first_row` of the file `source` and ends with `last_row` of `last_source`. Records of earlier
+    versions have None for `last_source`, `batching`, and `start` to `last_row`; a shard without rows has None for the
+    two rows. Losses are in nats.
     """
 
     shard: str
@@ -52,6 +53,7 @@ class CommitRecord:
     unit: int
     index: int
     source: str
+    last_source: str | None
     last: bool
     rows: int
     start: int | None
@@ -112,7 +114,8 @@ class CommitRecord:
 
 
 _LATER: dict[str, Any] = {
-    "start": None, "stop": None, "first_row": None, "last_row": None, "batching": None, "storage_retries": 0,
+    "last_source": None, "start": None, "stop": None, "first_row": None, "last_row": None, "batching": None,
+    "storage_retries": 0,
 }  # fmt: skip
 """Fields that records of earlier versions lack, and what is taken for them."""
 _REQUIRED = tuple(f.name for f in fields(CommitRecord) if f.name not in _LATER)

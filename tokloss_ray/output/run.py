@@ -137,8 +137,9 @@ def read_finished(output: str, partial: bool, verb: str) -> tuple[Run, bool]:
     return run, finished
 
 
-def recorded_units(output: str, run: Run) -> list[dict[str, Any]] | None:
-    """The rows of the plan, or None if its file is not there or is not what was written."""
+def recorded_parts(output: str, run: Run) -> pa.Table | None:
+    """The plan, one row for each part of a file, with the number of the unit that reads it; or None if its file is not
+    there or is not what was written."""
     fs, root = open_location(output)
     try:
         data = read_whole(fs, f"{root}/{PLAN}")
@@ -146,7 +147,7 @@ def recorded_units(output: str, run: Run) -> list[dict[str, Any]] | None:
         return None
     if run.plan.sha256 is not None and sha256(data).hexdigest() != run.plan.sha256:
         return None
-    return pq.read_table(pa.BufferReader(data)).to_pylist()
+    return pq.read_table(pa.BufferReader(data))
 
 
 def read_success(output: str, run: Run) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tokloss_ray import schema
@@ -28,10 +29,10 @@ from tokloss_ray.output.run import (
     note_damage,
     read_run,
     read_success,
-    recorded_units,
+    recorded_parts,
 )
 from tokloss_ray.output.totals import Totals, total
-from tokloss_ray.output.verify_unit import check_unit, id_hashes
+from tokloss_ray.output.verify_unit import Part, check_unit, id_hashes
 from tokloss_ray.storage.files import open_location, open_random
 from tokloss_ray.storage.sealed import DamagedError
 from tokloss_ray.threads import in_context
@@ -96,15 +97,16 @@ def verify(output: str) -> Verified:
         found.add(f"{COMMITS}/{name} is damaged: {problem}", redo=name.removesuffix(".json"))
     for name in scan.of_other_runs:
         found.add(f"{COMMITS}/{name} belongs to another run", repaired=True)
-    units = recorded_units(output, run)
-    if units is None:
+    recorded = recorded_parts(output, run)
+    if recorded is None:
         found.add(f"{PLAN} is damaged or missing", repaired=True)
-        units = [{"number": number} for number in range(run.plan.units)]
-    missing = dict(missing_shards(range(len(units)), records.values()))
+    parts = _parts_by_unit(recorded)
+    missing = dict(missing_shards(range(run.plan.units), records.values()))
     for name in missing.values():
         if f"{name}.json" not in scan.damaged:
             found.add(f"shard {name} is missing", repaired=True)
-    for shard, problem in range_problems({u["number"]: u.get("rows") for u in units}, records.values()):
+    rows = {number: _rows(parts.get(number)) for number in range(run.plan.units)}
+    for shard, problem in range_problems(rows, records.values()):
         found.add(f"shard {shard}: {problem}")
     for file_of, problem in file_problems(output, records.values()):
         ours = DATA_FILE.fullmatch(problem.split()[0].rpartition("/")[2])
@@ -118,9 +120,9 @@ def verify(output: str) -> Verified:
     with ThreadPoolExecutor(8) as pool:
         checks = pool.map(
             in_context(
-                lambda unit: check_unit(output, unit, of_unit.get(unit["number"], []), unit["number"] not in missing)
+                lambda unit: check_unit(output, unit, parts.get(unit), of_unit.get(unit, []), unit not in missing)
             ),
-            units,
+            range(run.plan.units),
         )
         for damaged, problems, hashes in checks:
             for shard, problem in damaged:
@@ -133,6 +135,20 @@ def verify(output: str) -> Verified:
     if len(found.problems) > found.beyond_repair:
         note_damage(output, found.redo & records.keys())
     return found
+
+
+def _parts_by_unit(recorded: pa.Table | None) -> dict[int, list[Part]]:
+    """The rows of the plan by their unit."""
+    units: dict[int, list[Part]] = {}
+    for part in [] if recorded is None else recorded.to_pylist():
+        units.setdefault(part["number"], []).append(part)
+    return units
+
+
+def _rows(parts: list[Part] | None) -> int | None:
+    """Rows of a unit, None where metadata do not tell."""
+    known = [part["rows"] for part in parts or ()]
+    return None if parts is None or None in known else sum(known)
 
 
 def _check_folder(output: str, run: Run, found: Verified) -> dict[str, Any] | None:

@@ -29,21 +29,25 @@ _SAME_LENGTH = (
 )
 
 Damaged = list[tuple[str, str]]
+Part = dict[str, Any]
+"""A row of the plan."""
 
 
 def check_unit(
-    output: str, unit: dict[str, Any], records: list[CommitRecord], complete: bool
+    output: str, number: int, parts: list[Part] | None, records: list[CommitRecord], complete: bool
 ) -> tuple[Damaged, list[str], np.ndarray]:
     """Damaged files of one unit by their shard, what is wrong with whole ones, and the hashes of the unit's ids.
 
-    complete: the unit lacks no shard.
+    parts: rows of the plan (source, start, stop, rows), None where the plan is damaged. complete: the unit lacks no
+    shard.
     """
     damaged: Damaged = []
     problems: list[str] = []
-    keys, refused, ids = [], [], [np.zeros(0, dtype=np.uint64)]
+    ids = [np.zeros(0, dtype=np.uint64)]
+    keys: list[pa.Table] = []
     for record in records:
         shard, rows = record.shard, {"sequences": 0, "scored_rows": 0, "error_rows": 0}
-        numbers = [np.zeros(0, dtype=np.int64)]
+        of_shard: list[pa.Table] = []
         for file in record.all_files:
             try:
                 table = _read_whole_file(output, file)
@@ -53,35 +57,72 @@ def check_unit(
             if table.num_rows != file.rows:
                 problems.append(f"{file.path} has {table.num_rows:,} rows, but its record says {file.rows:,}")
             if file is record.errors_file:
-                refused.append(one_array(table.column(schema.SOURCE_ROW)).to_numpy())
                 rows["error_rows"] += table.num_rows
                 if not set(table.column("reason").to_pylist()) <= set(schema.REASONS):
                     problems.append(f"{file.path} has an unknown reason")
             else:
                 rows["sequences"] += table.num_rows
                 rows["scored_rows"] += pc.sum(pc.equal(table.column(schema.WINDOW), 0)).as_py() or 0
-                problems += [f"{file.path}: {problem}" for problem in _check_table(table, unit)]
-                keys.append(_key(table, schema.WINDOW))
+                problems += [f"{file.path}: {problem}" for problem in _check_table(table)]
                 ids.append(id_hashes(table))
-            numbers.append(one_array(table.column(schema.SOURCE_ROW)).to_numpy())
+            of_shard.append(_keys(table))
         if not any(name == shard for name, _ in damaged):
-            problems += [f"shard {shard}: {problem}" for problem in _against_record(record, rows, numbers)]
-    if not damaged and complete and "source" in unit:
-        problems += _once(unit, keys, refused)
+            problems += [f"shard {shard}: {problem}" for problem in _against_record(record, rows, of_shard)]
+        keys += of_shard
+    if parts is not None:
+        together = pa.concat_tables([_NO_KEYS, *keys])
+        sources = pa.array([part["source"] for part in parts], pa.string())
+        at = pc.index_in(together.column(schema.SOURCE), value_set=sources)
+        if at.null_count:
+            stranger = together.column(schema.SOURCE).filter(at.is_null())[0]
+            problems.append(f"unit {number:06d} has rows of {stranger}, which is not one of its files")
+        elif not damaged and complete:
+            for part, rows_of_part in _by_part(parts, together, at):
+                problems += _once(f"unit {number:06d} ({part['source']})", part, rows_of_part)
     return damaged, problems, np.concatenate(ids)
 
 
-def _against_record(record: CommitRecord, rows: dict[str, int], numbers: list[np.ndarray]) -> Iterator[str]:
-    """Whether the files of a shard hold the rows that its record says; numbers: their source_rows."""
+REFUSED = -1
+"""In place of the window of a row in errors/."""
+_NO_KEYS = pa.schema(
+    [(schema.SOURCE, pa.string()), (schema.SOURCE_ROW, pa.int64()), (schema.WINDOW, pa.int32())]
+).empty_table()
+
+
+def _keys(table: pa.Table) -> pa.Table:
+    """Source, source_row and window of each row of scores/ or errors/."""
+    refused = pa.array(np.full(table.num_rows, REFUSED, dtype=np.int32))
+    window = table.column(schema.WINDOW) if schema.WINDOW in table.column_names else refused
+    columns = table.column(schema.SOURCE), table.column(schema.SOURCE_ROW), window
+    return pa.table(dict(zip(_NO_KEYS.column_names, columns, strict=True))).cast(_NO_KEYS.schema)
+
+
+def _by_part(parts: list[Part], keys: pa.Table, at: pa.ChunkedArray) -> Iterator[tuple[Part, np.ndarray]]:
+    """The rows of each part, as source_row and window, int64 [n, 2]. at: which part each row is of."""
+    of = at.to_numpy()
+    order = np.argsort(of, kind="stable")
+    pairs = np.stack([keys.column(n).to_numpy().astype(np.int64) for n in (schema.SOURCE_ROW, schema.WINDOW)], axis=1)
+    bounds = np.searchsorted(of[order], np.arange(len(parts) + 1))
+    for i, part in enumerate(parts):
+        yield part, pairs[order[bounds[i] : bounds[i + 1]]]
+
+
+def _against_record(record: CommitRecord, rows: dict[str, int], keys: list[pa.Table]) -> Iterator[str]:
+    """Whether the files of a shard hold the rows that its record says."""
     for name, count in rows.items():
         if count != getattr(record, name):
             yield f"{count:,} {name.replace('_', ' ')}, but its record says {getattr(record, name):,}"
-    together = np.concatenate(numbers)
-    if record.row_range is not None and len(together):
-        held = int(together.min()), int(together.max())
-        if held != (record.first_row, record.last_row):
-            said = f"{record.first_row} to {record.last_row}"
-            yield f"it holds rows {held[0]} to {held[1]} of the file, but its record says {said}"
+    if record.row_range is None or not rows:
+        return
+    together = pa.concat_tables([_NO_KEYS, *keys])
+    for source, end, says in (
+        (record.source, pc.min, record.first_row),
+        (record.last_source or record.source, pc.max, record.last_row),
+    ):
+        of_file = together.filter(pc.equal(together.column(schema.SOURCE), source)).column(schema.SOURCE_ROW)
+        if end(of_file).as_py() != says:
+            which = "first" if end is pc.min else "last"
+            yield f"its {which} row of {source} is {end(of_file).as_py()}, but its record says {says}"
 
 
 def _read_whole_file(output: str, file: DataFile) -> pa.Table:
@@ -100,16 +141,10 @@ def _read_whole_file(output: str, file: DataFile) -> pa.Table:
     return table
 
 
-def _key(table: pa.Table, *more: str) -> np.ndarray:
-    return np.stack(
-        [one_array(table.column(n)).to_numpy().astype(np.int64) for n in (schema.SOURCE_ROW, *more)], axis=1
-    )
-
-
-def _once(unit: dict[str, Any], keys: list[np.ndarray], refused: list[np.ndarray]) -> Iterator[str]:
-    """Each row of the unit is there once, with windows 0, 1, 2, ..., or is in errors once."""
-    where = f"unit {unit['number']:06d} ({unit['source']})"
-    scored = np.concatenate([np.zeros((0, 2), dtype=np.int64), *keys])
+def _once(where: str, part: Part, rows_windows: np.ndarray) -> Iterator[str]:
+    """Each row of the part is there once, with windows 0, 1, 2, ..., or is in errors once."""
+    is_refused = rows_windows[:, 1] == REFUSED
+    scored, refused = rows_windows[~is_refused], rows_windows[is_refused, 0]
     unique, counts = np.unique(scored, axis=0, return_counts=True)
     for row, window in unique[counts > 1][:10].tolist():
         yield f"{where}: row {row}, window {window} appears more than once"
@@ -118,21 +153,20 @@ def _once(unit: dict[str, Any], keys: list[np.ndarray], refused: list[np.ndarray
     np.maximum.at(last, np.searchsorted(rows, unique[:, 0]), unique[:, 1])
     for row in rows[last + 1 != windows][:10].tolist():
         yield f"{where}: row {row} is missing a window"
-    bad = np.concatenate([np.zeros(0, dtype=np.int64), *refused])
-    twice, counts = np.unique(bad, return_counts=True)
-    for row in twice[counts > 1][:10].tolist():
+    bad, counts = np.unique(refused, return_counts=True)
+    for row in bad[counts > 1][:10].tolist():
         yield f"{where}: row {row} appears in errors more than once"
     for row in np.intersect1d(rows, bad)[:10].tolist():
         yield f"{where}: row {row} is scored and in errors"
-    outside = [r for r in [*rows.tolist(), *bad.tolist()] if r < unit["start"] or 0 <= unit["stop"] <= r]
-    for row in outside[:10]:
+    both = np.concatenate([rows, bad])
+    outside = both[(both < part["start"]) | ((part["stop"] >= 0) & (both >= part["stop"]))]
+    for row in outside[:10].tolist():
         yield f"{where}: row {row} is not one of its rows"
-    count = len(rows) + len(twice)
-    if unit["rows"] is not None and count != unit["rows"]:
-        yield f"{where}: {count:,} rows, but the plan says {unit['rows']:,}"
+    if part["rows"] is not None and len(both) != part["rows"]:
+        yield f"{where}: {len(both):,} rows, but the plan says {part['rows']:,}"
 
 
-def _check_table(table: pa.Table, unit: dict[str, Any]) -> Iterator[str]:
+def _check_table(table: pa.Table) -> Iterator[str]:
     """What must hold within one file of scores/."""
     lengths = list_lengths(one_array(table.column(schema.INPUT_IDS)))
     offsets = offsets_of(lengths)
@@ -149,9 +183,6 @@ def _check_table(table: pa.Table, unit: dict[str, Any]) -> Iterator[str]:
         yield "a loss is not finite"
     if losses[~labelled].any():
         yield "a position without a label has a loss"
-    source = unit.get("source")  # unknown where the plan is damaged
-    if source is not None and set(pc.unique(table.column(schema.SOURCE)).to_pylist()) - {source}:
-        yield f"it has rows of a file other than {source}"
     sums = {
         schema.NUM_TOKENS: lengths,
         schema.NUM_LABELS: sum_per_row(labelled, offsets),

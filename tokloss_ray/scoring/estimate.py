@@ -37,7 +37,8 @@ def estimate(plan: Plan, gpu: bool) -> Estimate:
 
     with before_work():
         scorer = Scorer(plan.job, None, "cuda" if gpu else "cpu")
-    sequences = sample_rows(plan.job, plan.units).sequences
+    sample = sample_rows(plan.job, plan.units)
+    sequences = sample.sequences
     if sequences is None or not sequences.num_rows:
         return Estimate(None, 0.0, scorer.batching)
     scorer.score(sequences.slice(0, 8))  # the first pass sets up kernels
@@ -47,7 +48,7 @@ def estimate(plan: Plan, gpu: bool) -> Estimate:
         begin = time.perf_counter()
         scored, _ = scorer.score(sequences.slice(start, _ROWS))
         seconds += time.perf_counter() - begin
-        decoded = decode_shard(plan.job, "sample", scored, ERRORS_SCHEMA.empty_table())
+        decoded = decode_shard(plan.job, sample.sources, scored, ERRORS_SCHEMA.empty_table())
         tokens += decoded.figures["tokens"]
         parts.append(decoded.scores)
         start += _ROWS

@@ -6,7 +6,7 @@ import json
 import platform
 import posixpath
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from hashlib import sha256
 from importlib.metadata import version
 from typing import Any
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from tokloss_ray.errors import Refused
 from tokloss_ray.faults import fault_point
-from tokloss_ray.inputs.unit import UNIT_SCHEMA, ReadUnit
+from tokloss_ray.inputs.unit import FilePart, ReadUnit, parts_table
 from tokloss_ray.output.names import (
     ATTEMPTS,
     COMMITS,
@@ -32,14 +32,13 @@ from tokloss_ray.output.names import (
     SUCCESS,
 )
 from tokloss_ray.output.records import CommitRecord
-from tokloss_ray.output.run import PlanFigures, Run, fingerprint, read_run, recorded_units
+from tokloss_ray.output.run import PlanFigures, Run, fingerprint, read_run, recorded_parts
 from tokloss_ray.scoring.plan import Plan
 from tokloss_ray.storage.files import children, file_names, files_below, kind_of, open_location, remove, write_whole
 from tokloss_ray.storage.sealed import sealed
 
 _MAY_CHANGE = ("path", "version")
-"""Fields of a unit that are not in the plan: they may be others at the next attempt."""
-_PLAN_SCHEMA = pa.schema([field for field in UNIT_SCHEMA if field.name not in _MAY_CHANGE])
+"""Fields of a part that are not in the plan: they may be others at the next attempt."""
 
 
 def check_folder(output: str) -> None:
@@ -124,9 +123,8 @@ def start_run(plan: Plan, settings: dict[str, Any]) -> None:
 def _write_plan(plan: Plan) -> str:
     """Write the units, all but what may change between attempts; returns the file's SHA-256."""
     fs, root = open_location(plan.job.output)
-    rows = [{k: v for k, v in asdict(unit).items() if k not in _MAY_CHANGE} for unit in plan.units]
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rows, _PLAN_SCHEMA), sink)
+    pq.write_table(parts_table(plan.units).drop_columns(list(_MAY_CHANGE)), sink)
     data = memoryview(sink.getvalue())
     write_whole(fs, f"{root}/{PLAN}", data)
     return sha256(data).hexdigest()
@@ -140,15 +138,18 @@ def read_plan(plan: Plan, run: Run) -> list[ReadUnit]:
     Raises:
         Refused: the plan made today is another one.
     """
-    rows = recorded_units(plan.job.output, run)
-    if rows is None:
+    recorded = recorded_parts(plan.job.output, run)
+    if recorded is None:
         if _write_plan(plan) != run.plan.sha256:
             raise Refused(
                 f"{plan.job.output}/{PLAN} is lost or damaged and cannot be made again: start over with --overwrite"
             )
         return plan.units
-    files = {unit.source: unit for unit in plan.units}
-    return [replace(files[row["source"]], **row) for row in rows]
+    now = {part.source: part for unit in plan.units for part in unit.parts}
+    parts: dict[int, list[FilePart]] = {}
+    for row in recorded.to_pylist():
+        parts.setdefault(row.pop("number"), []).append(replace(now[row["source"]], **row))
+    return [ReadUnit(number, tuple(of_unit)) for number, of_unit in parts.items()]
 
 
 def clear(output: str) -> None:

@@ -9,9 +9,9 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import asdict
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
@@ -19,8 +19,9 @@ from ray.util.annotations import RayDeprecationWarning
 
 from tokloss_ray.cluster.stream import Running, stream, watch
 from tokloss_ray.errors import JobFailed, PassFailed
-from tokloss_ray.inputs.unit import UNIT_SCHEMA, ReadUnit
+from tokloss_ray.inputs.unit import ReadUnit, parts_table
 from tokloss_ray.output.records import CommitRecord, RowRange
+from tokloss_ray.ragged import list_array, offsets_of
 from tokloss_ray.scoring.job import Job
 from tokloss_ray.scoring.on_ray.attempts import MAX_ATTEMPTS, MAX_STARTS, count_attempts
 from tokloss_ray.scoring.on_ray.hardware import Actors
@@ -178,8 +179,13 @@ def _source(units: list[ReadUnit], held: Held) -> list[pa.Table]:
     def known(unit: ReadUnit) -> list[dict[str, Any]]:
         return [{"index": index, **rows._asdict()} for index, rows in held.get(unit.number, {}).items()]
 
-    rows = [{**asdict(unit), "held": known(unit)} for unit in units]
-    table = pa.Table.from_pylist(rows, _UNIT_SCHEMA)
+    parts = parts_table(units).drop_columns("number").to_struct_array().combine_chunks()
+    columns = {
+        "number": pa.array([unit.number for unit in units], pa.int64()),
+        "parts": list_array(parts, offsets_of(np.array([len(unit.parts) for unit in units]))),
+        "held": pa.array([known(unit) for unit in units], pa.list_(_HELD)),
+    }
+    table = pa.table(columns)
     size = max(1, min(16, len(units) // MAX_BLOCKS))
     return [table.slice(start, size) for start in range(0, len(units), size)]
 
@@ -193,7 +199,6 @@ _HELD = pa.struct(
         ("last", pa.bool_()),
     ]
 )
-_UNIT_SCHEMA = UNIT_SCHEMA.append(pa.field("held", pa.list_(_HELD)))
 
 
 def _settings(context: ray.data.DataContext, waiting_bytes: int) -> None:

@@ -20,7 +20,7 @@ from tokloss_ray.storage.files import is_local, open_location
 CPU_SHARD_TOKENS, GPU_SHARD_TOKENS = 1 << 16, 1 << 20
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 1 << 10, 1 << 15
 MIN_BATCHES = 32
-FORMAT = 3
+FORMAT = 4
 """Part of every fingerprint: raise it when the cuts of units and shards, or the files' content, change."""
 
 
@@ -54,7 +54,7 @@ def make_plan(found: Preflight, gpu: bool, bfloat16: bool, recorded: dict[str, A
         shard_tokens = max(GPU_SHARD_TOKENS if gpu else CPU_SHARD_TOKENS, MIN_BATCHES * batch_tokens)
     job = _job(found, _identity(found, dtype, shard_tokens), batch_tokens)
     units = make_units(found.inspected, shard_tokens, config.limit)
-    known = [unit.rows for unit in units]
+    known = [part.rows for unit in units for part in unit.parts]
     rows = None if None in known else sum(n or 0 for n in known)
     sample = sample_rows(job, units)
     warnings = [*found.warnings, *sample_warnings(job, sample)]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from tokenizers import Tokenizer
 
 from tokloss_ray import schema
 from tokloss_ray.errors import Refused, before_work
+from tokloss_ray.inputs.formats import format_named
 from tokloss_ray.inputs.lines import MAX_RECORD
 from tokloss_ray.inputs.read import Chunk, read_unit
 from tokloss_ray.inputs.unit import ReadUnit
@@ -26,13 +28,17 @@ PACKED_RATIO = 4
 
 @dataclass(frozen=True)
 class Sample:
-    """The first rows, read and encoded as the job will do it."""
+    """The first rows, read and encoded as the job will do it; of the files `sources`.
+
+    `size`: how much of what the plan counts as bytes they are.
+    """
 
     rows: int
     size: float
     tokens_per_row: float
     reasons: dict[str, int]
     unknown: list[str]
+    sources: list[str]
     sequences: pa.Table | None
 
 
@@ -45,17 +51,14 @@ def sample_rows(job: Job, units: list[ReadUnit]) -> Sample:
             rows = chunk.rows.num_rows + chunk.errors.num_rows
             if not rows:
                 continue
-            sequences, errors = encode_rows(job, tokenizer, unit.source, chunk.rows)
+            sequences, errors = encode_rows(job, tokenizer, unit.sources, chunk.rows)
         tokens = int(list_lengths(one_array(sequences.column(schema.INPUT_IDS))).sum())
         reasons: dict[str, int] = {}
         for reason in [*chunk.errors.column("reason").to_pylist(), *errors.column("reason").to_pylist()]:
             reasons[reason] = reasons.get(reason, 0) + 1
-        share = rows / unit.rows if unit.rows else 0
-        size = unit.size * share if unit.rows else _bytes_read(chunk.rows, unit)
-        if unit.stop < 0:  # the plan knows the size of a packed file, the sample that of its text
-            size /= PACKED_RATIO
-        return Sample(rows, size, tokens / max(1, chunk.rows.num_rows), reasons, _tags_of(job, chunk.errors), sequences)
-    return Sample(0, 0, 0, {}, [], None)
+        size, per_row = _bytes_read(unit, chunk), tokens / max(1, chunk.rows.num_rows)
+        return Sample(rows, size, per_row, reasons, _tags_of(job, chunk.errors), unit.sources, sequences)
+    return Sample(0, 0, 0, {}, [], [], None)
 
 
 def _first_rows(job: Job, unit: ReadUnit) -> Chunk:
@@ -69,19 +72,29 @@ def _first_rows(job: Job, unit: ReadUnit) -> Chunk:
     return Chunk(pa.concat_tables(c.rows for c in chunks), pa.concat_tables(c.errors for c in chunks))
 
 
+def _bytes_read(unit: ReadUnit, chunk: Chunk) -> float:
+    """How much of what the plan counts the sample is: the files before its last row, and a share of the last one."""
+    good = one_array(chunk.rows.column(schema.FILE_PART)).to_numpy()
+    bad = pc.index_in(chunk.errors.column(schema.SOURCE), pa.array(unit.sources, pa.string())).to_numpy()
+    at = int(np.concatenate([good, bad]).max())
+    part, before = unit.parts[at], sum(part.size for part in unit.parts[:at])
+    if part.rows:
+        return before + part.size * int((good == at).sum() + (bad == at).sum()) / part.rows
+    numbers = one_array(chunk.rows.column(schema.SOURCE_ROW)).to_numpy()[good == at]
+    if format_named(part.format).records is None or len(numbers) < 2:
+        return before + part.size
+    # Rows of text are numbered by their first byte.
+    size = (numbers[-1] - numbers[0]) * len(numbers) / (len(numbers) - 1)
+    if part.stop < 0:  # the plan knows the size of a packed file, the sample that of its text
+        size /= PACKED_RATIO
+    return before + float(size)
+
+
 def _tags_of(job: Job, errors: pa.Table) -> list[str]:
     """The tags of the rows that have one the model does not know."""
     unknown = errors.filter(pc.equal(errors.column("reason"), "unknown_tag")).column("payload").to_pylist()
     tags = {tag for row in unknown for tag in json.loads(row)[job.columns.labels] if tag is not None}
     return sorted(tags)
-
-
-def _bytes_read(rows: pa.Table, unit: ReadUnit) -> float:
-    """Bytes of text up to the last row of the sample: rows are numbered by their first byte."""
-    numbers = one_array(rows.column(schema.SOURCE_ROW))
-    if len(numbers) < 2:
-        return unit.size
-    return (numbers[-1].as_py() - numbers[0].as_py()) * len(numbers) / (len(numbers) - 1)
 
 
 def sample_warnings(job: Job, sample: Sample) -> list[str]:

@@ -8,7 +8,6 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tokloss_ray.errors import PassFailed, Refused, TokLossError
-from tokloss_ray.inputs.unit import ReadUnit
 from tokloss_ray.model.store import ModelFolder, see_model
 from tokloss_ray.scoring.plan import Plan
 from tokloss_ray.storage.files import exists, open_location
@@ -28,7 +27,7 @@ def check_nodes(plan: Plan, run_file: str) -> None:
     """
     here = ray.get_runtime_context().get_node_id()
     nodes = [n for n in ray.nodes() if n["Alive"] and n["NodeID"] != here and n["Resources"].get("CPU", 0) > 0]
-    ends = [plan.units[0], plan.units[-1]] if plan.units else []
+    ends = [plan.units[0].parts[0].path, plan.units[-1].parts[-1].path] if plan.units else []
     look = ray.remote(num_cpus=0, max_retries=1)(what_is_missing)
     asked = [
         look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
@@ -88,15 +87,14 @@ def _alive() -> set[str]:
     return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
 
-def what_is_missing(model: ModelFolder, units: list[ReadUnit], run_file: str) -> str | None:
+def what_is_missing(model: ModelFolder, inputs: list[str], run_file: str) -> str | None:
     """What this node does not see, in one sentence with the remedy, or None. Runs on each node."""
     node = ray.util.get_node_ip_address()
     try:
-        for unit in units:
-            fs, path = open_location(unit.path)
-            if not exists(fs, path):
+        for path in inputs:
+            if not exists(*open_location(path)):
                 return (
-                    f"node {node} does not see the input {unit.path}: "
+                    f"node {node} does not see the input {path}: "
                     f"put it on storage that all nodes can reach, such as s3://"
                 )
         if not exists(*open_location(run_file)):

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 from tokloss_ray.errors import JobFailed, TokLossError
 from tokloss_ray.faults import fault_point
 from tokloss_ray.inputs.read import read_unit
-from tokloss_ray.inputs.unit import ReadUnit
+from tokloss_ray.inputs.unit import FilePart, ReadUnit
 from tokloss_ray.model.quick_imports import no_collection
 from tokloss_ray.output.names import shard_name
 from tokloss_ray.output.records import RowRange
@@ -40,14 +40,13 @@ def read_and_encode(batch: pa.Table, job_ref: ray.ObjectRef, counter: Any = None
     """The shards of some units, each a table of one row."""
     for row in batch.to_pylist():
         try:
-            held = {known.pop("index"): RowRange(**known) for known in row.pop("held")}
-            job, unit = _job(job_ref), ReadUnit(**row)
+            held = {known.pop("index"): RowRange(**known) for known in row["held"]}
+            job, unit = _job(job_ref), ReadUnit(row["number"], tuple(FilePart(**part) for part in row["parts"]))
             with attempt(counter, f"unit {unit.number}") as allowed, tries(job.storage_tries) as effort:
                 if not allowed:
                     yield _lost()
                     continue
-                chunks = read_unit(job, unit)
-                for shard in encode_unit(job, _tokenizer(job_ref), unit.number, unit.source, chunks, held):
+                for shard in encode_unit(job, _tokenizer(job_ref), unit, read_unit(job, unit), held):
                     shard.about["storage_retries"] = effort.take()
                     yield to_row(shard)
         except Exception as error:
@@ -123,7 +122,7 @@ def decode_and_commit(batch: pa.Table, job_ref: ray.ObjectRef, counter: Any = No
             with attempt(counter, f"commit {_name(shard)}") as allowed, tries(job.storage_tries):
                 if not allowed:
                     return _lost().rename_columns(["result"])
-                decoded = decode_shard(job, shard.about["source"], shard.sequences, shard.errors)
+                decoded = decode_shard(job, shard.about["sources"], shard.sequences, shard.errors)
                 shard.about["seconds"]["decode"] = round(time.perf_counter() - start, 4)
                 record = commit_shard(job, shard.about, decoded)
             return pa.table({"result": [json.dumps({"record": record.to_json()})]})

@@ -7,11 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from tokenizers import Tokenizer
 
 from tokloss_ray import schema
 from tokloss_ray.errors import JobFailed
 from tokloss_ray.inputs.read import Chunk
+from tokloss_ray.inputs.unit import ReadUnit
 from tokloss_ray.output.names import shard_name
 from tokloss_ray.output.records import RowRange
 from tokloss_ray.ragged import list_lengths, one_array
@@ -30,8 +32,7 @@ FIRST_HALVINGS = 3
 def encode_unit(
     job: Job,
     tokenizer: Tokenizer,
-    unit: int,
-    source: str,
+    unit: ReadUnit,
     chunks: Iterable[Chunk],
     held: Mapping[int, RowRange] | None = None,
 ) -> Iterator[Shard]:
@@ -48,34 +49,61 @@ def encode_unit(
     written, index = 0, -1
     waiting: list[Shard] = []
     start = time.perf_counter()
-    for index, (sequences, errors, read) in enumerate(_cut(job, tokenizer, unit, source, chunks)):
+    sources = unit.sources
+    for index, (sequences, errors, read) in enumerate(_cut(job, tokenizer, unit, chunks)):
         rows = int(np.count_nonzero(one_array(sequences.column(schema.WINDOW)).to_numpy() == 0)) + errors.num_rows
-        first, last = _source_rows(sequences, errors) if rows else (None, None)
+        (first_part, first), (last_part, last) = _ends(sequences, errors, sources) if rows else ((0, None), (0, None))
         here = RowRange(written, written + rows, -1 if last is None else last, read is not None)
         written += rows
         if read is not None and read != written:
-            raise JobFailed(f"{source}: {read:,} rows of unit {unit} were read, but {written:,} were encoded")
+            files = sources[0] if len(sources) == 1 else f"{sources[0]} to {sources[-1]}"
+            raise JobFailed(f"{files}: {read:,} rows of unit {unit.number} were read, but {written:,} were encoded")
         if index in held:
-            _check_same(held[index], here, shard_name(unit, index))
+            _check_same(held[index], here, shard_name(unit.number, index))
         else:
             about = {
-                "unit": unit, "index": index, "source": source, "last": here.last, "rows": rows,
+                "unit": unit.number, "index": index, "last": here.last, "rows": rows,
+                "source": sources[first_part], "last_source": sources[last_part],
                 "start": here.start, "stop": here.stop, "first_row": first, "last_row": last,
+                "sources": sources[first_part : last_part + 1],
                 "seconds": {"encode": round(time.perf_counter() - start, 4)},
             }  # fmt: skip
-            waiting.append(Shard(about, sequences, errors))
+            waiting.append(Shard(about, _of_shard(sequences, first_part), errors))
         if index >= max(held, default=0):
             yield from waiting
             waiting.clear()
         start = time.perf_counter()
     if beyond := [known for known in held if known > index]:
-        raise _moved(shard_name(unit, min(beyond)), "it would not exist")
+        raise _moved(shard_name(unit.number, min(beyond)), "it would not exist")
 
 
-def _source_rows(sequences: pa.Table, errors: pa.Table) -> tuple[int, int]:
-    """The lowest and the highest source_row of a shard."""
-    numbers = np.concatenate([one_array(table.column(schema.SOURCE_ROW)).to_numpy() for table in (sequences, errors)])
-    return int(numbers.min()), int(numbers.max())
+Position = tuple[int, int]
+"""Where a row is: its part of the unit, and its source_row."""
+
+
+def _ends(sequences: pa.Table, errors: pa.Table, sources: list[str]) -> tuple[Position, Position]:
+    """The first and the last row of a shard. Sequences and errors are in the order of the input."""
+    tables = [(sequences, one_array(sequences.column(schema.FILE_PART))), (errors, _parts_of(errors, sources))]
+    ends = [
+        [(int(parts[i].as_py()), int(table.column(schema.SOURCE_ROW)[i].as_py())) for i in (0, -1)]
+        for table, parts in tables
+        if table.num_rows
+    ]
+    return min(first for first, _ in ends), max(last for _, last in ends)
+
+
+def _parts_of(errors: pa.Table, sources: list[str]) -> pa.Array:
+    """Which part of the unit each row of errors/ is of."""
+    return pc.index_in(one_array(errors.column(schema.SOURCE)), pa.array(sources, pa.string()))
+
+
+def _of_shard(sequences: pa.Table, first_part: int) -> pa.Table:
+    """The same with file_part counted from the first file of the shard."""
+    if not first_part:
+        return sequences
+    at = sequences.schema.get_field_index(schema.FILE_PART)
+    parts = pc.subtract(sequences.column(schema.FILE_PART), pa.scalar(first_part, pa.int32()))
+    return sequences.set_column(at, schema.FILE_PART, parts)
 
 
 def _check_same(before: RowRange, now: RowRange, name: str) -> None:
@@ -100,17 +128,18 @@ def shard_budget(job: Job, unit: int, index: int) -> int:
 
 
 def _cut(
-    job: Job, tokenizer: Tokenizer, unit: int, source: str, chunks: Iterable[Chunk]
+    job: Job, tokenizer: Tokenizer, unit: ReadUnit, chunks: Iterable[Chunk]
 ) -> Iterator[tuple[pa.Table, pa.Table, int | None]]:
     """Sequences and errors of one shard after another; with the last come the rows that were read in all."""
-    pending = _Pending()
+    sources = unit.sources
+    pending = _Pending(sources)
     read = index = 0
     for chunk in chunks:
         read += chunk.rows.num_rows + chunk.errors.num_rows
         pending.add_errors(chunk.errors)
         for rows in _some_words(chunk.rows):
-            pending.add(*encode_rows(job, tokenizer, source, rows))
-            while (count := pending.full(shard_budget(job, unit, index))) is not None:
+            pending.add(*encode_rows(job, tokenizer, sources, rows))
+            while (count := pending.full(shard_budget(job, unit.number, index))) is not None:
                 yield *pending.take(count), None
                 index += 1
         if pending.error_rows >= MAX_ERROR_ROWS:
@@ -122,7 +151,8 @@ def _cut(
 class _Pending:
     """Encoded sequences and errors, in the order of their rows, that do not fill a shard yet."""
 
-    def __init__(self) -> None:
+    def __init__(self, sources: list[str]) -> None:
+        self.sources = sources
         self.sequences: list[pa.Table] = []
         self.errors: list[pa.Table] = []
         self.tokens = self.error_rows = 0
@@ -154,11 +184,15 @@ class _Pending:
     def take(self, count: int | None = None) -> tuple[pa.Table, pa.Table]:
         """The first `count` sequences with the errors up to the last one's row; everything if None."""
         sequences = pa.concat_tables(self.sequences)
-        errors = pa.concat_tables([ERRORS_SCHEMA.empty_table(), *self.errors]).sort_by("source_row")
+        errors = pa.concat_tables([ERRORS_SCHEMA.empty_table(), *self.errors])
+        parts = _parts_of(errors, self.sources).to_numpy(zero_copy_only=False)
+        rows = one_array(errors.column(schema.SOURCE_ROW)).to_numpy()
+        order = np.lexsort((rows, parts))
+        errors, parts, rows = errors.take(pa.array(order)), parts[order], rows[order]
         count, split = sequences.num_rows if count is None else count, errors.num_rows
         if count < sequences.num_rows:
-            last_row = sequences.column(schema.SOURCE_ROW)[count - 1].as_py()
-            split = int(np.searchsorted(errors.column("source_row").to_numpy(), last_row, side="right"))
+            part, row = (sequences.column(n)[count - 1].as_py() for n in (schema.FILE_PART, schema.SOURCE_ROW))
+            split = int(((parts < part) | ((parts == part) & (rows <= row))).sum())
         self.sequences, self.errors = [sequences.slice(count)], [errors.slice(split)]
         self.tokens = len(one_array(self.sequences[0].column(schema.INPUT_IDS)).flatten())
         self.error_rows = self.errors[0].num_rows

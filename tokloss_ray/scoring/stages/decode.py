@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -29,18 +30,21 @@ class Decoded(NamedTuple):
     figures: dict
 
 
-def decode_shard(job: Job, source: str, sequences: pa.Table, errors: pa.Table) -> Decoded:
+def decode_shard(job: Job, sources: Sequence[str], sequences: pa.Table, errors: pa.Table) -> Decoded:
     """Decode a scored shard; sequences that could not be scored move to the errors.
+
+    sources: the files of the shard, which the column file_part counts.
 
     Raises:
         ValueError: a list is not as long as the input it belongs to.
     """
     # A row of which one window cannot be scored is refused as a whole.
-    bad_rows = sequences.filter(pc.is_valid(sequences.column(schema.PROBLEM))).column(schema.SOURCE_ROW).unique()
-    bad = pc.is_in(sequences.column(schema.SOURCE_ROW), value_set=bad_rows)
-    failed = _score_errors(job, source, sequences.filter(bad))
-    scored = sequences.filter(pc.invert(bad))
-    scores = _score_rows(job, source, scored)
+    row = np.cumsum(one_array(sequences.column(schema.WINDOW)).to_numpy() == 0)
+    problem = sequences.column(schema.PROBLEM).is_valid().to_numpy()
+    bad = np.isin(row, row[problem])
+    failed = _score_errors(job, sources, sequences.filter(pa.array(bad)))
+    scored = sequences.filter(pa.array(~bad))
+    scores = _score_rows(job, sources, scored)
     labels = one_array(scored.column(schema.LABEL_IDS)).flatten().to_numpy()
     losses = one_array(scored.column(schema.LOSS)).flatten().to_numpy()
     labelled = labels != IGNORE_INDEX
@@ -64,7 +68,7 @@ def decode_shard(job: Job, source: str, sequences: pa.Table, errors: pa.Table) -
     return Decoded(scores, pa.concat_tables([errors, failed]), figures)
 
 
-def _score_rows(job: Job, source: str, table: pa.Table) -> pa.Table:
+def _score_rows(job: Job, sources: Sequence[str], table: pa.Table) -> pa.Table:
     """The columns of scores/ in their order, then those the user keeps or adds, then the partition columns."""
     ids_column = one_array(table.column(schema.INPUT_IDS))
     lengths = list_lengths(ids_column)
@@ -89,7 +93,7 @@ def _score_rows(job: Job, source: str, table: pa.Table) -> pa.Table:
     none = num_labels == 0
     mean = total / np.maximum(num_labels, 1)
     made = {
-        schema.SOURCE: pa.repeat(source, table.num_rows),
+        schema.SOURCE: pa.array(sources, pa.string()).take(one_array(table.column(schema.FILE_PART))),
         schema.INPUT_TOKENS: strings(ids_column.flatten(), job.token_strings),
         schema.LABELS: strings(pa.array(np.where(labelled, labels, len(job.tags))), tags),
         schema.PREDICTED_LABEL: strings(one_array(table.column(schema.PREDICTED_IDS)).flatten(), tags),
@@ -107,20 +111,20 @@ def _score_rows(job: Job, source: str, table: pa.Table) -> pa.Table:
     return pa.table(columns)
 
 
-def _score_errors(job: Job, source: str, failed: pa.Table) -> pa.Table:
+def _score_errors(job: Job, sources: Sequence[str], failed: pa.Table) -> pa.Table:
     """One record for each row, whatever number of its windows could not be scored."""
-    rows: dict[int, list[dict]] = {}
+    rows: dict[tuple[int, int], list[dict]] = {}
     for window in failed.to_pylist():
-        rows.setdefault(window[schema.SOURCE_ROW], []).append(window)
+        rows.setdefault((window[schema.FILE_PART], window[schema.SOURCE_ROW]), []).append(window)
     records = []
-    for source_row, windows in rows.items():
+    for (part, source_row), windows in rows.items():
         reason = next(w[schema.PROBLEM] for w in windows if w[schema.PROBLEM])
         text = _SCORE_PROBLEMS[reason]
         numbers = [str(w[schema.WINDOW]) for w in windows if w[schema.PROBLEM]]
         records.append(
             {
                 "example_id": windows[0][schema.EXAMPLE_ID],
-                "source": source,
+                "source": sources[part],
                 "source_row": source_row,
                 "stage": "score",
                 "reason": reason,

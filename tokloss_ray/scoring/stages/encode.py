@@ -6,6 +6,7 @@ Only the `tokenizers` library is needed here: importing torch or transformers wo
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from itertools import chain
 
 import numpy as np
@@ -25,11 +26,11 @@ WORDS_IN_EVERY_WINDOW = 4096
 million words would hold billions, so that from here on only the first window has them."""
 
 
-def encode_rows(job: Job, tokenizer: Tokenizer, source: str, rows: pa.Table) -> tuple[pa.Table, pa.Table]:
+def encode_rows(job: Job, tokenizer: Tokenizer, sources: Sequence[str], rows: pa.Table) -> tuple[pa.Table, pa.Table]:
     """Sequences (one per row, or one per window of a long row) and the rows that cannot become any.
 
-    The sequences have example_id, source_row, window, words, word_ids, input_ids, label_ids, num_dropped_words and
-    the carried columns.
+    sources: the files of the unit, which the column file_part counts. The sequences have example_id, file_part,
+    source_row, window, words, word_ids, input_ids, label_ids, num_dropped_words and the carried columns.
     """
     if schema.WORDS in rows.column_names:
         ids, words_of_tokens, lengths = _tokenize(tokenizer, rows)
@@ -55,7 +56,7 @@ def encode_rows(job: Job, tokenizer: Tokenizer, source: str, rows: pa.Table) -> 
         whole_from = row + 1
     pieces.append(_whole(rows, whole_from, rows.num_rows, starts, lengths, dropped, words_of_tokens is not None))
     sequences = _assemble(job, rows, pieces, ids, labels, words_of_tokens)
-    return sequences, _encode_errors(job, source, rows, np.flatnonzero(bad), lengths)
+    return sequences, _encode_errors(job, sources, rows, np.flatnonzero(bad), lengths)
 
 
 def _tokenize(tokenizer: Tokenizer, rows: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -205,6 +206,7 @@ def _assemble(
     labels_here = np.where(hidden, np.int32(IGNORE_INDEX), labels[at])
     made = {
         schema.EXAMPLE_ID: one_array(rows.column(schema.EXAMPLE_ID)).take(row),
+        schema.FILE_PART: one_array(rows.column(schema.FILE_PART)).take(row),
         schema.SOURCE_ROW: one_array(rows.column(schema.SOURCE_ROW)).take(row),
         schema.WINDOW: pa.array(about["window"], pa.int32()),
     }
@@ -230,7 +232,7 @@ def _assemble(
     return pa.table(made)
 
 
-def _encode_errors(job: Job, source: str, rows: pa.Table, bad: np.ndarray, lengths: np.ndarray) -> pa.Table:
+def _encode_errors(job: Job, sources: Sequence[str], rows: pa.Table, bad: np.ndarray, lengths: np.ndarray) -> pa.Table:
     records = []
     for i in bad.tolist():
         row = rows.slice(i, 1).to_pylist()[0]
@@ -244,7 +246,7 @@ def _encode_errors(job: Job, source: str, rows: pa.Table, bad: np.ndarray, lengt
         records.append(
             {
                 "example_id": row[schema.EXAMPLE_ID],
-                "source": source,
+                "source": sources[row[schema.FILE_PART]],
                 "source_row": row[schema.SOURCE_ROW],
                 "stage": "encode",
                 "reason": "empty" if none else "too_long",

@@ -16,20 +16,16 @@ class Shard(NamedTuple):
     """A run of consecutive sequences of one read unit, and the rows before them that could not become any.
 
     Attributes:
-        about: unit, index, last (of its unit), source, rows (scored or not), which rows of the unit these are (start,
-            stop, first_row, last_row), and figures that stages add.
-        sequences: one row per sequence.
+        about: unit, index, last (of its unit), rows (scored or not), which rows of the unit these are (start, stop;
+            from first_row of the file source to last_row of last_source), the files in between (sources), and figures
+            that stages add.
+        sequences: one row per sequence; file_part is an index into sources.
         errors: rows of errors/.
     """
 
     about: dict[str, Any]
     sequences: pa.Table
     errors: pa.Table
-
-
-def shard_name(unit: int, index: int) -> str:
-    """`000017-003`: the fourth shard of unit 17."""
-    return f"{unit:06d}-{index:03d}"
 
 
 def to_row(shard: Shard) -> pa.Table:
