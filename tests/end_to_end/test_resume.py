@@ -189,7 +189,7 @@ def test_another_run_in_the_same_output(
 
     fresh = score(config(limit=101, overwrite=True))
     assert fresh.totals.rows == 101
-    assert not set(before) & set(data_files(str(tmp_path / "out"))) - {"_plan.parquet"}
+    assert not set(before) & set(data_files(str(tmp_path / "out"))) - {"_plan.parquet", "_inputs.parquet"}
 
 
 def test_changed_input_is_another_run(config: Callable[..., ScoreConfig], tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,7 +23,11 @@ from tests.support.tiny import (
     zero_bytes,
 )
 from tokloss_ray.errors import TokLossError
+from tokloss_ray.inputs import listing
+from tokloss_ray.inputs.listing import InputFile, Inspected
 from tokloss_ray.output.verify import verify
+from tokloss_ray.scoring.plan import _auto_shard_tokens
+from tokloss_ray.storage.files import Listed
 
 
 def test_empty_files_among_others(run: Callable[..., Inline], tmp_path: Path) -> None:
@@ -154,3 +159,73 @@ def test_a_file_that_breaks_among_small_ones_is_named(run: Callable[..., Inline]
     broken.write_bytes(data[:4] + bytes(len(data) // 2) + data[4 + len(data) // 2 :])
     with pytest.raises(TokLossError, match=rf"cannot read {broken.name}"):
         run(tmp_path / "in")
+
+
+@pytest.fixture
+def few_looked_into(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "MOST_LOOKED_AT", 3)
+
+
+def declared(rows: list[dict], names: tuple[str, ...]) -> pa.Table:
+    feature = {"feature": {"names": list(names), "_type": "ClassLabel"}, "_type": "Sequence"}
+    metadata = {"huggingface": json.dumps({"info": {"features": {"ner_tags": feature}}})}
+    return pa.Table.from_pylist(rows).replace_schema_metadata(metadata)
+
+
+def test_files_that_were_not_looked_into_are_scored_alike(
+    run: Callable[..., Inline], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sentences = [row(*SENTENCES[i % 3][: 1 + i % 4], tags=[TAGS[i % 4]] * (1 + i % 4)) for i in range(60)]
+    small_files(tmp_path / "in", sentences)
+    every = run(tmp_path / "in", shard_tokens=60)
+    monkeypatch.setattr(listing, "MOST_LOOKED_AT", 3)
+    few = run(tmp_path / "in", shard_tokens=60)
+    kept = ("source", "source_row", "words", "labels", "input_ids")
+    wanted = [[r[name] for name in kept] for r in every.rows]
+    assert [[r[name] for name in kept] for r in few.rows] == wanted
+    assert any(part.rows is None and part.format == "parquet" for unit in few.plan.units for part in unit.parts)
+    assert [[r[name] for name in kept] for r in run(tmp_path / "in", limit=25).rows] == wanted[:25]
+
+
+UNLIKE: dict[str, tuple[Callable[[list[dict]], pa.Table], str]] = {
+    "no-column": (lambda rows: pa.Table.from_pylist(rows).drop_columns("ner_tags"), "it has no column ner_tags"),
+    "type": (lambda rows: pa.table({"tokens": ["a"], "ner_tags": [[0]], "n": [1]}), "its column tokens is string"),
+    "carried": (
+        lambda rows: pa.Table.from_pylist([{**row, "n": "x"} for row in rows]),
+        "its column n is string, but int64 in the files looked into first",
+    ),
+    "tags": (lambda rows: declared(rows, tuple(reversed(TAGS))), "it declares other tag names for column ner_tags"),
+}
+
+
+@pytest.mark.parametrize("name", UNLIKE)
+def test_a_file_unlike_those_looked_into_is_named(
+    run: Callable[..., Inline], tmp_path: Path, few_looked_into: None, name: str
+) -> None:
+    make, sentence = UNLIKE[name]
+    rows = [{"tokens": ["Anna"], "ner_tags": [1], "n": 1}]
+    (tmp_path / "in").mkdir()
+    for i in range(12):
+        table = make(rows) if i == 5 else declared(rows, tuple(TAGS))
+        pq.write_table(table, tmp_path / "in" / f"{i:02d}.parquet")
+    with pytest.raises(TokLossError, match=rf"cannot read 05\.parquet: {sentence}"):
+        run(tmp_path / "in", keep=["n"])
+
+
+def test_tags_that_are_given_count_more_than_declared_ones(
+    run: Callable[..., Inline], tmp_path: Path, few_looked_into: None
+) -> None:
+    (tmp_path / "in").mkdir()
+    for i in range(12):
+        names = TAGS if i != 5 else tuple(reversed(TAGS))
+        pq.write_table(declared([{"tokens": ["Anna"], "ner_tags": [1]}], names), tmp_path / "in" / f"{i:02d}.parquet")
+    result = run(tmp_path / "in", tags=TAGS)
+    assert [r["labels"][1] for r in result.rows] == [TAGS[1]] * 12
+
+
+def test_shards_grow_with_the_corpus(tmp_path: Path) -> None:
+    """A million files of 100 kB come to 20,000 shards at most, as long as these are no larger than on a GPU."""
+    made = Inspected(InputFile(Listed("", 100_000, ""), "", "parquet"), None, ())
+    sizes = [_auto_shard_tokens(SimpleNamespace(inspected=[made] * n), False, 1024) for n in (10, 100_000, 1_000_000)]
+    assert sizes == [1 << 16, 1 << 17, 1 << 20]
+    assert _auto_shard_tokens(SimpleNamespace(inspected=[made]), True, 1 << 15) == 1 << 20

@@ -79,7 +79,7 @@ def test_each_of_ten_damaged_files_is_named(seed: int, finished: tuple[dict[str,
         "scores": sorted(finished[1].glob("scores/**/*.parquet")),
         "errors": sorted(finished[1].glob("errors/*.parquet")),
         "_commits": sorted(finished[1].glob("_commits/*.json")),
-        "plan": [finished[1] / "_plan.parquet"],
+        "plan": [finished[1] / "_plan.parquet", finished[1] / "_inputs.parquet"],
         "run": [finished[1] / "_run.json"],
         "success": [finished[1] / "_SUCCESS"],
     }
@@ -131,14 +131,15 @@ def test_a_lost_or_cut_file_is_scored_again_without_verify(finished: tuple[dict[
         assert verify(str(output)).problems == []
 
 
-def test_a_plan_that_is_lost_is_made_again(finished: tuple[dict[str, Any], Path], output: Path) -> None:
+@pytest.mark.parametrize("name", ["_plan.parquet", "_inputs.parquet"])
+def test_a_plan_that_is_lost_is_made_again(finished: tuple[dict[str, Any], Path], output: Path, name: str) -> None:
     settings, _ = finished
-    before = (output / "_plan.parquet").read_bytes()
+    before = (output / name).read_bytes()
     for damage in (lambda p: p.unlink(), lambda p: flip(p, random.Random(2))):
-        damage(output / "_plan.parquet")
-        assert any("_plan.parquet is damaged" in problem for problem in verify(str(output)).problems)
+        damage(output / name)
+        assert any(f"{name} is damaged" in problem for problem in verify(str(output)).problems)
         assert score_inline(ScoreConfig(output=str(output), **settings)).totals.rows == 160
-        assert (output / "_plan.parquet").read_bytes() == before
+        assert (output / name).read_bytes() == before
         assert verify(str(output)).problems == []
 
 

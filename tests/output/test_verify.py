@@ -58,7 +58,7 @@ def test_a_good_output_has_no_problems(finished: Path) -> None:
     assert (found.totals.rows, found.totals.error_rows) == (200, 3)
     assert found.totals.sequences > found.totals.scored_rows, "no windows"
     assert found.repeated_ids == 0
-    assert found.files == len(list(finished.rglob("*.parquet"))) - 1
+    assert found.files == len(list(finished.rglob("*.parquet"))) - 2  # plan and inputs
 
 
 def a_file(output: Path, folder: str = "scores") -> Path:

@@ -88,7 +88,7 @@ def apply_fixes(
     corrections = merged(read_corrections(corrected), corrected)
     check_target(dataset, output)
     files = list_inputs([dataset], split)
-    inspected = inspect_files(files)
+    inspected = inspect_files(files, every=True)
     columns = find_columns(ColumnOptions(tokens_column, labels_column, id_column), inspected)
     if columns.words is None:
         raise Refused(f"{dataset} holds token ids, not words: pass the dataset that has the words to --to")

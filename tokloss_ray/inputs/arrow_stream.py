@@ -170,10 +170,11 @@ def _inspect(file: Listed) -> tuple[pa.Schema, Groups]:
 
 def _read(columns: Columns, part: FilePart) -> Iterator[RawChunk]:
     for row, whole in read_stream(part):
-        batch = whole.select(columns.names)
+        batch = whole.select([name for name in columns.names if name in whole.schema.names])
         valid = is_valid(batch)
         for start in range(0, batch.num_rows, CHUNK_ROWS):
-            yield from row_range(batch.slice(start, CHUNK_ROWS), row + start, part, valid)
+            for chunk in row_range(batch.slice(start, CHUNK_ROWS), row + start, part, valid):
+                yield chunk._replace(schema=whole.schema)
 
 
 # Only within folders that `datasets` saved: no file is read in it by its name.

@@ -143,17 +143,12 @@ def _right_types(
     def refuse(name: str, wants: str) -> None:
         raise Refused(f"column {name} of {item.file.source} is {kind[name]}, but {wants} is required")
 
-    def item_type(name: str) -> pa.DataType | None:
-        type_ = kind[name]
-        is_list = pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_)
-        return type_.value_type if is_list else None
-
     first = words or schema.INPUT_IDS
-    inner = item_type(first)
+    inner = _item_type(kind[first])
     if inner is None or (not (is_text(inner) if words else pa.types.is_integer(inner)) and not pa.types.is_null(inner)):
         refuse(first, "a list of strings (words)" if words else "a list of integers (token ids)")
-    tag = item_type(labels)
-    if tag is None or not (pa.types.is_integer(tag) or is_text(tag) or pa.types.is_null(tag)):
+    tag = _item_type(kind[labels])
+    if tag is None or not (_is_tag(tag) or pa.types.is_null(tag)):
         refuse(labels, "a list of tags, as integers or strings,")
     id_type = kind.get(options.id_column) if options.id_column else None
     if options.id_column and id_type is not None and not (is_text(id_type) or pa.types.is_integer(id_type)):
@@ -161,6 +156,40 @@ def _right_types(
     for name in options.partition_by:
         if name in kind and (pa.types.is_nested(kind[name]) or _is_binary(kind[name])):
             refuse(name, "one value per row that can name a folder")
+
+
+def schema_problem(columns: Columns, schema_: pa.Schema) -> str | None:
+    """Why a file does not fit those that were looked into before the job began; None if it does."""
+    kind = dict(zip(schema_.names, schema_.types, strict=True))
+    for name in columns.names:
+        if name not in kind:
+            return f"it has no column {name}, but the columns {', '.join(kind)}"
+        if schema_.names.count(name) > 1:
+            return f"it has two columns named {name}"
+    if columns.words is None and columns.mask is None and schema.ATTENTION_MASK in kind:
+        return f"it has a column {schema.ATTENTION_MASK}, unlike the files looked into first"
+    first = columns.words or schema.INPUT_IDS
+    for name, fits in ((first, is_text if columns.words else pa.types.is_integer), (columns.labels, _is_tag)):
+        inner = _item_type(kind[name])
+        if inner is None or not (fits(inner) or pa.types.is_null(inner)):
+            return f"its column {name} is {kind[name]}"
+    for field_ in columns.carried:
+        if _plain(kind[field_.name]) != field_.type:
+            return f"its column {field_.name} is {kind[field_.name]}, but {field_.type} in the files looked into first"
+    names = declared_tags(schema_, columns.labels) if columns.declared is not None else None
+    if names and names != columns.declared:
+        return f"it declares other tag names for column {columns.labels} than the files looked into first"
+    return None
+
+
+def _is_tag(type_: pa.DataType) -> bool:
+    return pa.types.is_integer(type_) or is_text(type_)
+
+
+def _item_type(type_: pa.DataType) -> pa.DataType | None:
+    """What a list holds, None for other types."""
+    is_list = pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_)
+    return type_.value_type if is_list else None
 
 
 def _is_binary(type_: pa.DataType) -> bool:

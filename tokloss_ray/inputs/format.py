@@ -21,11 +21,13 @@ UNREADABLE = (OSError, EOFError, zlib.error, lzma.LZMAError)
 
 
 class RawChunk(NamedTuple):
-    """Rows as they were read: a table of the needed columns, their source rows, and records that are not rows."""
+    """Rows as they were read: a table of the needed columns that there are, their source rows, and records that are not
+    rows; and the schema of the whole file, None of text."""
 
     table: pa.Table
     source_rows: np.ndarray
     broken: list[dict]
+    schema: pa.Schema | None = None
 
 
 Groups = tuple[tuple[int, int, int], ...]

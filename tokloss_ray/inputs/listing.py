@@ -40,7 +40,13 @@ INCOMPLETE = "_INCOMPLETE"
 """Name of a file in a folder on object storage into which a dataset is being copied."""
 
 
-@dataclass(frozen=True)
+MOST_LOOKED_AT = 2_000
+"""Files up to which each is looked into before the job begins."""
+_LARGE = 1 << 20
+"""Bytes from which a file is always looked into: it may be cut into parts."""
+
+
+@dataclass(frozen=True, slots=True)
 class InputFile:
     """One file: its listing, its path relative to the input root, and the name of its format."""
 
@@ -49,16 +55,17 @@ class InputFile:
     format: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Inspected:
     """A file and what its metadata say; `groups` are (rows, bytes, offset of an Arrow batch) read together.
 
-    `schema` is None for JSON lines, whose rows may differ, and for CoNLL files without a sentence.
+    `schema` is None for JSON lines, whose rows may differ, and for CoNLL files without a sentence; `groups` is None for
+    a small file that was not looked into, because there are many.
     """
 
     file: InputFile
     schema: pa.Schema | None
-    groups: Groups
+    groups: Groups | None
 
 
 def list_inputs(inputs: Sequence[str], split: str | None = None, warnings: list[str] | None = None) -> list[InputFile]:
@@ -199,17 +206,30 @@ def _description(fs: fsspec.AbstractFileSystem, path: str, key: str) -> dict:
     return description
 
 
-def inspect_files(files: list[InputFile]) -> list[Inspected]:
+def inspect_files(files: list[InputFile], every: bool = False) -> list[Inspected]:
     """Schema and row groups of each file, from metadata alone.
+
+    Of more than MOST_LOOKED_AT files, only the large ones and so many others, evenly spread, are looked into, unless
+    `every` is set: `read_part` holds the others to these when it reads them.
 
     Raises:
         Refused: a file is not what its name says.
     """
+    step = 1 if every else max(1, -(-len(files) // MOST_LOOKED_AT))
+    chosen = [i for i, file in enumerate(files) if not i % step or file.listed.size >= _LARGE]
+    found = [Inspected(file, None, None) for file in files]
     with ThreadPoolExecutor(16) as pool:
-        return list(pool.map(in_context(_inspect), files))
+        for i, inspected in zip(chosen, pool.map(in_context(inspect_file), (files[i] for i in chosen)), strict=True):
+            found[i] = inspected
+    return found
 
 
-def _inspect(file: InputFile) -> Inspected:
+def inspect_file(file: InputFile) -> Inspected:
+    """Schema and row groups of one file.
+
+    Raises:
+        Refused: it is not what its name says.
+    """
     format_ = format_named(file.format)
     try:
         return Inspected(file, *format_.inspect(file.listed))

@@ -38,7 +38,8 @@ def _read(columns: Columns, part: FilePart) -> Iterator[RawChunk]:
         groups = [i for i in range(file.num_row_groups) if starts[i] < stop and starts[i + 1] > part.start]
         row = int(starts[groups[0]]) if groups else 0
         for batch in file.iter_batches(CHUNK_ROWS, row_groups=groups, columns=columns.names, use_threads=False):
-            yield from row_range(batch, row, part)
+            for chunk in row_range(batch, row, part):
+                yield chunk._replace(schema=file.schema_arrow)
             row += batch.num_rows
 
 

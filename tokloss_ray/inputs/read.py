@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from tokloss_ray import schema
 from tokloss_ray.errors import JobFailed
 from tokloss_ray.inputs.arrow_types import as_list, is_text
+from tokloss_ray.inputs.columns import schema_problem
 from tokloss_ray.inputs.format import CHUNK_ROWS, UNREADABLE, RawChunk
 from tokloss_ray.inputs.formats import format_named
 from tokloss_ray.inputs.jsonl import json_table
@@ -78,8 +79,13 @@ def read_part(rules: RowRules, part: FilePart) -> Iterator[RawChunk]:
     fs, path = open_location(part.path)
     if listed(fs, path).version != part.version:
         raise JobFailed(f"{part.source} has changed since the run began")
+    unseen = part.rows is None
     try:
-        yield from format_named(part.format).read(rules.columns, part)
+        for chunk in format_named(part.format).read(rules.columns, part):
+            if unseen and chunk.schema is not None and (problem := schema_problem(rules.columns, chunk.schema)):
+                raise JobFailed(f"cannot read {part.source}: {problem}")
+            unseen = False
+            yield chunk
     except (*UNREADABLE, pa.ArrowInvalid) as error:
         raise _unreadable(part.source, error) from error
 

@@ -97,7 +97,11 @@ def parts_table(units: Sequence[ReadUnit], number: bool = True) -> pa.Table:
 class Columns:
     """Which input columns the job reads. `words` is None for pre-encoded input, which has `input_ids` instead.
 
-    `text_tags`: the tags are strings; rows of JSON lines may differ.
+    Attributes:
+        words, labels, mask, example_id: names of columns.
+        carried: columns that are copied to the output, with their types.
+        text_tags: the tags are strings; rows of JSON lines may differ.
+        declared: tag names that a file must declare for `labels` if it declares any; None: they do not count.
     """
 
     words: str | None
@@ -106,6 +110,7 @@ class Columns:
     example_id: str | None = None
     carried: tuple[pa.Field, ...] = ()
     text_tags: bool = False
+    declared: tuple[str, ...] | None = None
 
     @property
     def names(self) -> list[str]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from tokloss_ray.errors import Refused
 from tokloss_ray.inputs.format import PACKED, UNREADABLE
 from tokloss_ray.inputs.formats import format_named
 from tokloss_ray.inputs.lines import MAX_RECORD
-from tokloss_ray.inputs.listing import InputFile, Inspected
+from tokloss_ray.inputs.listing import InputFile, Inspected, inspect_file
 from tokloss_ray.inputs.unit import FilePart, ReadUnit
 
 SHARDS_PER_UNIT = 4
@@ -80,12 +80,17 @@ def _file_parts(inspected: list[Inspected], shard_tokens: int, limit: int | None
     for item in inspected:
         format_ = format_named(item.file.format)
         target = shard_tokens * SHARDS_PER_UNIT * format_.bytes_per_token
-        text = format_.records is not None
-        parts = _text_parts(item.file, target, left) if text else _row_parts(item.groups, target, left)
-        for start, stop, rows, size, *offset in parts:
-            file = item.file
+        file = item.file
+        parts: Iterable[tuple[int, int, int | None, int, int]]
+        if format_.records is not None:
+            parts = _text_parts(file, target, left)
+        elif item.groups is None and left is None:
+            parts = [(0, -1, None, file.listed.size, 0)]
+        else:  # a limit counts rows
+            parts = _row_parts(inspect_file(file).groups or () if item.groups is None else item.groups, target, left)
+        for start, stop, rows, size, offset in parts:
             yield FilePart(
-                file.source, file.listed.path, file.listed.version, file.format, start, stop, rows, size, *offset
+                file.source, file.listed.path, file.listed.version, file.format, start, stop, rows, size, offset
             )
             if left is not None:
                 left -= rows or 0
@@ -112,8 +117,8 @@ def _row_parts(
             start, size = end, 0
 
 
-def _text_parts(file: InputFile, target: int, left: int | None) -> Iterator[tuple[int, int, int | None, int]]:
-    """Byte ranges as (start, stop, rows or None, bytes). A packed file is one range, as it cannot be entered midway."""
+def _text_parts(file: InputFile, target: int, left: int | None) -> Iterator[tuple[int, int, int | None, int, int]]:
+    """Byte ranges as (start, stop, rows or None, bytes, 0). A packed file, which cannot be entered midway, is one."""
     size = file.listed.size
     if not size:
         return
@@ -128,10 +133,10 @@ def _text_parts(file: InputFile, target: int, left: int | None) -> Iterator[tupl
         except UNREADABLE as error:
             raise Refused(f"cannot read {file.source}: {error}") from None
         if rows:
-            yield 0, end, rows, end
+            yield 0, end, rows, end, 0
     elif os.path.splitext(file.source.lower())[1] in PACKED:
-        yield 0, -1, None, size
+        yield 0, -1, None, size, 0
     else:
         for start in range(0, size, target):
             stop = min(start + target, size)
-            yield start, stop, None, stop - start
+            yield start, stop, None, stop - start, 0

@@ -8,6 +8,8 @@ from urllib.parse import quote
 from tokloss_ray.schema import NULL_PARTITION
 
 RUN, PLAN, SUCCESS, REPORT = "_run.json", "_plan.parquet", "_SUCCESS", "report.html"
+INPUTS = "_inputs.parquet"
+"""The input files, with what changes when their content does."""
 DAMAGED = "_damaged.json"
 """The shards that `verify` found damaged, for the next attempt to score again."""
 LEASE = "_lease.json"

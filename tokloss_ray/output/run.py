@@ -10,10 +10,11 @@ from hashlib import sha256
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tokloss_ray.errors import Refused, StorageFailed
-from tokloss_ray.output.names import DAMAGED, PLAN, RUN, SUCCESS
+from tokloss_ray.output.names import DAMAGED, INPUTS, PLAN, RUN, SUCCESS
 from tokloss_ray.storage.files import exists, open_location, read_whole, write_whole
 from tokloss_ray.storage.sealed import DamagedError, is_sealed, sealed, unsealed
 
@@ -22,7 +23,10 @@ _FIRST_WITH_CHECKSUMS = 3
 
 @dataclass(frozen=True)
 class PlanFigures:
-    """What the plan came to. `rows` is None where metadata do not tell, `sha256` in runs of earlier versions."""
+    """What the plan came to, and checksums of `_plan.parquet` and `_inputs.parquet`.
+
+    `rows` is None where metadata do not tell; checksums are None in runs of earlier versions.
+    """
 
     units: int
     rows: int | None
@@ -30,6 +34,7 @@ class PlanFigures:
     estimated_tokens: int
     estimated_shards: int
     sha256: str | None = None
+    inputs_sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,42 @@ class Run:
 def fingerprint(identity: dict[str, Any]) -> str:
     """SHA-256 over the identity settings."""
     return sha256(json.dumps(identity, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def input_identity(inputs: pa.Table) -> dict[str, Any]:
+    """What tells one input from another: digests of the files' names and sizes, and of these with their versions.
+
+    inputs: source, size, version; a row for each file, in the order in which they are read. The digest of names and
+    sizes does not depend on the order.
+    """
+    names, content = sha256(), sha256()
+    for batch in inputs.sort_by("source").to_batches(max_chunksize=1 << 16):
+        files = zip(batch.column("source").to_pylist(), batch.column("size").to_pylist(), strict=True)
+        names.update("".join(f"{source}\0{size}\n" for source, size in files).encode())
+    for batch in inputs.to_batches(max_chunksize=1 << 16):
+        rows = zip(*(batch.column(name).to_pylist() for name in ("source", "size", "version")), strict=True)
+        content.update("".join(f"{source}\0{size}\0{version}\n" for source, size, version in rows).encode())
+    size = pc.sum(inputs.column("size")).as_py() or 0
+    return {"files": inputs.num_rows, "bytes": size, "names": names.hexdigest(), "content": content.hexdigest()}
+
+
+def same_input_files(a: Run, b: Run) -> bool:
+    """Whether two runs have read files of the same names and sizes."""
+
+    def names(run: Run) -> Any:
+        recorded = run.identity["input"]
+        if isinstance(recorded, dict):
+            return recorded["names"]
+        # Earlier versions recorded each file.
+        table = pa.Table.from_pylist([{"source": s, "size": n, "version": str(v)} for s, n, v in recorded])
+        return input_identity(table)["names"] if recorded else None
+
+    return bool(names(a) == names(b))
+
+
+def recorded_inputs(output: str, run: Run) -> pa.Table | None:
+    """The input files of a run (source, size, version); None if their file is not there or is not what was written."""
+    return _recorded_table(output, INPUTS, run.plan.inputs_sha256)
 
 
 def run_file(output: str) -> str:
@@ -140,12 +181,16 @@ def read_finished(output: str, partial: bool, verb: str) -> tuple[Run, bool]:
 def recorded_parts(output: str, run: Run) -> pa.Table | None:
     """The plan, one row for each part of a file, with the number of the unit that reads it; or None if its file is not
     there or is not what was written."""
+    return _recorded_table(output, PLAN, run.plan.sha256)
+
+
+def _recorded_table(output: str, name: str, checksum: str | None) -> pa.Table | None:
     fs, root = open_location(output)
     try:
-        data = read_whole(fs, f"{root}/{PLAN}")
+        data = read_whole(fs, f"{root}/{name}")
     except FileNotFoundError:
         return None
-    if run.plan.sha256 is not None and sha256(data).hexdigest() != run.plan.sha256:
+    if checksum is not None and sha256(data).hexdigest() != checksum:
         return None
     return pq.read_table(pa.BufferReader(data))
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from tokloss_ray import schema
 from tokloss_ray.errors import Refused
-from tokloss_ray.output.names import COMMITS, DATA_FILE, PLAN, RUN, SUCCESS
+from tokloss_ray.output.names import COMMITS, DATA_FILE, INPUTS, PLAN, RUN, SUCCESS
 from tokloss_ray.output.records import (
     CommitRecord,
     by_unit,
@@ -29,6 +29,7 @@ from tokloss_ray.output.run import (
     note_damage,
     read_run,
     read_success,
+    recorded_inputs,
     recorded_parts,
 )
 from tokloss_ray.output.totals import Totals, total
@@ -100,6 +101,8 @@ def verify(output: str) -> Verified:
     recorded = recorded_parts(output, run)
     if recorded is None:
         found.add(f"{PLAN} is damaged or missing", repaired=True)
+    if run.plan.inputs_sha256 is not None and recorded_inputs(output, run) is None:
+        found.add(f"{INPUTS} is damaged or missing", repaired=True)
     parts = _parts_by_unit(recorded)
     missing = dict(missing_shards(range(run.plan.units), records.values()))
     for name in missing.values():

@@ -11,6 +11,7 @@ from hashlib import sha256
 from importlib.metadata import version
 from typing import Any
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -24,6 +25,7 @@ from tokloss_ray.output.names import (
     DATA_FILE,
     ERRORS,
     FOLDERS,
+    INPUTS,
     LEASE,
     PLAN,
     REPORT,
@@ -32,11 +34,12 @@ from tokloss_ray.output.names import (
     SUCCESS,
 )
 from tokloss_ray.output.records import CommitRecord
-from tokloss_ray.output.run import PlanFigures, Run, fingerprint, read_run, recorded_parts
+from tokloss_ray.output.run import PlanFigures, Run, fingerprint, read_run, recorded_inputs, recorded_parts
 from tokloss_ray.scoring.plan import Plan
 from tokloss_ray.storage.files import children, file_names, files_below, kind_of, open_location, remove, write_whole
 from tokloss_ray.storage.sealed import sealed
 
+INPUT_COLUMNS = ("source", "size", "version")
 _MAY_CHANGE = ("path", "version")
 """Fields of a part that are not in the plan: they may be others at the next attempt."""
 
@@ -55,7 +58,7 @@ def check_folder(output: str) -> None:
         return
     # A run that died before it had written _run.json leaves at most its plan behind.
     names = (posixpath.basename(entry["name"]) for entry in children(fs, root))
-    foreign = next((name for name in names if name not in (PLAN, LEASE) and not name.endswith(".tmp")), None)
+    foreign = next((name for name in names if name not in (PLAN, INPUTS, LEASE) and not name.endswith(".tmp")), None)
     if foreign is not None:
         raise Refused(f"--output {output} is not empty and not an output of tokloss ({foreign}): choose another folder")
 
@@ -76,18 +79,27 @@ def check_same_run(run: Run, plan: Plan, output: str, finished: bool) -> None:
             )
         return
     differing = [key for key in ours if theirs.get(key) != ours[key]] + [key for key in theirs if key not in ours]
-    named = ", ".join(_difference(key, theirs.get(key), ours.get(key)) for key in differing)
+    differences = {key: _difference(key, theirs.get(key), ours.get(key)) for key in differing}
+    if "input" in differences:
+        differences["input"] = _changed_input(recorded_inputs(output, run), plan.inputs)
+    named = ", ".join(differences.values())
     raise Refused(
         f"--output {output} belongs to another run; it differs in {named}. "
         f"Use another --output, or start over with --overwrite"
     )
 
 
+def _changed_input(before: pa.Table | None, now: pa.Table) -> str:
+    if before is None:
+        return "input (other files)"
+    files = [set(zip(*(table.column(n).to_pylist() for n in INPUT_COLUMNS), strict=True)) for table in (before, now)]
+    changed = sorted({file[0] for file in files[0] ^ files[1]})
+    if not changed:
+        return "input (the same files in another order)"
+    return f"input ({changed[0]}{f' and {len(changed) - 1:,} more files' if len(changed) > 1 else ''})"
+
+
 def _difference(key: str, theirs: Any, ours: Any) -> str:
-    if key == "input":
-        before, now = {tuple(f) for f in theirs or ()}, {tuple(f) for f in ours or ()}
-        changed = sorted({f[0] for f in before ^ now})
-        return f"input ({changed[0]}{f' and {len(changed) - 1} more files' if len(changed) > 1 else ''})"
     if key in ("model", "tokenizer"):
         return f"{key} (other files)"
     return f"{key.replace('_', '-')} ({json.dumps(theirs)} there, {json.dumps(ours)} now)"
@@ -97,6 +109,7 @@ def start_run(plan: Plan, settings: dict[str, Any]) -> None:
     """Write the plan, then `_run.json`, which makes the folder this run's."""
     fs, root = open_location(plan.job.output)
     fault_point("plan.before")
+    inputs_sha256 = _write_table(fs, f"{root}/{INPUTS}", plan.inputs)
     plan_sha256 = _write_plan(plan)
     fault_point("plan.written")
     identity = plan.job.identity
@@ -113,6 +126,7 @@ def start_run(plan: Plan, settings: dict[str, Any]) -> None:
             estimated_tokens=plan.estimated_tokens,
             estimated_shards=plan.estimated_shards,
             sha256=plan_sha256,
+            inputs_sha256=inputs_sha256,
         ),
         versions={"python": platform.python_version(), **{name: version(name) for name in names}},
     )
@@ -123,10 +137,14 @@ def start_run(plan: Plan, settings: dict[str, Any]) -> None:
 def _write_plan(plan: Plan) -> str:
     """Write the units, all but what may change between attempts; returns the file's SHA-256."""
     fs, root = open_location(plan.job.output)
+    return _write_table(fs, f"{root}/{PLAN}", parts_table(plan.units).drop_columns(list(_MAY_CHANGE)))
+
+
+def _write_table(fs: fsspec.AbstractFileSystem, path: str, table: pa.Table) -> str:
     sink = pa.BufferOutputStream()
-    pq.write_table(parts_table(plan.units).drop_columns(list(_MAY_CHANGE)), sink)
+    pq.write_table(table, sink)
     data = memoryview(sink.getvalue())
-    write_whole(fs, f"{root}/{PLAN}", data)
+    write_whole(fs, path, data)
     return sha256(data).hexdigest()
 
 
@@ -138,6 +156,9 @@ def read_plan(plan: Plan, run: Run) -> list[ReadUnit]:
     Raises:
         Refused: the plan made today is another one.
     """
+    if recorded_inputs(plan.job.output, run) is None:
+        fs, root = open_location(plan.job.output)
+        _write_table(fs, f"{root}/{INPUTS}", plan.inputs)
     recorded = recorded_parts(plan.job.output, run)
     if recorded is None:
         if _write_plan(plan) != run.plan.sha256:
@@ -155,7 +176,7 @@ def read_plan(plan: Plan, run: Run) -> list[ReadUnit]:
 def clear(output: str) -> None:
     """Remove what a run has written; `_run.json` last, so that a crash in between leaves the folder ours."""
     fs, root = open_location(output)
-    for name in (SUCCESS, DAMAGED, *FOLDERS, REPORT, PLAN, RUN):
+    for name in (SUCCESS, DAMAGED, *FOLDERS, REPORT, PLAN, INPUTS, RUN):
         remove(fs, f"{root}/{name}")
         fault_point("clear", name)
 

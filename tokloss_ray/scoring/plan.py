@@ -9,9 +9,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from tokloss_ray.inputs.formats import format_named
 from tokloss_ray.inputs.unit import ReadUnit
 from tokloss_ray.inputs.units import make_units
-from tokloss_ray.output.run import fingerprint
+from tokloss_ray.output.run import fingerprint, input_identity
 from tokloss_ray.scoring.job import Job
 from tokloss_ray.scoring.preflight import Preflight
 from tokloss_ray.scoring.sample import sample_rows, sample_warnings
@@ -20,15 +21,23 @@ from tokloss_ray.storage.files import is_local, open_location
 CPU_SHARD_TOKENS, GPU_SHARD_TOKENS = 1 << 16, 1 << 20
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 1 << 10, 1 << 15
 MIN_BATCHES = 32
+MOST_SHARDS = 20_000
+"""Of a corpus on CPUs, about, as long as a shard need not be larger than on a GPU."""
 FORMAT = 4
 """Part of every fingerprint: raise it when the cuts of units and shards, or the files' content, change."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The job, its units, and what is expected of them (`rows` is None where metadata do not tell)."""
+    """The job, its units, and what is expected of them.
+
+    Attributes:
+        inputs: the input files: source, size, version.
+        rows: None where metadata do not tell.
+    """
 
     job: Job
+    inputs: pa.Table
     units: list[ReadUnit]
     rows: int | None
     estimated_tokens: int
@@ -51,8 +60,9 @@ def make_plan(found: Preflight, gpu: bool, bfloat16: bool, recorded: dict[str, A
     batch_tokens = config.batch_tokens or (GPU_BATCH_TOKENS if gpu else CPU_BATCH_TOKENS)
     shard_tokens = config.shard_tokens or recorded.get("shard_tokens")
     if not shard_tokens:
-        shard_tokens = max(GPU_SHARD_TOKENS if gpu else CPU_SHARD_TOKENS, MIN_BATCHES * batch_tokens)
-    job = _job(found, _identity(found, dtype, shard_tokens), batch_tokens)
+        shard_tokens = _auto_shard_tokens(found, gpu, batch_tokens)
+    inputs = _inputs_table(found)
+    job = _job(found, _identity(found, inputs, dtype, shard_tokens), batch_tokens)
     units = make_units(found.inspected, shard_tokens, config.limit)
     known = [part.rows for unit in units for part in unit.parts]
     rows = None if None in known else sum(n or 0 for n in known)
@@ -61,15 +71,35 @@ def make_plan(found: Preflight, gpu: bool, bfloat16: bool, recorded: dict[str, A
     size = sum(unit.size for unit in units)
     per_byte = sample.rows / sample.size if sample.size else 0
     estimated_rows = rows if rows is not None else round(size * per_byte)
-    return Plan(job, units, rows, round(estimated_rows * sample.tokens_per_row), estimated_rows, warnings)
+    return Plan(job, inputs, units, rows, round(estimated_rows * sample.tokens_per_row), estimated_rows, warnings)
 
 
-def _identity(found: Preflight, dtype: str, shard_tokens: int) -> dict[str, Any]:
+def _auto_shard_tokens(found: Preflight, gpu: bool, batch_tokens: int) -> int:
+    """Tokens of a shard: more where a corpus would come to more than MOST_SHARDS, each of which costs the driver time
+    and the storage requests."""
+    tokens = sum(item.file.listed.size / format_named(item.file.format).bytes_per_token for item in found.inspected)
+    size = CPU_SHARD_TOKENS
+    while size < GPU_SHARD_TOKENS and tokens / size > MOST_SHARDS:
+        size *= 2
+    return max(GPU_SHARD_TOKENS if gpu else size, MIN_BATCHES * batch_tokens)
+
+
+def _inputs_table(found: Preflight) -> pa.Table:
+    files = [item.file for item in found.inspected]
+    columns = {
+        "source": pa.array([file.source for file in files], pa.large_string()),
+        "size": pa.array([file.listed.size for file in files], pa.int64()),
+        "version": pa.array([file.listed.version for file in files], pa.string()),
+    }
+    return pa.table(columns)
+
+
+def _identity(found: Preflight, inputs: pa.Table, dtype: str, shard_tokens: int) -> dict[str, Any]:
     """Everything that results depend on, as JSON has it; settings of speed are not in it."""
     config, model, columns = found.config, found.model, found.columns
     identity = {
         "format": FORMAT,
-        "input": [[i.file.source, i.file.listed.size, i.file.listed.version] for i in found.inspected],
+        "input": input_identity(inputs),
         "split": config.split,
         "columns": [columns.words, columns.labels, columns.mask, columns.example_id],
         "tags": found.data_tags,

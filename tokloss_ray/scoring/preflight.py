@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tokenizers import Tokenizer
 
@@ -14,6 +14,7 @@ from tokloss_ray.inputs.listing import Inspected, inspect_files, list_inputs
 from tokloss_ray.inputs.unit import Columns
 from tokloss_ray.model.files import ModelInfo, resolve_model
 from tokloss_ray.model.store import ModelFolder, find_model
+from tokloss_ray.storage.failures import display
 from tokloss_ray.storage.files import kind_of, open_location
 
 DEFAULT_OVERLAP = 64
@@ -52,7 +53,8 @@ def locate(config: ScoreConfig) -> Located:
     inspected = inspect_files(list_inputs(config.input, config.split, warnings))
     _outside_of_input(config, inspected)
     model = find_model(config.model, config.revision, "model")
-    return Located(inspected, find_columns(_column_options(config), inspected), model, tuple(warnings))
+    columns = find_columns(_column_options(config), _looked_into(inspected))
+    return Located(inspected, columns, model, tuple(warnings))
 
 
 def preflight(config: ScoreConfig, located: Located | None = None) -> Preflight:
@@ -64,9 +66,13 @@ def preflight(config: ScoreConfig, located: Located | None = None) -> Preflight:
     located = located or locate(config)
     model = resolve_model(config, located.model)
     warnings = [*located.warnings, *(model.warnings if located.columns.words else ())]
-    data_tags = find_tags(config.tags, located.inspected, located.columns, model.tags, warnings)
-    overlap = _overlap(config, model)
-    return Preflight(config, located.inspected, model, located.columns, data_tags, overlap, warnings)
+    data_tags = find_tags(config.tags, _looked_into(located.inspected), located.columns, model.tags, warnings)
+    columns = replace(located.columns, declared=(data_tags or ()) if config.tags is None else None)
+    return Preflight(config, located.inspected, model, columns, data_tags, _overlap(config, model), warnings)
+
+
+def _looked_into(inspected: list[Inspected]) -> list[Inspected]:
+    return [item for item in inspected if item.groups is not None]
 
 
 def _column_options(config: ScoreConfig) -> ColumnOptions:
@@ -75,9 +81,10 @@ def _column_options(config: ScoreConfig) -> ColumnOptions:
 
 
 def _outside_of_input(config: ScoreConfig, inspected: list[Inspected]) -> None:
-    output = open_location(config.output)[1]
+    fs, output = open_location(config.output)
+    folder = display(fs, posixpath.join(output, ""))
     for item in inspected:
-        if open_location(item.file.listed.path)[1].startswith(posixpath.join(output, "")):
+        if item.file.listed.path.startswith(folder):
             raise Refused(f"--output {config.output} holds the input {item.file.source}: choose another folder")
     for uri in config.input:
         fs, path = open_location(uri)

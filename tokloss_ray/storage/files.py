@@ -42,7 +42,7 @@ _SECRETS = re.compile(
 _READ_AHEAD = 4 << 20
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Listed:
     """One file of a listing: full path, size in bytes, and what changes when its content does."""
 
@@ -125,7 +125,16 @@ def files_below(fs: fsspec.AbstractFileSystem, folder: str) -> list[Listed]:
                 continue
             seen.add(os.path.realpath(inside))
             files += [posixpath.join(inside, name) for name in names]
-    return [listed(fs, path) for path in sorted(files)]
+    return [_listed_locally(fs, path) for path in sorted(files)]
+
+
+def _listed_locally(fs: fsspec.AbstractFileSystem, path: str) -> Listed:
+    """As `listed`, without the dictionary that fsspec makes of each file."""
+    try:
+        stat = os.stat(path)
+    except OSError:  # a link to nothing
+        return listed(fs, path)
+    return Listed(path, stat.st_size, str(stat.st_mtime))
 
 
 def children(fs: fsspec.AbstractFileSystem, folder: str) -> list[dict]:

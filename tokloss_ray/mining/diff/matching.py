@@ -23,7 +23,7 @@ from tokloss_ray.mining.diff.row_ranges import AFTER, BEFORE, batches_of, row_ra
 from tokloss_ray.mining.words.load import BATCH_TOKENS, read_tokens
 from tokloss_ray.mining.words.words import Words, concat_words, first_tokens, no_words, take_sequences, take_words
 from tokloss_ray.output.opened import Condition, ScoreFile, Scores, files_where
-from tokloss_ray.output.run import read_run
+from tokloss_ray.output.run import read_run, same_input_files
 
 
 @dataclass
@@ -91,12 +91,10 @@ def matching_words(
 def same_files(a: Scores, b: Scores) -> bool:
     """Whether two outputs were made from files of the same names and sizes, so that rows can be told by their place."""
 
-    def files(scores: Scores) -> set[tuple[str, int]]:
-        run = read_run(scores.outputs[0])
-        assert run is not None
-        return {(source, size) for source, size, *_ in run.identity["input"]}
-
-    return files(a) == files(b)
+    runs = [read_run(scores.outputs[0]) for scores in (a, b)]
+    assert runs[0] is not None
+    assert runs[1] is not None
+    return same_input_files(runs[0], runs[1])
 
 
 Keys = tuple[pa.Array, pa.Array]
