@@ -70,7 +70,7 @@ def test_units_hold_each_row_once(tmp_path: Path, kind: str) -> None:
         assert [batch.rows for batch in batches] == [batch.num_rows for batch in wanted]
         file = InputFile(Listed(str(path), size, ""), path.name, "arrow")
         for shard_tokens in (1, 100, 10**6):
-            units = make_units([Inspected(file, schema, batches)], shard_tokens, None)
+            units = make_units([file], [Inspected(file, schema, batches)], shard_tokens, None)
             parts = [part for unit in units for part in unit.parts]
             assert all((part.offset == 0) == (kind == "dictionary") for part in parts)
             found = []

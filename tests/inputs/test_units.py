@@ -24,7 +24,7 @@ from tests.support.tiny import (
 )
 from tokloss_ray.errors import TokLossError
 from tokloss_ray.inputs import listing
-from tokloss_ray.inputs.listing import InputFile, Inspected
+from tokloss_ray.inputs.listing import InputFile
 from tokloss_ray.output.verify import verify
 from tokloss_ray.scoring.plan import _auto_shard_tokens
 from tokloss_ray.storage.files import Listed
@@ -225,7 +225,7 @@ def test_tags_that_are_given_count_more_than_declared_ones(
 
 def test_shards_grow_with_the_corpus(tmp_path: Path) -> None:
     """A million files of 100 kB come to 20,000 shards at most, as long as these are no larger than on a GPU."""
-    made = Inspected(InputFile(Listed("", 100_000, ""), "", "parquet"), None, ())
-    sizes = [_auto_shard_tokens(SimpleNamespace(inspected=[made] * n), False, 1024) for n in (10, 100_000, 1_000_000)]
+    made = InputFile(Listed("", 100_000, ""), "", "parquet")
+    sizes = [_auto_shard_tokens(SimpleNamespace(files=[made] * n), False, 1024) for n in (10, 100_000, 1_000_000)]
     assert sizes == [1 << 16, 1 << 17, 1 << 20]
-    assert _auto_shard_tokens(SimpleNamespace(inspected=[made]), True, 1 << 15) == 1 << 20
+    assert _auto_shard_tokens(SimpleNamespace(files=[made]), True, 1 << 15) == 1 << 20

@@ -59,13 +59,12 @@ class InputFile:
 class Inspected:
     """A file and what its metadata say; `groups` are (rows, bytes, offset of an Arrow batch) read together.
 
-    `schema` is None for JSON lines, whose rows may differ, and for CoNLL files without a sentence; `groups` is None for
-    a small file that was not looked into, because there are many.
+    `schema` is None for JSON lines, whose rows may differ, and for CoNLL files without a sentence.
     """
 
     file: InputFile
     schema: pa.Schema | None
-    groups: Groups | None
+    groups: Groups
 
 
 def list_inputs(inputs: Sequence[str], split: str | None = None, warnings: list[str] | None = None) -> list[InputFile]:
@@ -85,16 +84,19 @@ def list_inputs(inputs: Sequence[str], split: str | None = None, warnings: list[
         fs, path = open_location(uri)
         root, found, others = _one_input(fs, path, uri, split)
         roots.append(root)
-        beside.append((uri, root, others))
+        if len(others) > len(found):  # files are left out
+            beside.append((uri, root, others))
         files += found
-    if warnings is not None:
+    if warnings is not None and beside:
         read = {one.path for one, _ in files}
         warnings += [said for uri, root, others in beside if (said := _left_out(uri, root, others, read))]
     common = roots[0] if len(roots) == 1 else posixpath.commonpath(roots)
+    below = posixpath.join(common, "")
     result: dict[str, InputFile] = {}
     for one, form in files:
-        source = posixpath.relpath(one.path, common)
-        result.setdefault(source, InputFile(replace(one, path=display(fs, one.path)), source, form))
+        source = one.path.removeprefix(below) if one.path.startswith(below) else posixpath.relpath(one.path, common)
+        shown = display(fs, one.path)
+        result.setdefault(source, InputFile(one if shown == one.path else replace(one, path=shown), source, form))
     return list(result.values())
 
 
@@ -120,7 +122,10 @@ def _one_input(
     files = files_below(fs, path)
     if any(file.path == posixpath.join(path, INCOMPLETE) for file in files):
         raise Refused(f"{uri} is incomplete: apply-fixes is still writing it, or was interrupted and must be run again")
-    saved = _saved_dataset(fs, path, uri, split, {file.path: file for file in files})
+    about = {posixpath.join(path, name) for name in ("dataset_dict.json", "state.json")}
+    saved = None
+    if any(file.path in about for file in files):
+        saved = _saved_dataset(fs, path, uri, split, {file.path: file for file in files})
     shown = [file for file in files if not _hidden(posixpath.relpath(file.path, path))]
     if saved is not None:
         folders = {path, *(posixpath.dirname(file.path) for file in saved)}  # others hold other splits
@@ -207,7 +212,7 @@ def _description(fs: fsspec.AbstractFileSystem, path: str, key: str) -> dict:
 
 
 def inspect_files(files: list[InputFile], every: bool = False) -> list[Inspected]:
-    """Schema and row groups of each file, from metadata alone.
+    """Schema and row groups of the files, from metadata alone.
 
     Of more than MOST_LOOKED_AT files, only the large ones and so many others, evenly spread, are looked into, unless
     `every` is set: `read_part` holds the others to these when it reads them.
@@ -216,12 +221,9 @@ def inspect_files(files: list[InputFile], every: bool = False) -> list[Inspected
         Refused: a file is not what its name says.
     """
     step = 1 if every else max(1, -(-len(files) // MOST_LOOKED_AT))
-    chosen = [i for i, file in enumerate(files) if not i % step or file.listed.size >= _LARGE]
-    found = [Inspected(file, None, None) for file in files]
+    chosen = [file for i, file in enumerate(files) if not i % step or file.listed.size >= _LARGE]
     with ThreadPoolExecutor(16) as pool:
-        for i, inspected in zip(chosen, pool.map(in_context(inspect_file), (files[i] for i in chosen)), strict=True):
-            found[i] = inspected
-    return found
+        return list(pool.map(in_context(inspect_file), chosen))
 
 
 def inspect_file(file: InputFile) -> Inspected:

@@ -82,14 +82,14 @@ PART_SCHEMA = pa.schema(
 """The parts of read units as a table, one row each."""
 
 
-def parts_table(units: Sequence[ReadUnit], number: bool = True) -> pa.Table:
-    """The parts of some units, in order; with the number of the unit that each belongs to."""
-    parts = [part for unit in units for part in unit.parts]
-    columns = {f.name: pa.array([getattr(part, f.name) for part in parts], f.type) for f in PART_SCHEMA}
-    if number:
-        counts = np.array([len(unit.parts) for unit in units], dtype=np.int64)
-        numbers = np.array([unit.number for unit in units], dtype=np.int64)
-        columns = {"number": pa.array(np.repeat(numbers, counts)), **columns}
+def parts_table(units: Sequence[ReadUnit], without: Sequence[str] = ()) -> pa.Table:
+    """The parts of some units, in order, after the number of the unit that each belongs to."""
+    counts = np.array([len(unit.parts) for unit in units], dtype=np.int64)
+    columns = {"number": pa.array(np.repeat(np.array([unit.number for unit in units], dtype=np.int64), counts))}
+    for field in PART_SCHEMA:
+        if field.name not in without:
+            values = (getattr(part, field.name) for unit in units for part in unit.parts)
+            columns[field.name] = pa.array(values, field.type, size=int(counts.sum()))
     return pa.table(columns)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from tokloss_ray.errors import Refused
+from tokloss_ray.inputs import formats
 from tokloss_ray.inputs.format import PACKED, UNREADABLE
 from tokloss_ray.inputs.formats import format_named
 from tokloss_ray.inputs.lines import MAX_RECORD
@@ -48,12 +49,15 @@ def sample_json(file: InputFile) -> list[dict]:
     return rows
 
 
-def make_units(inspected: list[Inspected], shard_tokens: int, limit: int | None) -> list[ReadUnit]:
+def make_units(
+    files: list[InputFile], inspected: list[Inspected], shard_tokens: int, limit: int | None
+) -> list[ReadUnit]:
     """The plan: units of about SHARDS_PER_UNIT shards, in the order of the files; small files share one.
 
     A pure function of the files and the settings. `limit` counts rows (for JSON lines, lines that are not blank).
     """
     units: list[ReadUnit] = []
+    bytes_per_token = {item.name: item.bytes_per_token for item in formats.FORMATS}
     waiting: list[FilePart] = []
     tokens = 0.0
 
@@ -64,8 +68,8 @@ def make_units(inspected: list[Inspected], shard_tokens: int, limit: int | None)
         waiting.clear()
         tokens = 0.0
 
-    for part in _file_parts(inspected, shard_tokens, limit):
-        more = part.size / format_named(part.format).bytes_per_token
+    for part in _file_parts(files, inspected, shard_tokens, limit):
+        more = part.size / bytes_per_token[part.format]
         if tokens + more > shard_tokens * SHARDS_PER_UNIT or len(waiting) == MAX_FILES:
             close()
         waiting.append(part)
@@ -74,20 +78,23 @@ def make_units(inspected: list[Inspected], shard_tokens: int, limit: int | None)
     return units
 
 
-def _file_parts(inspected: list[Inspected], shard_tokens: int, limit: int | None) -> Iterator[FilePart]:
+def _file_parts(
+    files: list[InputFile], inspected: list[Inspected], shard_tokens: int, limit: int | None
+) -> Iterator[FilePart]:
     """The files, the large ones in parts of about a unit."""
     left = limit
-    for item in inspected:
-        format_ = format_named(item.file.format)
+    groups = {item.file.source: item.groups for item in inspected}
+    for file in files:
+        format_ = format_named(file.format)
         target = shard_tokens * SHARDS_PER_UNIT * format_.bytes_per_token
-        file = item.file
         parts: Iterable[tuple[int, int, int | None, int, int]]
         if format_.records is not None:
             parts = _text_parts(file, target, left)
-        elif item.groups is None and left is None:
+        elif file.source not in groups and left is None:
             parts = [(0, -1, None, file.listed.size, 0)]
         else:  # a limit counts rows
-            parts = _row_parts(inspect_file(file).groups or () if item.groups is None else item.groups, target, left)
+            of_file = groups[file.source] if file.source in groups else inspect_file(file).groups
+            parts = _row_parts(of_file, target, left)
         for start, stop, rows, size, offset in parts:
             yield FilePart(
                 file.source, file.listed.path, file.listed.version, file.format, start, stop, rows, size, offset

@@ -137,7 +137,7 @@ def start_run(plan: Plan, settings: dict[str, Any]) -> None:
 def _write_plan(plan: Plan) -> str:
     """Write the units, all but what may change between attempts; returns the file's SHA-256."""
     fs, root = open_location(plan.job.output)
-    return _write_table(fs, f"{root}/{PLAN}", parts_table(plan.units).drop_columns(list(_MAY_CHANGE)))
+    return _write_table(fs, f"{root}/{PLAN}", parts_table(plan.units, without=_MAY_CHANGE))
 
 
 def _write_table(fs: fsspec.AbstractFileSystem, path: str, table: pa.Table) -> str:

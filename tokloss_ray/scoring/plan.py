@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from tokloss_ray.inputs.formats import format_named
+from tokloss_ray.inputs import formats
 from tokloss_ray.inputs.unit import ReadUnit
 from tokloss_ray.inputs.units import make_units
 from tokloss_ray.output.run import fingerprint, input_identity
@@ -63,7 +63,7 @@ def make_plan(found: Preflight, gpu: bool, bfloat16: bool, recorded: dict[str, A
         shard_tokens = _auto_shard_tokens(found, gpu, batch_tokens)
     inputs = _inputs_table(found)
     job = _job(found, _identity(found, inputs, dtype, shard_tokens), batch_tokens)
-    units = make_units(found.inspected, shard_tokens, config.limit)
+    units = make_units(found.files, found.inspected, shard_tokens, config.limit)
     known = [part.rows for unit in units for part in unit.parts]
     rows = None if None in known else sum(n or 0 for n in known)
     sample = sample_rows(job, units)
@@ -77,7 +77,8 @@ def make_plan(found: Preflight, gpu: bool, bfloat16: bool, recorded: dict[str, A
 def _auto_shard_tokens(found: Preflight, gpu: bool, batch_tokens: int) -> int:
     """Tokens of a shard: more where a corpus would come to more than MOST_SHARDS, each of which costs the driver time
     and the storage requests."""
-    tokens = sum(item.file.listed.size / format_named(item.file.format).bytes_per_token for item in found.inspected)
+    bytes_per_token = {item.name: item.bytes_per_token for item in formats.FORMATS}
+    tokens = sum(file.listed.size / bytes_per_token[file.format] for file in found.files)
     size = CPU_SHARD_TOKENS
     while size < GPU_SHARD_TOKENS and tokens / size > MOST_SHARDS:
         size *= 2
@@ -85,11 +86,10 @@ def _auto_shard_tokens(found: Preflight, gpu: bool, batch_tokens: int) -> int:
 
 
 def _inputs_table(found: Preflight) -> pa.Table:
-    files = [item.file for item in found.inspected]
     columns = {
-        "source": pa.array([file.source for file in files], pa.large_string()),
-        "size": pa.array([file.listed.size for file in files], pa.int64()),
-        "version": pa.array([file.listed.version for file in files], pa.string()),
+        "source": pa.array([file.source for file in found.files], pa.large_string()),
+        "size": pa.array([file.listed.size for file in found.files], pa.int64()),
+        "version": pa.array([file.listed.version for file in found.files], pa.string()),
     }
     return pa.table(columns)
 

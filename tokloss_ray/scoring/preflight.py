@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from tokloss_ray.config import ScoreConfig
 from tokloss_ray.errors import Refused
 from tokloss_ray.inputs.columns import ColumnOptions, find_columns, find_tags
-from tokloss_ray.inputs.listing import Inspected, inspect_files, list_inputs
+from tokloss_ray.inputs.listing import InputFile, Inspected, inspect_files, list_inputs
 from tokloss_ray.inputs.unit import Columns
 from tokloss_ray.model.files import ModelInfo, resolve_model
 from tokloss_ray.model.store import ModelFolder, find_model
@@ -22,8 +22,10 @@ DEFAULT_OVERLAP = 64
 
 @dataclass(frozen=True)
 class Located:
-    """What listings and metadata tell: the input files, which of their columns count, and where the model is."""
+    """What listings and metadata tell: the input files (`inspected`: those that were looked into), which of their
+    columns count, and where the model is."""
 
+    files: list[InputFile]
     inspected: list[Inspected]
     columns: Columns
     model: ModelFolder
@@ -35,6 +37,7 @@ class Preflight:
     """What was found out of input and model, before anything depends on the machine that runs the job."""
 
     config: ScoreConfig
+    files: list[InputFile]
     inspected: list[Inspected]
     model: ModelInfo
     columns: Columns
@@ -50,11 +53,12 @@ def locate(config: ScoreConfig) -> Located:
         Refused: with the first thing that does not fit.
     """
     warnings: list[str] = []
-    inspected = inspect_files(list_inputs(config.input, config.split, warnings))
-    _outside_of_input(config, inspected)
+    files = list_inputs(config.input, config.split, warnings)
+    _outside_of_input(config, files)
+    inspected = inspect_files(files)
     model = find_model(config.model, config.revision, "model")
-    columns = find_columns(_column_options(config), _looked_into(inspected))
-    return Located(inspected, columns, model, tuple(warnings))
+    columns = find_columns(_column_options(config), inspected)
+    return Located(files, inspected, columns, model, tuple(warnings))
 
 
 def preflight(config: ScoreConfig, located: Located | None = None) -> Preflight:
@@ -66,13 +70,11 @@ def preflight(config: ScoreConfig, located: Located | None = None) -> Preflight:
     located = located or locate(config)
     model = resolve_model(config, located.model)
     warnings = [*located.warnings, *(model.warnings if located.columns.words else ())]
-    data_tags = find_tags(config.tags, _looked_into(located.inspected), located.columns, model.tags, warnings)
+    data_tags = find_tags(config.tags, located.inspected, located.columns, model.tags, warnings)
     columns = replace(located.columns, declared=(data_tags or ()) if config.tags is None else None)
-    return Preflight(config, located.inspected, model, columns, data_tags, _overlap(config, model), warnings)
-
-
-def _looked_into(inspected: list[Inspected]) -> list[Inspected]:
-    return [item for item in inspected if item.groups is not None]
+    return Preflight(
+        config, located.files, located.inspected, model, columns, data_tags, _overlap(config, model), warnings
+    )
 
 
 def _column_options(config: ScoreConfig) -> ColumnOptions:
@@ -80,12 +82,12 @@ def _column_options(config: ScoreConfig) -> ColumnOptions:
     return ColumnOptions(**{name: getattr(config, name) for name in names})
 
 
-def _outside_of_input(config: ScoreConfig, inspected: list[Inspected]) -> None:
+def _outside_of_input(config: ScoreConfig, files: list[InputFile]) -> None:
     fs, output = open_location(config.output)
     folder = display(fs, posixpath.join(output, ""))
-    for item in inspected:
-        if item.file.listed.path.startswith(folder):
-            raise Refused(f"--output {config.output} holds the input {item.file.source}: choose another folder")
+    for file in files:
+        if file.listed.path.startswith(folder):
+            raise Refused(f"--output {config.output} holds the input {file.source}: choose another folder")
     for uri in config.input:
         fs, path = open_location(uri)
         if output.startswith(posixpath.join(path, "")) and kind_of(fs, path) == "directory":
