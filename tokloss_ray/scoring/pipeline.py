@@ -79,7 +79,7 @@ def build(
         )
         .map_batches(
             ScoreActor,
-            fn_constructor_args=(job, actors.threads, actors.num_gpus > 0, again, counter),
+            fn_constructor_args=(job, actors.threads, actors.num_gpus, again, counter),
             compute=ray.data.ActorPoolStrategy(
                 min_size=actors.low, max_size=actors.high, max_tasks_in_flight_per_actor=3
             ),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from tokloss_ray import ScoreConfig
 from tokloss_ray.errors import Refused
-from tokloss_ray.scoring.on_ray.hardware import RESERVED_CPUS, Hardware, plan_actors
+from tokloss_ray.scoring.on_ray.hardware import RESERVED_CPUS, Actors, Hardware, plan_actors
 
 
 def test_actors_by_hardware() -> None:
@@ -41,3 +44,71 @@ def test_actors_by_hardware() -> None:
         actors((4.0,), (0.0,), grows=True, gpus_per_actor=1)
     with pytest.raises(Refused, match="no node with CPUs"):
         actors((0.0,), (0.0,))
+
+
+def planned(cpus: tuple[float, ...], gpus: tuple[float, ...], grows: bool = False, **changes: object) -> Actors:
+    config = ScoreConfig(model="m", input="i", output="o").model_copy(update=changes)
+    return plan_actors(config, Hardware(cpus, gpus, grows))
+
+
+@pytest.mark.parametrize(
+    ("gpus", "each", "expected"),
+    [
+        ((1.0,), 0.25, 4),
+        ((1.0, 4.0), 0.25, 20),
+        ((2.0,), 0.4, 4),  # two on each GPU: Ray puts no actor on two halves
+        ((3.0,), 0.3, 9),
+        ((8.0,), 0.1, 80),
+        ((1.0,), 0.3333, 3),
+        ((4.0,), 0.6, 4),
+        ((8.0, 8.0), 1, 16),
+        ((8.0, 3.0), 2, 5),
+    ],
+)
+def test_actors_on_a_part_of_a_gpu(gpus: tuple[float, ...], each: float, expected: int) -> None:
+    made = planned((64.0,) * len(gpus), gpus, gpus_per_actor=each)
+    assert (made.low, made.high, made.num_gpus) == (expected, expected, each)
+
+
+def test_actors_on_gpus_leave_cpus_for_encode_and_commit() -> None:
+    """However many share a node, and whichever node is the busiest."""
+    for cpus, gpus, each in (((4.0,), (1.0,), 0.25), ((16.0, 4.0), (4.0, 2.0), 0.5), ((8.0, 2.0), (8.0, 0.0), 0.125)):
+        made = planned(cpus, gpus, gpus_per_actor=each)
+        for of_node, on_node in zip(cpus, gpus, strict=True):
+            assert made.num_cpus * (on_node / each) <= of_node - RESERVED_CPUS
+
+
+def test_parts_of_gpus_that_are_yet_to_come() -> None:
+    """Nothing is known of the node but that it has a CPU for each GPU: all its actors fit on that."""
+    made = planned((8.0,), (0.0,), grows=True, gpus_per_actor=0.25, actors=(1, 16))
+    assert (made.low, made.high, made.num_gpus) == (1, 16, 0.25)
+    assert 0 < made.num_cpus * 4 <= 1
+
+
+def test_one_gpu_and_a_half() -> None:
+    with pytest.raises(Refused, match=r"--gpus-per-actor 1\.5: Ray gives an actor a part of one GPU, or whole ones"):
+        planned((16.0,), (4.0,), gpus_per_actor=1.5)
+
+
+PACKING = """
+import ray, sys, time
+each = float(sys.argv[1])
+ray.init(num_cpus=2, num_gpus=2, include_dashboard=False, logging_level="ERROR")
+
+@ray.remote(num_gpus=each, num_cpus=0)
+class Actor:
+    def ready(self):
+        return 1
+
+actors = [Actor.remote() for _ in range(int(2 / each) + 1)]
+ready, _ = ray.wait([actor.ready.remote() for actor in actors], num_returns=len(actors), timeout=25)
+print("started", len(ready))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("each", [0.4, 0.25])
+def test_ray_packs_as_is_counted(each: float) -> None:
+    """On two GPUs that do not exist."""
+    done = subprocess.run([sys.executable, "-c", PACKING, str(each)], capture_output=True, text=True, check=True)
+    assert f"started {planned((8.0,), (2.0,), gpus_per_actor=each).high}" in done.stdout

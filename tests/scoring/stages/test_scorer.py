@@ -22,7 +22,7 @@ from tests.support.tiny import (
 )
 from tokloss_ray import ScoreConfig
 from tokloss_ray.errors import TooManyBadRows
-from tokloss_ray.scoring.stages.scorer import MAX_STREAMS
+from tokloss_ray.scoring.stages.scorer import MAX_STREAMS, keep_to_share
 
 
 def allocate_too_much() -> None:
@@ -136,3 +136,18 @@ def test_long_row_with_one_bad_window(model: Path, tmp_path: Path, at: int, shar
     assert bad.isdisjoint(found["example_id"] for found in result.rows)
     with pytest.raises(TooManyBadRows):
         score_inline(ScoreConfig(**settings, output=str(tmp_path / "strict")), wrap)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "fraction"),
+    [(0, None), (1.0, None), (2.0, None), (0.25, 0.25 - 600 / 24_000), (0.01, 0.005)],  # half, where CUDA takes it all
+)
+def test_a_part_of_a_gpu_is_a_part_of_its_memory(
+    gpus: float, fraction: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU of 24,000 MiB that does not exist."""
+    asked: list[float] = []
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (1, 24_000 << 20))
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", asked.append)
+    keep_to_share(gpus)
+    assert asked == ([] if fraction is None else [pytest.approx(fraction)])

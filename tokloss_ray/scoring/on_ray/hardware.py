@@ -68,7 +68,10 @@ def plan_actors(config: ScoreConfig, hardware: Hardware) -> Actors:
 
 def _gpu_actors(config: ScoreConfig, hardware: Hardware, nodes: list[float]) -> Actors:
     each = 1.0 if config.gpus_per_actor is None else config.gpus_per_actor
-    fitting = sum(math.floor(gpus / each) for gpus in hardware.gpus)
+    if each > 1 and each != math.floor(each):
+        raise Refused(f"--gpus-per-actor {each:g}: Ray gives an actor a part of one GPU, or whole ones")
+    fit = [_fit(gpus, each) for gpus in hardware.gpus]
+    fitting = sum(fit)
     waits = hardware.may_grow and config.actors is not None and config.gpus_per_actor is not None
     if not fitting and not waits:
         raise Refused(
@@ -78,9 +81,18 @@ def _gpu_actors(config: ScoreConfig, hardware: Hardware, nodes: list[float]) -> 
     low, high = config.actors or (fitting, fitting)
     if low > fitting and not waits:
         raise Refused(f"--actors {low} does not fit: there are GPUs for {fitting} (--gpus-per-actor {each:g})")
-    busiest = max(math.floor(gpus / each) for gpus in hardware.gpus) or 1
-    cpus = [c for c, gpus in zip(hardware.cpus, hardware.gpus, strict=True) if gpus] or nodes
-    return Actors(low, high, _share(min(1.0, (min(cpus) - RESERVED_CPUS) / busiest)), each, None)
+    shares = [(cpus - RESERVED_CPUS) / count for cpus, count in zip(hardware.cpus, fit, strict=True) if count]
+    # Of a GPU node that is yet to come nothing is known but that it has a CPU for each GPU.
+    cpus = min(1.0, *shares) if shares else min(1.0, min(nodes) - RESERVED_CPUS) / max(1, _fit(1, each))
+    return Actors(low, high, _share(cpus), each, None)
+
+
+def _fit(gpus: float, each: float) -> int:
+    """How many actors fit on the GPUs of a node. Ray takes a part of a GPU from one GPU, never from two: three actors
+    of 0.4 do not fit on one GPU, and four, not five, on two."""
+    if each >= 1:
+        return math.floor(gpus / each)
+    return math.floor(gpus) * math.floor(round(1 / each, 6))
 
 
 def _share(cpus: float) -> float:

@@ -61,27 +61,28 @@ class ScoreActor:
     """
 
     def __init__(
-        self, job_ref: ray.ObjectRef, threads: int | None, gpu: bool, again: bool = False, counter: Any = None
+        self, job_ref: ray.ObjectRef, threads: int | None, gpus: float, again: bool = False, counter: Any = None
     ) -> None:
         self.again, self.counter = again, counter
         self.broken: pa.Table | None = None
         actor = ray.get_runtime_context().get_actor_id() if counter else None  # stays the same when it is restarted
         with attempt(counter, f"actor {actor}", MAX_STARTS) as allowed:
             if allowed:
-                self._load(job_ref, threads, gpu)
+                self._load(job_ref, threads, gpus)
             else:
                 self.broken = _lost()
 
-    def _load(self, job_ref: ray.ObjectRef, threads: int | None, gpu: bool) -> None:
+    def _load(self, job_ref: ray.ObjectRef, threads: int | None, gpus: float) -> None:
         fault_point("actor.begin")
         with no_collection(ours=True):
-            from tokloss_ray.scoring.stages.scorer import Scorer
+            from tokloss_ray.scoring.stages.scorer import Scorer, keep_to_share
 
             try:
                 job = _job(job_ref)
                 self.effort = Effort(job.storage_tries)
+                keep_to_share(gpus)
                 with self.effort.at_work():
-                    self.scorer = Scorer(job, threads, "cuda" if gpu else "cpu")
+                    self.scorer = Scorer(job, threads, "cuda" if gpus else "cpu")
             except Exception as error:
                 self.broken = _failure(error)
         fault_point("actor.ready")

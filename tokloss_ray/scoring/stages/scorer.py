@@ -28,9 +28,26 @@ from tokloss_ray.scoring.stages.probe import Probe, find_batching
 MAX_STREAMS = 8
 """Python runs one stream at a time between their products; more than this would wait for each other there."""
 
+CONTEXT_BYTES = 600 << 20
+"""About what CUDA itself takes of a GPU's memory in each process, which torch does not count."""
+
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc", "_STATUS_ALLOC_FAILED")
 """How CUDA, torch's allocator on Linux and macOS, the same on Windows, C++ and NVIDIA's libraries say it."""
+
+
+def keep_to_share(gpus: float) -> None:
+    """Let this process take no more of its GPU's memory than its part of the GPU.
+
+    Actors on one GPU would else take it from each other: torch keeps what it has once taken, and the one that comes
+    second halves its micro-batches for good.
+
+    Args:
+        gpus: what the actor has asked Ray for. A whole GPU or more is nobody else's, and 0 is a CPU.
+    """
+    if 0 < gpus < 1:
+        _, total = torch.cuda.mem_get_info()
+        torch.cuda.set_per_process_memory_fraction(max(gpus / 2, gpus - CONTEXT_BYTES / total))
 
 
 def is_out_of_memory(error: BaseException) -> bool:
