@@ -75,6 +75,7 @@ class CommitRecord:
     files: tuple[DataFile, ...]
     errors_file: DataFile | None
     storage_retries: int
+    memory_splits: int
 
     @property
     def all_files(self) -> tuple[DataFile, ...]:
@@ -115,7 +116,7 @@ class CommitRecord:
 
 _LATER: dict[str, Any] = {
     "last_source": None, "start": None, "stop": None, "first_row": None, "last_row": None, "batching": None,
-    "storage_retries": 0,
+    "storage_retries": 0, "memory_splits": 0,
 }  # fmt: skip
 """Fields that records of earlier versions lack, and what is taken for them."""
 _REQUIRED = tuple(f.name for f in fields(CommitRecord) if f.name not in _LATER)

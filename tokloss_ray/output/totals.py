@@ -30,6 +30,7 @@ class Totals:
             None for records that do not say.
         repeated_ids: rows that share their id with another row; None if not counted.
         storage_retries: storage operations that were retried.
+        memory_splits: micro-batches that did not fit in memory and were halved.
     """
 
     shards: int = 0
@@ -47,6 +48,7 @@ class Totals:
     batching: str | None = None
     repeated_ids: int | None = None
     storage_retries: int = 0
+    memory_splits: int = 0
 
     def add(self, record: CommitRecord) -> None:
         """Count one commit record."""
@@ -54,6 +56,7 @@ class Totals:
         for name in _SUMS:
             setattr(self, name, getattr(self, name) + getattr(record, name))
         self.storage_retries += record.storage_retries
+        self.memory_splits += record.memory_splits
         for reason, count in record.errors.items():
             self.errors[reason] = self.errors.get(reason, 0) + count
         for tag, (count, total) in record.loss_by_tag.items():

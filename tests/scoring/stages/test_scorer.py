@@ -86,8 +86,10 @@ def test_no_batch_is_larger_than_one_that_did_not_fit(model: Path, tmp_path: Pat
         made.append(Failing(inner, room=100))
         return made[-1]
 
-    assert score_inline(config, wrap).totals.scored_rows == 1000
+    totals = score_inline(config, wrap).totals
+    assert totals.scored_rows == 1000
     too_large = [size for size in made[0].sizes if size > 100]
+    assert totals.memory_splits == len(too_large)
     assert 0 < len(too_large) <= min(torch.get_num_threads(), MAX_STREAMS)
 
 

@@ -36,6 +36,8 @@ def print_summary(console: Console, summary: RunSummary) -> None:
         table.add_row("repeated ids", repeated(totals.repeated_ids))
     if totals.storage_retries:
         table.add_row("storage retries", f"{totals.storage_retries:,}  (after transient failures)")
+    if totals.memory_splits:
+        table.add_row("memory splits", f"{totals.memory_splits:,}  (micro-batches that did not fit and were halved)")
     for reason, count in sorted(totals.errors.items(), key=lambda e: -e[1]):
         table.add_row(safe(f"errors: {reason}"), f"{count:,}")
     if not summary.finished_before:

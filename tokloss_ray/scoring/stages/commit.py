@@ -52,7 +52,7 @@ def commit_shard(job: Job, about: dict[str, Any], decoded: Decoded) -> CommitRec
         errors_file = _write(fs, root, f"{ERRORS}/{name}-{job.fingerprint}.parquet", decoded.errors)
         fault_point("commit.errors", name)
     retries = about.get("storage_retries", 0) + take_retries()
-    known = {**about, **decoded.figures, "storage_retries": retries}
+    known = {"memory_splits": 0, **about, **decoded.figures, "storage_retries": retries}
     del known["sources"]
     record = CommitRecord(shard=name, fingerprint=job.fingerprint, files=tuple(files), errors_file=errors_file, **known)
     check_owner(job.output, job.fingerprint)

@@ -75,6 +75,7 @@ class _Work:
         self.scored: list[tuple[np.ndarray, TokenScores, int]] = []
         self.too_big: list[int] = []
         self.too_short: list[int] = []
+        self.splits = 0
         self.lock = threading.Lock()
 
     def names(self, rows: np.ndarray) -> str:
@@ -142,7 +143,7 @@ class Scorer:
 
         Returns the table with predicted_ids, loss, predicted_prob, second_ids, second_prob (and probs), lists as long
         as input_ids, and problem, which is null or the reason why a sequence could not be scored; and the figures
-        padded_tokens, batch_tokens, batching and seconds.
+        padded_tokens, batch_tokens, batching, memory_splits (micro-batches that were halved) and seconds.
         """
         begin = time.perf_counter()
         budget = self.budget if journal is None else max(1, self.job.batch_tokens // 2)
@@ -161,6 +162,7 @@ class Scorer:
         table = self._gather(sequences, work)
         budget = min(budget, self.budget)
         figures = {"padded_tokens": work.padded, "batch_tokens": budget, "batching": self.batching}
+        figures["memory_splits"] = work.splits
         return table, figures | {"seconds": time.perf_counter() - begin}
 
     def _stream(self, work: _Work, note: Callable[[np.ndarray], None] = lambda rows: None) -> None:
@@ -178,7 +180,9 @@ class Scorer:
             elif len(rows) > 1:
                 # Half of it, and no larger batch from here on: what did not fit once will not fit later.
                 self.budget = min(self.budget, max(1, batch.attention.size // 2))
-                work.batches.append(rows)
+                with work.lock:
+                    work.splits += 1
+                    work.batches.append(rows)
             else:
                 work.too_big.append(int(rows[0]))
 
