@@ -9,6 +9,7 @@ import sys
 from contextlib import suppress
 
 from tokloss_ray import stopping
+from tokloss_ray.cli import log
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -16,6 +17,7 @@ def main(arguments: list[str] | None = None) -> None:
     stopping.install(is_command=True)
     try:
         try:
+            log.choose(sys.argv[1:] if arguments is None else arguments)
             from tokloss_ray.cli.app import main as run
 
             # Else the interpreter looks through all of torch and Ray before it ends, for a second.

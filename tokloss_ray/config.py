@@ -84,6 +84,11 @@ class ScoreConfig(BaseModel):
     address: str | None = Field(None, description="Ray cluster to use (default: start a local one).")
     limit: int | None = Field(None, gt=0, description="Score only the first N rows.")
     verbose: bool = Field(False, description="Show messages from Ray and transformers, and the traceback of an error.")
+    log_format: Literal["text", "json"] | None = Field(
+        None,
+        description="What the command prints: text, or json for machines, one object per line on standard output "
+        "(default: the environment variable TOKLOSS_LOG_FORMAT, otherwise text).",
+    )
     trust_remote_code: bool = Field(False, description="Allow Python code that comes with the model to run.")
     allow_pickle: bool = Field(False, description="Allow weights that are not in safetensors format.")
 

@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
@@ -41,6 +41,7 @@ class _State:
     held = 0
     unwinding = False
     is_command = False
+    last_words: Callable[[], bool] | None = None
 
 
 @contextmanager
@@ -187,8 +188,15 @@ def over() -> None:
             signal.signal(number, signal.SIG_IGN)
 
 
+def last_words(say: Callable[[], bool]) -> None:
+    """Have an interruption said in another way than in a sentence on standard error, unless `say` returns False."""
+    _State.last_words = say
+
+
 def say_interrupted() -> None:
     """The sentence alone, where there is nothing yet, or nothing any more, that could say it better."""
+    if _State.last_words is not None and _State.last_words():
+        return
     stream: Any = sys.stderr
     with suppress(OSError, ValueError, AttributeError):
         os.write(stream.fileno(), f"{INTERRUPTED}\n".encode())

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from tokloss_ray import __version__, stopping
+from tokloss_ray.cli import log
 from tokloss_ray.cli.apply_fixes import apply_fixes
 from tokloss_ray.cli.check import check
 from tokloss_ray.cli.demo import demo
@@ -59,9 +60,11 @@ def main(arguments: list[str] | None = None) -> None:
     if arguments[:1] == ["--version"]:
         print(__version__)
         return
+    log.choose(arguments)
     with stopping.handled():
         try:
-            app(arguments)
+            # Typer prints what is wrong with the arguments; a machine wants it as it wants all else.
+            app(arguments, standalone_mode=not log.is_json())
         except Exception as error:
             told = shown(error)
             stopping.unwinding()

@@ -36,6 +36,7 @@ def demo(
             partition_by=("split", "lang"),
             overwrite=True,
             verbose=verbose,
+            log_format="text",
         )
     )
     mine(output)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import typer
 from pydantic.fields import FieldInfo
 
+from tokloss_ray.cli import log
 from tokloss_ray.config import ScoreConfig, make_config, read_yaml
 
 _PANELS = {
@@ -17,7 +18,7 @@ _PANELS = {
     "Columns and tags": "tokens_column labels_column id_column tags keep partition_by add_column",
     "Tokens": "max_length overflow overlap label_all_subtokens keep_probs",
     "Speed and cluster": "dtype batch_tokens shard_tokens actors gpus_per_actor address stall_timeout storage_tries",
-    "Limits and permissions": "max_error_rate trust_remote_code allow_pickle verbose",
+    "Limits and permissions": "max_error_rate trust_remote_code allow_pickle verbose log_format",
 }
 _OTHERS = "Other settings"
 """The panel of settings that no other names: a new field is an option without a line here."""
@@ -53,6 +54,8 @@ def score_options(command: Callable[[ScoreConfig], None]) -> Callable[..., None]
         path = given.pop("config")
         settings = read_yaml(path) if path else {}
         settings |= {name: value for name, value in given.items() if value not in (None, [])}
+        if settings.get("log_format") in log.FORMATS:  # the file may ask for it, and what follows may be refused
+            log.use(settings["log_format"])
         command(make_config(settings))
 
     parameters = setting_options(ScoreConfig.model_fields)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-
 from rich.console import Console
 
+from tokloss_ray.cli import log
 from tokloss_ray.cli.options import score_options
-from tokloss_ray.cli.terminal import quiet
+from tokloss_ray.cli.terminal import chatter, quiet, use_log_format
 from tokloss_ray.config import ScoreConfig
 
 
@@ -29,14 +27,18 @@ def score(config: ScoreConfig) -> None:
 
 
 def score_and_tell(config: ScoreConfig) -> None:
-    """Score, with progress on standard error and a summary at the end."""
+    """Score, with progress on standard error and a summary at the end; or both as lines of a log for machines."""
+    use_log_format(config.log_format)
     quiet(config.verbose)
+    from tokloss_ray.cli.views.events import EventView, say_summary
     from tokloss_ray.cli.views.progress import ProgressView
     from tokloss_ray.cli.views.summary import print_summary
     from tokloss_ray.scoring.driver import score as score_job
 
-    # Ray prints what its raylets say to sys.stdout, from a thread of its own.
-    hidden = contextlib.nullcontext() if config.verbose else contextlib.redirect_stdout(io.StringIO())
-    with ProgressView(Console(stderr=True)) as view, hidden:
+    view = EventView() if log.is_json() else ProgressView(Console(stderr=True))
+    with view, chatter(config.verbose):
         summary = score_job(config, view)
-    print_summary(Console(), summary)
+    if log.is_json():
+        say_summary(summary)
+    else:
+        print_summary(Console(), summary)

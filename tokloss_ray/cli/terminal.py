@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import faulthandler
+import io
 import os
 import subprocess
 import sys
 import tempfile
 import traceback
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 
 from rich.console import Console
 
 from tokloss_ray import stopping
-from tokloss_ray.errors import Interrupted, TokLossError
+from tokloss_ray.cli import log
+from tokloss_ray.errors import Interrupted, Refused, TokLossError
 from tokloss_ray.text import visible
 
 _speech = {"verbose": False}
@@ -39,6 +43,27 @@ def quiet(verbose: bool) -> None:
     os.close(file)
     faulthandler.enable(2, all_threads=False)
     _tell_of_a_crash(path)
+
+
+def use_log_format(wanted: str | None) -> None:
+    """From here on, text or JSON; None leaves it to the environment.
+
+    Raises:
+        Refused: the environment asks for something else.
+    """
+    if problem := log.use(wanted):
+        raise Refused(problem)
+
+
+@contextmanager
+def chatter(verbose: bool) -> Iterator[None]:
+    """Keep off standard output what others print there while a run is at work, such as Ray, which prints what its
+    raylets say, from a thread of its own."""
+    if verbose and not log.is_json():
+        yield
+        return
+    with redirect_stdout(sys.stderr if verbose else io.StringIO()):
+        yield
 
 
 _WATCH = r"""
@@ -78,12 +103,25 @@ def shown(error: Exception) -> TokLossError:
         return Interrupted("interrupted", stopping.exit_code(), detail)
     if isinstance(error, TokLossError):
         return error
+    if (wrong := usage_error(error)) is not None:
+        return Refused(wrong)
     detail = "".join(traceback.format_exception(error))
     return TokLossError(f"{type(error).__name__}: {error} (this should not happen; please report it)", detail)
 
 
+def usage_error(error: Exception) -> str | None:
+    """What is wrong with the arguments, if that is what the error is about. Typer has taken click's classes over, and
+    older ones have click's: both are known by what they can do."""
+    message = getattr(error, "format_message", None)
+    return str(message()) if message is not None and hasattr(error, "exit_code") else None
+
+
 def say(error: TokLossError) -> None:
     """Print the sentence. It may quote an id or a file's name, and a terminal would obey what is in them."""
+    if log.is_json():
+        detail = error.detail if _speech["verbose"] else ""
+        log.say("error", message=str(error), exit_code=error.exit_code, detail=detail or None)
+        return
     console = Console(stderr=True, soft_wrap=True)
     console.print("[bold red]error:[/] ", end="", highlight=False)
     console.print(visible(str(error)), markup=False, highlight=False)

@@ -180,7 +180,10 @@ def _score_missing(
             failure = error
         gc.collect()  # actors of this pass live, and hold their CPUs, until the last reference to them is gone
         # What is on disk counts, not what Ray said.
-        records, actors = scan_records(config.output, begun.plan.job.fingerprint).records, None
+        told, actors = records, None
+        records = scan_records(config.output, begun.plan.job.fingerprint).records
+        for name in sorted(records.keys() - told.keys()):
+            watcher.committed(records[name])
         todo = unfinished(begun.units, records)
         # Shards that were lost may have killed their workers: the next pass looks for the rows that do.
         again, deaths = True, count_deaths(config.output) if todo else 0
@@ -188,7 +191,7 @@ def _score_missing(
         if todo and failure is not None and idle == IDLE_PASSES:
             raise failure
         if todo:
-            watcher.stage("retrying lost shards")
+            watcher.retrying(str(failure or "Ray gave some shards up"))
     return records
 
 

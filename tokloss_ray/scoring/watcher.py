@@ -22,6 +22,37 @@ class Watcher:
     def stage(self, name: str) -> None:
         """What the run does now, in a word or two."""
 
+    def retrying(self, reason: str) -> None:
+        """Shards were lost, which are scored in another pass; `reason` says why, in a sentence."""
+        self.stage("retrying lost shards")
+
+
+class Watchers(Watcher):
+    """Several, told one after the other."""
+
+    def __init__(self, *watchers: Watcher) -> None:
+        self.watchers = watchers
+
+    def planned(self, plan: Plan, resumed: Totals, redo: dict[str, str]) -> None:
+        """Tell each."""
+        for watcher in self.watchers:
+            watcher.planned(plan, resumed, redo)
+
+    def committed(self, record: CommitRecord) -> None:
+        """Tell each."""
+        for watcher in self.watchers:
+            watcher.committed(record)
+
+    def stage(self, name: str) -> None:
+        """Tell each."""
+        for watcher in self.watchers:
+            watcher.stage(name)
+
+    def retrying(self, reason: str) -> None:
+        """Tell each."""
+        for watcher in self.watchers:
+            watcher.retrying(reason)
+
 
 class Clock:
     """When shards were committed, and how fast tokens went by once the first one was through."""

@@ -18,15 +18,49 @@ LINE_SECONDS = 5.0
 _REDO_SHOWN = 5
 
 
+class RunProgress:
+    """How far a run has come, whoever is told of it."""
+
+    def __init__(self) -> None:
+        self.plan: Plan | None = None
+        self.now = "starting"
+        self.shards = self.tokens = self.resumed_tokens = 0
+        self.started: float | None = None
+
+    def planned(self, plan: Plan, resumed: Totals) -> None:
+        """The plan is made; `resumed` is what earlier attempts have committed."""
+        self.plan = plan
+        self.shards, self.tokens = resumed.shards, resumed.tokens
+        self.resumed_tokens = resumed.tokens
+
+    def committed(self, record: CommitRecord) -> None:
+        """Move on by one shard."""
+        if self.started is None:
+            # The first shard's wait is start-up; the rate counts from here.
+            self.started = time.monotonic()
+            self.resumed_tokens = self.tokens + record.tokens
+        self.now = "scoring"
+        self.shards += 1
+        self.tokens += record.tokens
+
+    def rate(self) -> float | None:
+        """Tokens per second since the first commit, as soon as there are some."""
+        passed = time.monotonic() - self.started if self.started else 0.0
+        done = self.tokens - self.resumed_tokens
+        return done / passed if done > 0 and passed > 0 else None
+
+    def seconds_left(self) -> float | None:
+        """At this rate, to the end of the plan."""
+        rate = self.rate()
+        return max(0, self.plan.estimated_tokens - self.tokens) / rate if self.plan and rate else None
+
+
 class ProgressView(Watcher):
     """A bar on a terminal, a line every few seconds elsewhere (logs, `ray job submit`)."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.plan: Plan | None = None
-        self.now = "starting"
-        self.shards = self.tokens = self.resumed_tokens = 0
-        self.started: float | None = None
+        self.progress = RunProgress()
         self.over = threading.Event()
         self.bar: Progress | None = None
         self.task: TaskID | None = None
@@ -43,7 +77,7 @@ class ProgressView(Watcher):
                 transient=True,
             )
             self.bar.start()
-            self.task = self.bar.add_task(self.now, total=None, figures="")
+            self.task = self.bar.add_task(self.progress.now, total=None, figures="")
         else:
             threading.Thread(target=self._lines, daemon=True).start()
         return self
@@ -55,9 +89,7 @@ class ProgressView(Watcher):
 
     def planned(self, plan: Plan, resumed: Totals, redo: dict[str, str]) -> None:
         """Show the warnings and what earlier attempts left."""
-        self.plan = plan
-        self.shards, self.tokens = resumed.shards, resumed.tokens
-        self.resumed_tokens = resumed.tokens
+        self.progress.planned(plan, resumed)
         for warning in plan.warnings:
             self.console.print(f"[yellow]warning:[/] {safe(warning)}", highlight=False)
         for name, reason in list(redo.items())[:_REDO_SHOWN]:
@@ -72,41 +104,34 @@ class ProgressView(Watcher):
 
     def stage(self, name: str) -> None:
         """Show what the run does now."""
-        self.now = name
+        self.progress.now = name
         self._refresh()
 
     def committed(self, record: CommitRecord) -> None:
         """Move on by one shard."""
-        if self.started is None:
-            # The first shard's wait is start-up; the rate counts from here.
-            self.started = time.monotonic()
-            self.resumed_tokens = self.tokens + record.tokens
-        self.now = "scoring"
-        self.shards += 1
-        self.tokens += record.tokens
+        self.progress.committed(record)
         self._refresh()
 
     def figures(self) -> str:
         """Shards, tokens per second and time left, as far as they are known."""
-        if self.plan is None:
+        sofar = self.progress
+        if sofar.plan is None:
             return ""
-        parts = [f"{self.shards:,} of about {max(self.shards, self.plan.estimated_shards):,} shards"]
-        passed = time.monotonic() - self.started if self.started else 0.0
-        done = self.tokens - self.resumed_tokens
-        if done > 0 and passed > 0:
-            rate = done / passed
-            left = max(0, self.plan.estimated_tokens - self.tokens) / rate
+        parts = [f"{sofar.shards:,} of about {max(sofar.shards, sofar.plan.estimated_shards):,} shards"]
+        rate, left = sofar.rate(), sofar.seconds_left()
+        if rate is not None and left is not None:
             parts += [f"{rate:,.0f} tokens/s", f"{duration(left)} left"]
         return ", ".join(parts)
 
     def _refresh(self) -> None:
         if self.bar is not None and self.task is not None:
-            total = None if self.plan is None else max(self.plan.estimated_tokens, self.tokens)
+            sofar = self.progress
+            total = None if sofar.plan is None else max(sofar.plan.estimated_tokens, sofar.tokens)
             self.bar.update(
-                self.task, description=self.now, total=total or None, completed=self.tokens, figures=self.figures()
+                self.task, description=sofar.now, total=total or None, completed=sofar.tokens, figures=self.figures()
             )
 
     def _lines(self) -> None:
         while not self.over.wait(LINE_SECONDS):
             figures = self.figures()
-            self.console.print(f"{self.now}{': ' + figures if figures else ' ...'}", highlight=False)
+            self.console.print(f"{self.progress.now}{': ' + figures if figures else ' ...'}", highlight=False)
