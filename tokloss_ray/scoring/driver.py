@@ -29,12 +29,13 @@ from tokloss_ray.scoring.on_ray.hardware import (
     plan_actors,
     uses_gpus,
 )
+from tokloss_ray.scoring.on_ray.metrics import RunMetrics
 from tokloss_ray.scoring.on_ray.nodes import NodeWatch, check_nodes
 from tokloss_ray.scoring.plan import Plan, make_plan
 from tokloss_ray.scoring.preflight import Located, Preflight, locate, preflight
 from tokloss_ray.scoring.resume import EarlierAttempts, find_committed, rows_by_unit, take_back, unfinished
 from tokloss_ray.scoring.stages.journal import count_deaths
-from tokloss_ray.scoring.watcher import Clock, Watcher
+from tokloss_ray.scoring.watcher import Clock, Watcher, Watchers
 from tokloss_ray.storage.failures import PREFLIGHT_TRIES, tries
 from tokloss_ray.threads import in_background
 
@@ -69,7 +70,7 @@ def score(config: ScoreConfig, watcher: Watcher | None = None) -> RunSummary:
         >>> summary.totals.rows, summary.totals.errors
         (300, {})
     """
-    clock, watcher = Clock(), watcher or Watcher()
+    clock, watcher = Clock(), Watchers(watcher or Watcher(), RunMetrics())
     with ExitStack() as stack:
         effort = stack.enter_context(tries(PREFLIGHT_TRIES))
         with before_work():
