@@ -65,7 +65,7 @@ def test_commands(run: inline.Inline, tmp_path: Path, capsys: pytest.CaptureFixt
     damaged = shutil.copytree(out, tmp_path / f"out{NAME}")
     next((damaged / "errors").glob("*.parquet")).unlink()
     file = str(tmp_path / f"x{NAME}.csv")
-    source = str(run.plan.units[0].path)
+    source = str(run.plan.units[0].parts[0].path)
     shown = 0
     for code, words in (
         (0, ["mine", out, "--by", "genre"]),
