@@ -40,13 +40,15 @@ def in_background(work: Callable[[], R]) -> Future[R]:
     return future
 
 
-def map_in_threads(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
-    """The result for each item, in order, made by one thread a core; at most a few results wait to be taken.
+def map_in_threads(function: Callable[[T], R], items: Sequence[T], workers: int | None = None) -> Iterator[R]:
+    """The result for each item, in order, made by one thread a core, or by so many; at most a few results wait.
 
     Each call has a copy of the caller's context variables.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers, call = min(cores, _MOST), in_context(function)
+    if workers is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = min(cores, _MOST)
+    call = in_context(function)
     with ThreadPoolExecutor(workers) as pool:
         waiting: deque[Future[R]] = deque()
         try:

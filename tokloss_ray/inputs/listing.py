@@ -40,8 +40,9 @@ INCOMPLETE = "_INCOMPLETE"
 """Name of a file in a folder on object storage into which a dataset is being copied."""
 
 
-MOST_LOOKED_AT = 2_000
-"""Files up to which each is looked into before the job begins."""
+MOST_LOOKED_AT, MOST_OBJECTS = 2_000, 200
+"""Files up to which each is looked into before the job begins, on a file system and on object storage, where each costs
+several requests."""
 _LARGE = 1 << 20
 """Bytes from which a file is always looked into: it may be cut into parts."""
 
@@ -214,13 +215,14 @@ def _description(fs: fsspec.AbstractFileSystem, path: str, key: str) -> dict:
 def inspect_files(files: list[InputFile], every: bool = False) -> list[Inspected]:
     """Schema and row groups of the files, from metadata alone.
 
-    Of more than MOST_LOOKED_AT files, only the large ones and so many others, evenly spread, are looked into, unless
-    `every` is set: `read_part` holds the others to these when it reads them.
+    Of more than MOST_LOOKED_AT files (MOST_OBJECTS), only the large ones and so many others, evenly spread, are looked
+    into, unless `every` is set: `read_part` holds the others to these when it reads them.
 
     Raises:
         Refused: a file is not what its name says.
     """
-    step = 1 if every else max(1, -(-len(files) // MOST_LOOKED_AT))
+    local = not files or is_local(open_location(files[0].listed.path)[0])
+    step = 1 if every else max(1, -(-len(files) // (MOST_LOOKED_AT if local else MOST_OBJECTS)))
     chosen = [file for i, file in enumerate(files) if not i % step or file.listed.size >= _LARGE]
     with ThreadPoolExecutor(16) as pool:
         return list(pool.map(in_context(inspect_file), chosen))

@@ -12,7 +12,10 @@ from tokloss_ray.inputs.batches import row_range
 from tokloss_ray.inputs.format import CHUNK_ROWS, Format, Groups, RawChunk
 from tokloss_ray.inputs.unit import Columns, FilePart
 from tokloss_ray.ragged import offsets_of
-from tokloss_ray.storage.files import Listed, RangeFile, is_local, open_location, open_random
+from tokloss_ray.storage.files import Listed, RangeFile, is_local, listed, open_location, open_random, read_whole
+
+_ONE_REQUEST = 1 << 18
+"""Bytes up to which an object is fetched whole."""
 
 
 def _inspect(file: Listed) -> tuple[pa.Schema, Groups]:
@@ -27,12 +30,13 @@ def _inspect(file: Listed) -> tuple[pa.Schema, Groups]:
 
 def _read(columns: Columns, part: FilePart) -> Iterator[RawChunk]:
     fs, path = open_location(part.path)
-    # Of an object, pre_buffer fetches the column chunks that are asked for, neighbours in one request.
-    with (
-        pq.ParquetFile(path, memory_map=True)
-        if is_local(fs)
-        else pq.ParquetFile(RangeFile(fs, path), pre_buffer=True) as file
-    ):
+    if is_local(fs):
+        opened = pq.ParquetFile(path, memory_map=True)
+    elif (size := listed(fs, path).size) < _ONE_REQUEST:
+        opened = pq.ParquetFile(pa.BufferReader(read_whole(fs, path)))
+    else:  # pre_buffer fetches the column chunks that are asked for, neighbours in one request
+        opened = pq.ParquetFile(RangeFile(fs, path, size), pre_buffer=True)
+    with opened as file:
         starts = offsets_of(np.array([file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]))
         stop = part.stop if part.stop >= 0 else int(starts[-1])
         groups = [i for i in range(file.num_row_groups) if starts[i] < stop and starts[i + 1] > part.start]

@@ -21,7 +21,11 @@ from tokloss_ray.inputs.unit import FilePart, ReadUnit, RowRules
 from tokloss_ray.output.names import MAX_FOLDER_NAME, partition_folder
 from tokloss_ray.ragged import any_per_row, list_array, list_lengths, offsets_of, one_array
 from tokloss_ray.schema import IGN, IGNORE_INDEX
-from tokloss_ray.storage.files import listed, open_location
+from tokloss_ray.storage.files import is_local, listed, open_location
+from tokloss_ray.threads import map_in_threads
+
+READERS = 16
+"""Small objects of a unit that are read at a time."""
 
 
 class Chunk(NamedTuple):
@@ -65,8 +69,13 @@ def read_unit(rules: RowRules, unit: ReadUnit) -> Iterator[Chunk]:
 
 
 def _read_parts(rules: RowRules, unit: ReadUnit) -> Iterator[tuple[int, RawChunk]]:
-    for number, part in enumerate(unit.parts):
-        for raw in read_part(rules, part):
+    fs, _ = open_location(unit.parts[0].path)
+    if is_local(fs) or len(unit.parts) == 1:
+        chunks: Iterable[Iterable[RawChunk]] = (read_part(rules, part) for part in unit.parts)
+    else:  # small objects take longer to ask for than to read
+        chunks = map_in_threads(lambda part: list(read_part(rules, part)), unit.parts, READERS)
+    for number, of_part in enumerate(chunks):
+        for raw in of_part:
             yield number, raw
 
 
