@@ -32,7 +32,7 @@ def _read(columns: Columns, part: FilePart) -> Iterator[RawChunk]:
     fs, path = open_location(part.path)
     if is_local(fs):
         opened = pq.ParquetFile(path, memory_map=True)
-    elif (size := listed(fs, path).size) < _ONE_REQUEST:
+    elif (size := part.file_size or listed(fs, path).size) < _ONE_REQUEST:
         opened = pq.ParquetFile(pa.BufferReader(read_whole(fs, path)))
     else:  # pre_buffer fetches the column chunks that are asked for, neighbours in one request
         opened = pq.ParquetFile(RangeFile(fs, path, size), pre_buffer=True)

@@ -26,6 +26,7 @@ class FilePart:
         rows: rows in it where metadata tell, else None.
         size: bytes that will be read, about; of an Arrow file exactly.
         offset: where the first record batch of an Arrow file begins; 0 if it must be read from its start.
+        file_size: bytes of the whole file; None if the file system has to be asked.
     """
 
     source: str
@@ -37,6 +38,7 @@ class FilePart:
     rows: int | None
     size: int
     offset: int = 0
+    file_size: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,7 @@ PART_SCHEMA = pa.schema(
         ("rows", pa.int64()),
         ("size", pa.int64()),
         ("offset", pa.int64()),
+        ("file_size", pa.int64()),
     ]
 )
 """The parts of read units as a table, one row each."""

@@ -96,9 +96,8 @@ def _file_parts(
             of_file = groups[file.source] if file.source in groups else inspect_file(file).groups
             parts = _row_parts(of_file, target, left)
         for start, stop, rows, size, offset in parts:
-            yield FilePart(
-                file.source, file.listed.path, file.listed.version, file.format, start, stop, rows, size, offset
-            )
+            where = file.source, file.listed.path, file.listed.version, file.format
+            yield FilePart(*where, start, stop, rows, size, offset, file.listed.size)
             if left is not None:
                 left -= rows or 0
         if left is not None and left <= 0:

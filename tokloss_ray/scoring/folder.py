@@ -40,7 +40,7 @@ from tokloss_ray.storage.files import children, file_names, files_below, kind_of
 from tokloss_ray.storage.sealed import sealed
 
 INPUT_COLUMNS = ("source", "size", "version")
-_MAY_CHANGE = ("path", "version")
+_MAY_CHANGE = ("path", "version", "file_size")
 """Fields of a part that are not in the plan: they may be others at the next attempt."""
 
 
