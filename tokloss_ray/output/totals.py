@@ -4,16 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
-from tokloss_ray.output.records import CommitRecord, in_order
+from tokloss_ray.output.records import CommitRecord
 from tokloss_ray.schema import EQUAL_LENGTH
 
-_SUMS = ("rows", "scored_rows", "error_rows", "sequences", "tokens", "labels", "padded_tokens", "dropped_words")
+_SUMS = (
+    "rows",
+    "scored_rows",
+    "error_rows",
+    "sequences",
+    "tokens",
+    "labels",
+    "padded_tokens",
+    "dropped_words",
+    "storage_retries",
+    "memory_splits",
+)
 
 
 @dataclass
 class Totals:
-    """Sums over commit records, in any order.
+    """Sums over commit records, the same whatever their order.
 
     Attributes:
         shards: committed shards.
@@ -50,22 +62,6 @@ class Totals:
     storage_retries: int = 0
     memory_splits: int = 0
 
-    def add(self, record: CommitRecord) -> None:
-        """Count one commit record."""
-        self.shards += 1
-        for name in _SUMS:
-            setattr(self, name, getattr(self, name) + getattr(record, name))
-        self.storage_retries += record.storage_retries
-        self.memory_splits += record.memory_splits
-        for reason, count in record.errors.items():
-            self.errors[reason] = self.errors.get(reason, 0) + count
-        for tag, (count, total) in record.loss_by_tag.items():
-            before = self.loss_by_tag.get(tag, (0, 0.0))
-            self.loss_by_tag[tag] = (before[0] + count, before[1] + total)
-        self.batch_tokens = min(record.batch_tokens, self.batch_tokens or record.batch_tokens)
-        if self.batching != EQUAL_LENGTH:
-            self.batching = record.batching or self.batching
-
     @property
     def padding_efficiency(self) -> float | None:
         """Real tokens over padded tokens."""
@@ -82,12 +78,78 @@ class Totals:
         return self.error_rows / self.rows if self.rows else 0.0
 
 
+class Tally:
+    """Adds commit records up, in any order and in parts, to the same totals in every digit: losses are added exactly.
+
+    Attributes:
+        busy: seconds for which the records' shards were in the model.
+    """
+
+    def __init__(self) -> None:
+        self.sums: dict[str, int] = dict.fromkeys(("shards", *_SUMS), 0)
+        self.errors: dict[str, int] = {}
+        self.labelled: dict[str, int] = {}
+        self.losses: dict[str, int] = {}  # in units of the smallest number that a float can be
+        self.batch_tokens: int | None = None
+        self.batching: str | None = None
+        self.busy = 0.0
+
+    def add(self, record: CommitRecord) -> None:
+        """Count one commit record."""
+        sums = self.sums
+        sums["shards"] += 1
+        for name in _SUMS:
+            sums[name] += getattr(record, name)
+        _add(self.errors, record.errors)
+        for tag, (count, total) in record.loss_by_tag.items():
+            self.labelled[tag] = self.labelled.get(tag, 0) + count
+            self.losses[tag] = self.losses.get(tag, 0) + _exact(total)
+        self._settle(record.batch_tokens, record.batching)
+        self.busy += record.seconds.get("score", 0.0)
+
+    def merge(self, other: Tally) -> None:
+        """Count what another has counted."""
+        for mine, theirs in (
+            (self.sums, other.sums), (self.errors, other.errors),
+            (self.labelled, other.labelled), (self.losses, other.losses),
+        ):  # fmt: skip
+            _add(mine, theirs)
+        if other.batch_tokens is not None:
+            self._settle(other.batch_tokens, other.batching)
+        self.busy += other.busy
+
+    def totals(self) -> Totals:
+        """The sums, rounded once; reasons and tags by name."""
+        loss = {tag: (self.labelled[tag], self.losses[tag] / _UNITS) for tag in sorted(self.losses)}
+        sums: dict[str, Any] = {**self.sums, "errors": dict(sorted(self.errors.items())), "loss_by_tag": loss}
+        return Totals(**sums, batch_tokens=self.batch_tokens, batching=self.batching)
+
+    def _settle(self, batch_tokens: int, batching: str | None) -> None:
+        self.batch_tokens = min(batch_tokens, self.batch_tokens or batch_tokens)
+        if self.batching != EQUAL_LENGTH:
+            self.batching = batching or self.batching
+
+
+_UNITS = 1 << 1074
+
+
+def _exact(value: float) -> int:
+    """A float as a whole number of `1 / _UNITS`, of which every float has one."""
+    above, below = value.as_integer_ratio()
+    return above * (_UNITS // below)
+
+
+def _add(mine: dict[str, int], theirs: dict[str, int]) -> None:
+    for name, value in theirs.items():
+        mine[name] = mine.get(name, 0) + value
+
+
 def total(records: Iterable[CommitRecord]) -> Totals:
-    """The totals of some commit records, added in the order of their shards so that sums are the same every time."""
-    totals = Totals()
-    for record in in_order(records):
-        totals.add(record)
-    return totals
+    """The totals of some commit records."""
+    tally = Tally()
+    for record in records:
+        tally.add(record)
+    return tally.totals()
 
 
 @dataclass(frozen=True)
