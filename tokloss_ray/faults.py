@@ -24,6 +24,8 @@ POINTS = (
     "commit.data",
     "commit.errors",
     "commit.record",
+    "roll.before",
+    "roll.written",
     "success.before",
     "success.after",
 )

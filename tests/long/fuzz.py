@@ -26,7 +26,7 @@ from tokenizers import Tokenizer
 from tests.support import models
 from tokloss_ray import ScoreConfig, schema
 from tokloss_ray.inputs.read import read_unit
-from tokloss_ray.output.records import read_records
+from tokloss_ray.output.done import read_committed
 from tokloss_ray.output.verify import verify
 from tokloss_ray.ragged import list_array, list_lengths, offsets_of, one_array
 from tokloss_ray.scoring import finish
@@ -192,7 +192,7 @@ def check_batch(model: Path, folder: Path, rng: random.Random, rows: int) -> Cou
                 about = shard.about | {"padded_tokens": 0, "batch_tokens": 1, "batching": schema.PADDED}
                 about["seconds"]["score"] = 0.0
                 commit_shard(plan.job, about, decode_shard(plan.job, shard.about["sources"], scored, shard.errors))
-        totals = finish.complete(config, plan, plan.units, read_records(config.output))
+        totals = finish.complete(config, plan, plan.units, read_committed(config.output, plan.job.fingerprint))
     assert totals.rows == totals.scored_rows + totals.error_rows == expected, (totals.rows, expected)
     assert set(totals.errors) <= set(schema.REASONS)
     problems = verify(config.output).problems

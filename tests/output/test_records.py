@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from tests.support.records import a_record
-from tokloss_ray.output.records import missing_shards
+from tokloss_ray.output.done import Done
 
 
 def test_missing_shards() -> None:
-    assert missing_shards([0, 1], []) == [(0, "000000"), (1, "000001")]
-    assert missing_shards([0], [a_record(0, 0, True)]) == []
-    assert missing_shards([0], [a_record(0, 0), a_record(0, 2, True)]) == [(0, "000000-001")]
-    assert missing_shards([3], [a_record(3, 0), a_record(3, 1)]) == [(3, "000003 after 001")]
+    assert Done([]).missing([0, 1]) == [(0, "000000"), (1, "000001")]
+    assert Done([a_record(0, 0, True)]).missing([0]) == []
+    assert Done([a_record(0, 0), a_record(0, 2, True)]).missing([0]) == [(0, "000000-001")]
+    assert Done([a_record(3, 0), a_record(3, 1)]).missing([3]) == [(3, "000003 after 001")]

@@ -24,7 +24,8 @@ from tokloss_ray import ScoreConfig
 from tokloss_ray.demo import DATA
 from tokloss_ray.errors import JobFailed, Refused, TokLossError
 from tokloss_ray.inputs.read import read_unit
-from tokloss_ray.output.records import CommitRecord, range_problems, read_records
+from tokloss_ray.output.done import Done
+from tokloss_ray.output.records import CommitRecord, read_records
 from tokloss_ray.output.verify import verify
 from tokloss_ray.scoring.on_ray import workers as stages
 from tokloss_ray.scoring.plan import make_plan
@@ -193,9 +194,8 @@ def test_shards_that_were_cut_away(tiny: Path, corpora: dict[str, Path], tmp_pat
     job = make_plan(preflight(config_of(tiny, corpora["table"], tmp_path / "out")), False, False)
     unit, tokenizer = job.units[0], Tokenizer.from_str(job.job.tokenizer_json)
     score_inline(config_of(tiny, corpora["table"], tmp_path / "out"))
-    from tokloss_ray.scoring.resume import rows_by_unit
-
-    held = rows_by_unit(read_records(str(tmp_path / "out")).values())[0]
+    records = read_records(str(tmp_path / "out")).values()
+    held = {record.index: record.row_range for record in records if record.unit == 0 and record.row_range}
     held[max(held) + 3] = held[max(held)]
     chunks = read_unit(job.job, unit)
     with pytest.raises(JobFailed, match="it would not exist"):
@@ -282,15 +282,15 @@ def test_ranges() -> None:
         return a_record(unit, index, last, **held)
 
     whole = [record(0, 0, 0, 30, False), record(0, 1, 30, 60, True), record(1, 0, 0, 12, True)]
-    assert list(range_problems({0: 60, 1: None}, whole)) == []
-    assert list(range_problems({0: 60, 1: None}, [whole[0], whole[2]])) == [], "a missing shard is another matter"
+    assert list(Done(whole).misfits({0: 60, 1: None})) == []
+    assert list(Done([whole[0], whole[2]]).misfits({0: 60, 1: None})) == [], "a missing shard is another matter"
     gap = [whole[0], record(0, 1, 40, 60, True)]
     overlap = [whole[0], record(0, 1, 20, 60, True)]
     short = [whole[0], record(0, 1, 30, 48, True)]
     for records, shard in ((gap, "000000-001"), (overlap, "000000-001"), (short, "000000-001")):
-        assert [name for name, _ in range_problems({0: 60}, records)] == [shard]
-    assert [name for name, _ in range_problems({0: 60}, whole)] == ["000001-000"]
-    assert next(range_problems({0: 90}, [*whole[:2], record(0, 2, 60, 90, True)]))[0] == "000000-001"
+        assert [name for name, _ in Done(records).misfits({0: 60})] == [shard]
+    assert [name for name, _ in Done(whole).misfits({0: 60})] == ["000001-000"]
+    assert next(Done([*whole[:2], record(0, 2, 60, 90, True)]).misfits({0: 90}))[0] == "000000-001"
 
 
 def test_new_shards_among_old_ones_are_not_written_before_all_fit(

@@ -16,9 +16,11 @@ from tokenizers import Tokenizer
 
 from tokloss_ray import ScoreConfig
 from tokloss_ray.inputs.read import read_unit
-from tokloss_ray.output.records import CommitRecord, read_records, scan_records
+from tokloss_ray.output.done import read_committed
+from tokloss_ray.output.records import CommitRecord, read_records
 from tokloss_ray.output.run import is_finished, read_run
-from tokloss_ray.output.totals import Totals, total
+from tokloss_ray.output.segments import RollUp
+from tokloss_ray.output.totals import Totals
 from tokloss_ray.scoring import finish, resume
 from tokloss_ray.scoring.folder import check_folder, check_same_run, clear, read_plan, start_run
 from tokloss_ray.scoring.job import Job
@@ -30,6 +32,7 @@ from tokloss_ray.scoring.stages.cutting import encode_unit
 from tokloss_ray.scoring.stages.decode import decode_shard
 from tokloss_ray.scoring.stages.scorer import Scorer
 from tokloss_ray.scoring.stages.shard import Shard, from_row, to_row
+from tokloss_ray.storage.sealed import sealed
 
 Row = dict[str, Any]
 
@@ -59,7 +62,7 @@ def score_inline(
     """
     run = None if config.overwrite else read_run(config.output)
     check_folder(config.output)
-    found = resume.EarlierAttempts() if run is None else resume.find_committed(config.output, run)
+    found = resume.EarlierAttempts() if run is None else resume.find_committed(config.output, run, owned=True)
     finished = found.complete and not found.damaged and is_finished(config.output)
     plan = make_plan(preflight(config), False, False, None if run is None else run.identity)
     if run is not None:
@@ -75,13 +78,16 @@ def score_inline(
             scorer = _scorer(job, wrap_model)
             scorer.batching = batching or scorer.batching
             tokenizer = tokenizer or Tokenizer.from_str(job.tokenizer_json)
-            done = resume.rows_by_unit(found.records.values())
-            for unit in resume.unfinished(units, found.records):
+            done = found.committed.done.held()
+            roll_up = RollUp(config.output, job.fingerprint, found.committed.next_segment)
+            for unit in resume.unfinished(units, found.committed.done):
                 for cut in encode_unit(job, tokenizer, unit, read_unit(job, unit), done.get(unit.number)):
-                    committed(_score_one(job, scorer, cut))
-            totals = finish.complete(config, plan, units, scan_records(config.output, job.fingerprint).records)
+                    record = _score_one(job, scorer, cut)
+                    roll_up.add(record.shard, sealed(record.to_json()))
+                    committed(record)
+            totals = finish.complete(config, plan, units, read_committed(config.output, job.fingerprint, roll_up=True))
     else:
-        totals = total(found.records.values())
+        totals = found.committed.tally.totals()
     records = read_records(config.output)
     return Inline(totals, plan, list(records.values()), read_rows(config.output), read_rows(config.output, "errors"))
 

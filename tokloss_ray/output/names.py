@@ -18,6 +18,7 @@ COMMITS, ATTEMPTS, SCORES, ERRORS, MINING = "_commits", "_attempts", "scores", "
 FOLDERS = (COMMITS, ATTEMPTS, SCORES, ERRORS, MINING)
 DATA_FILE = re.compile(r"(\d{6,}-\d{3,})-[0-9a-f]{6}\.parquet")
 """Names that this program gives to data files: shard and fingerprint."""
+_SHARD = re.compile(r"(\d{6,})-(\d{3,})")
 
 MAX_FOLDER_NAME = 255
 """Bytes that file systems allow; kept on object storage too, so that results do not depend on where they are."""
@@ -26,6 +27,12 @@ MAX_FOLDER_NAME = 255
 def shard_name(unit: int, index: int) -> str:
     """`000017-003`: the fourth shard of unit 17."""
     return f"{unit:06d}-{index:03d}"
+
+
+def shard_place(name: str) -> tuple[int, int] | None:
+    """The unit and the number in it of a shard of this name; None if it is not a shard's."""
+    match = _SHARD.fullmatch(name)
+    return (int(match[1]), int(match[2])) if match else None
 
 
 def partition_folder(column: str, value: object) -> str:

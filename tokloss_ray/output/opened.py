@@ -10,7 +10,7 @@ from typing import NamedTuple
 from urllib.parse import unquote
 
 from tokloss_ray.errors import Refused
-from tokloss_ray.output.records import CommitRecord, read_records
+from tokloss_ray.output.records import CommitRecord, stream_records
 from tokloss_ray.output.run import read_finished
 from tokloss_ray.schema import NULL_PARTITION
 from tokloss_ray.storage.files import is_local, open_location
@@ -141,14 +141,14 @@ def _open_one(output: str, partial: bool) -> Scores:
     columns = dict.fromkeys([*identity["partition_by"], *identity["keep"], *identity["add_column"]])
     labels: Counter[str] = Counter()
     losses: list[float] = []
-    files: list[ScoreFile] = []
-    records = list(read_records(output, run.short_fingerprint).values())
+    shards: dict[str, list[ScoreFile]] = {}
     own = OUTPUT in columns
-    for record in records:
+    for record in stream_records(output, run.short_fingerprint):
         labels.update({tag: count for tag, (count, _) in record.loss_by_tag.items()})
         losses += [loss for _, loss in record.loss_by_tag.values()]
-        files += _files_of(output, record, {} if own else {OUTPUT: output})
-    about = Contents(output, run.fingerprint, len(records), labels.total(), math.fsum(losses))
+        shards[record.shard] = list(_files_of(output, record, {} if own else {OUTPUT: output}))
+    files = [file for shard in sorted(shards) for file in shards[shard]]
+    about = Contents(output, run.fingerprint, len(shards), labels.total(), math.fsum(losses))
     return Scores(
         (output,),
         (about,),

@@ -7,15 +7,26 @@ a unit at different places, which would lose rows or score them twice.
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
+from sys import intern
 from typing import Any, NamedTuple
 
-from tokloss_ray.errors import JobFailed
-from tokloss_ray.output.names import COMMITS, ERRORS, SCORES, shard_name
-from tokloss_ray.storage.files import files_below, open_location, read_files
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tokloss_ray.errors import JobFailed, StorageFailed
+from tokloss_ray.output import segments
+from tokloss_ray.output.names import COMMITS
+from tokloss_ray.output.segments import Entry, RollUp, read_segment, segments_among
+from tokloss_ray.storage.files import open_location, read_whole, remove
+from tokloss_ray.storage.listings import list_files
 from tokloss_ray.storage.sealed import DamagedError, is_sealed, unsealed
+from tokloss_ray.threads import in_context, map_in_threads
 
 
 class RowRange(NamedTuple):
@@ -104,14 +115,25 @@ class CommitRecord:
             errors_file = content["errors_file"]
             known: dict[str, Any] = {name: content[name] for name in _REQUIRED}
             known |= {name: content.get(name, default) for name, default in _LATER.items()}
-            known["files"] = tuple(DataFile(**file) for file in content["files"])
-            known["errors_file"] = None if errors_file is None else DataFile(**errors_file)
-            known["loss_by_tag"] = {tag: (count, total) for tag, (count, total) in content["loss_by_tag"].items()}
+            known["files"] = tuple(_data_file(file) for file in content["files"])
+            known["errors_file"] = None if errors_file is None else _data_file(errors_file)
+            # A name that many records have is kept once.
+            known |= {name: intern(content[name]) for name in ("fingerprint", "source")}
+            last_source = known["last_source"]
+            known["last_source"] = None if last_source is None else intern(last_source)
+            for name in ("seconds", "errors"):
+                known[name] = {intern(key): value for key, value in content[name].items()}
+            by_tag = content["loss_by_tag"].items()
+            known["loss_by_tag"] = {intern(tag): (count, total) for tag, (count, total) in by_tag}
         except KeyError as error:
             raise DamagedError(f"it has no {error.args[0]}") from None
         except (TypeError, ValueError, AttributeError):
             raise DamagedError("it is not a commit record") from None
         return cls(**known)
+
+
+def _data_file(content: Mapping[str, Any]) -> DataFile:
+    return DataFile(content["path"], content["rows"], content["bytes"], content.get("sha256"))
 
 
 _LATER: dict[str, Any] = {
@@ -137,29 +159,159 @@ class Scan:
     of_other_runs: list[str] = field(default_factory=list)
 
 
-def scan_records(output: str, fingerprint: str | None = None) -> Scan:
-    """Read all commit records of an output, those that are damaged apart.
+class RecordStream:
+    """The commit records of an output, one after the other in no certain order: memory does not grow with them.
 
-    With a fingerprint, records of other runs are set apart: a worker that was thought dead may have written one late.
+    Each iteration lists `_commits` and reads what is listed: from segments what they have right (`segments.py`), the
+    rest from the records' own files.
+
+    Args:
+        output: the folder.
+        fingerprint: records of other runs are set apart: a worker that was thought dead may have written one late.
+        rolled: whether to look into segments at all.
+        roll_up: put records that are in no segment into new ones, if they are many, and remove segments that hold
+            nothing any more. For a driver that owns the folder.
+
+    Attributes:
+        damaged, of_other_runs: as in `Scan`; complete when an iteration has ended.
+        other_segments: file names of segments of other runs.
+        next_segment: the number that no segment has yet.
     """
-    fs, root = open_location(output)
-    scan = Scan()
-    for path, data in read_files(fs, f"{root}/{COMMITS}", ".json"):
-        name = posixpath.basename(path)
-        try:
-            record = CommitRecord.from_json(unsealed(data))
-            if record.row_range is not None and not is_sealed(data):  # earlier versions wrote neither
-                raise DamagedError("it has no checksum")
-            if record.shard != name.removesuffix(".json"):
-                raise DamagedError(f"it is the record of shard {record.shard}")
-        except DamagedError as error:
-            scan.damaged[name] = str(error)
-            continue
-        if fingerprint is not None and record.fingerprint != fingerprint:
-            scan.of_other_runs.append(name)
-        else:
-            scan.records[record.shard] = record
-    return scan
+
+    def __init__(
+        self, output: str, fingerprint: str | None = None, *, rolled: bool = True, roll_up: bool = False
+    ) -> None:
+        self.output, self.fingerprint, self.rolled, self.roll_up = output, fingerprint, rolled, roll_up
+        self.damaged: dict[str, str] = {}
+        self.of_other_runs: list[str] = []
+        self.other_segments: list[str] = []
+        self.next_segment = 1
+
+    def __iter__(self) -> Iterator[CommitRecord]:
+        fs, root = open_location(self.output)
+        folder = f"{root}/{COMMITS}"
+        self.damaged, self.of_other_runs = {}, []
+        files = list_files(fs, folder)
+        ours, self.other_segments = segments_among(files.column("path").to_pylist(), self.fingerprint)
+        self.next_segment = max(ours.values(), default=0) + 1
+        files = files.filter(pc.match_substring_regex(files.column("path"), r"^[^/]*\.json$")).sort_by("path")
+        listing = _Listing(_fixed_width(files.column("path")), _fixed_width(files.column("version")), _sizes(files))
+        taken = np.zeros(len(listing.names), dtype=bool)
+        if self.rolled and len(taken):
+            paths = [f"{folder}/{name}" for name in ours]
+            for path, table in zip(paths, map_in_threads(lambda path: read_segment(fs, path), paths), strict=True):
+                held = False
+                for place, data in () if table is None else listing.matching(table, taken):
+                    with suppress(DamagedError):
+                        record = parse_record(listing.name(place), data)
+                        if self.fingerprint in (None, record.fingerprint):
+                            taken[place] = held = True
+                            yield record
+                if self.roll_up and not held:
+                    with suppress(StorageFailed):
+                        remove(fs, path)
+        yield from self._from_files(fs, folder, listing, np.flatnonzero(~taken))
+
+    def _from_files(
+        self, fs: fsspec.AbstractFileSystem, folder: str, listing: _Listing, places: np.ndarray
+    ) -> Iterator[CommitRecord]:
+        """Records from their own files, and into segments of so many at once."""
+
+        def content(name: str) -> bytes | None:
+            try:
+                return read_whole(fs, f"{folder}/{name}")
+            except FileNotFoundError:  # others may remove it meanwhile
+                return None
+
+        owner = self.fingerprint if self.roll_up else None
+        roll_up = RollUp(self.output, owner, self.next_segment) if owner else None
+        loose: list[Entry] = []
+        with ThreadPoolExecutor(16) as pool:
+            for start in range(0, len(places), segments.RECORDS):
+                chunk = places[start : start + segments.RECORDS]
+                names = [listing.name(place) for place in chunk]
+                for place, name, data in zip(chunk, names, pool.map(in_context(content), names), strict=True):
+                    if data is None:
+                        continue
+                    try:
+                        record = parse_record(name, data)
+                    except DamagedError as error:
+                        self.damaged[name] = str(error)
+                        continue
+                    if self.fingerprint not in (None, record.fingerprint):
+                        self.of_other_runs.append(name)
+                        continue
+                    if roll_up is not None and is_sealed(data):
+                        loose.append(Entry(name, len(data), listing.versions[place].decode(), data))
+                    yield record
+                if roll_up is not None and len(loose) >= segments.RECORDS:
+                    with suppress(StorageFailed):
+                        roll_up.write(loose)
+                    loose = []
+                    self.next_segment = roll_up.number
+
+
+class _Listing(NamedTuple):
+    """The files of records: names in order, versions (both as bytes of fixed width) and sizes."""
+
+    names: np.ndarray
+    versions: np.ndarray
+    sizes: np.ndarray
+
+    def name(self, place: int) -> str:
+        return self.names[place].decode()
+
+    def matching(self, segment: pa.Table, taken: np.ndarray) -> Iterator[tuple[int, bytes]]:
+        """Place in this listing and bytes, of the entries of a segment that are of listed files as they are now."""
+        names = _fixed_width(segment.column("name"))
+        places = np.minimum(np.searchsorted(self.names, names), len(self.names) - 1)
+        same = (self.names[places] == names) & (self.versions[places] == _fixed_width(segment.column("version")))
+        same &= (self.sizes[places] == _sizes(segment)) & ~taken[places]
+        records = segment.column("record")
+        return ((int(places[i]), records[i].as_py()) for i in np.flatnonzero(same).tolist())
+
+
+def _fixed_width(column: pa.ChunkedArray) -> np.ndarray:
+    return np.array(column.cast(pa.binary()).to_pylist() or [b""][:0], dtype=np.bytes_)
+
+
+def _sizes(table: pa.Table) -> np.ndarray:
+    return table.column("size").to_numpy()
+
+
+def parse_record(name: str, data: bytes) -> CommitRecord:
+    """The record in a file of this name.
+
+    Raises:
+        DamagedError: with what is wrong with it.
+    """
+    record = CommitRecord.from_json(unsealed(data))
+    if record.row_range is not None and not is_sealed(data):  # earlier versions wrote neither
+        raise DamagedError("it has no checksum")
+    if record.shard != name.removesuffix(".json"):
+        raise DamagedError(f"it is the record of shard {record.shard}")
+    return record
+
+
+def scan_records(output: str, fingerprint: str | None = None, rolled: bool = False) -> Scan:
+    """Read all commit records of an output, those that are damaged apart; from their own files, unless `rolled`."""
+    stream = RecordStream(output, fingerprint, rolled=rolled)
+    records = {record.shard: record for record in stream}
+    return Scan({shard: records[shard] for shard in sorted(records)}, stream.damaged, stream.of_other_runs)
+
+
+def stream_records(output: str, fingerprint: str | None = None) -> Iterator[CommitRecord]:
+    """The commit records of an output, in no certain order.
+
+    Raises:
+        JobFailed: a record is damaged; at the end, when all others have come.
+    """
+    stream = RecordStream(output, fingerprint)
+    yield from stream
+    for name, problem in stream.damaged.items():
+        raise JobFailed(
+            f"{output}/{COMMITS}/{name} is damaged ({problem}): run the same tokloss score command to score it again"
+        )
 
 
 def read_records(output: str, fingerprint: str | None = None) -> dict[str, CommitRecord]:
@@ -168,12 +320,7 @@ def read_records(output: str, fingerprint: str | None = None) -> dict[str, Commi
     Raises:
         JobFailed: a record is damaged.
     """
-    scan = scan_records(output, fingerprint)
-    for name, problem in scan.damaged.items():
-        raise JobFailed(
-            f"{output}/{COMMITS}/{name} is damaged ({problem}): run the same tokloss score command to score it again"
-        )
-    return scan.records
+    return {record.shard: record for record in sorted(stream_records(output, fingerprint), key=lambda r: r.shard)}
 
 
 def in_order(records: Iterable[CommitRecord]) -> list[CommitRecord]:
@@ -187,73 +334,3 @@ def by_unit(records: Iterable[CommitRecord]) -> dict[int, list[CommitRecord]]:
     for record in in_order(records):
         units.setdefault(record.unit, []).append(record)
     return units
-
-
-def missing_shards(units: Iterable[int], records: Iterable[CommitRecord]) -> list[tuple[int, str]]:
-    """What is not committed yet, as (unit, name): shards before a unit's last one, and units without a last one."""
-    done: dict[int, set[int]] = {}
-    last: dict[int, int] = {}
-    for record in records:
-        done.setdefault(record.unit, set()).add(record.index)
-        if record.last:
-            last[record.unit] = record.index
-    missing = []
-    for unit in units:
-        have = done.get(unit, set())
-        if unit not in last:
-            known = f" after {max(have):03d}" if have else ""
-            missing.append((unit, f"{unit:06d}{known}"))
-        else:
-            missing += [(unit, shard_name(unit, i)) for i in range(last[unit]) if i not in have]
-    return missing
-
-
-def range_problems(units: Mapping[int, int | None], records: Iterable[CommitRecord]) -> Iterator[tuple[str, str]]:
-    """Where the shards of a unit do not hold its rows from the first to the last, each once: (shard, what is wrong).
-
-    units: the rows of each unit by its number, None where metadata do not tell. Missing shards are another matter
-    (`missing_shards`): nothing is said of what follows one. Records of earlier versions hold no rows.
-    """
-    for number, of_unit in by_unit(records).items():
-        after, rows = 0, units.get(number)
-        if number not in units:
-            yield of_unit[0].shard, f"the plan has no unit {number}"
-            continue
-        for position, record in enumerate(of_unit):
-            held = record.row_range
-            if record.index != position or held is None:
-                break
-            if held.start != after:
-                before = f"but the previous shard ends at row {after:,}"
-                yield record.shard, f"it begins at row {held.start:,} of its unit, {before}"
-                break
-            if held.stop - held.start != record.rows:
-                yield record.shard, f"it has {record.rows:,} rows, from {held.start:,} to {held.stop:,}"
-            after = held.stop
-            if record.last:
-                if position + 1 < len(of_unit):
-                    yield record.shard, f"it is the last of its unit, but shard {of_unit[position + 1].shard} follows"
-                if rows is not None and after != rows:
-                    yield record.shard, f"its unit ends at row {after:,}, but the plan says {rows:,}"
-                break
-
-
-def file_problems(output: str, records: Iterable[CommitRecord]) -> list[tuple[str | None, str]]:
-    """What a listing shows, by shard: files that records name and that are not there or of another size; and, with None
-    for the shard, files of nobody."""
-    fs, root = open_location(output)
-    there = {
-        file.path.removeprefix(f"{root}/"): file.size
-        for folder in (SCORES, ERRORS)
-        for file in files_below(fs, f"{root}/{folder}")
-        if not posixpath.basename(file.path).startswith(".")
-    }
-    problems: list[tuple[str | None, str]] = []
-    for record in records:
-        for file in record.all_files:
-            size = there.pop(file.path, None)
-            if size is None:
-                problems.append((record.shard, f"{file.path} is missing"))
-            elif size != file.bytes:
-                problems.append((record.shard, f"{file.path} has {size:,} bytes, not {file.bytes:,}"))
-    return problems + [(None, f"{path} belongs to no shard") for path in sorted(there)]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tokloss_ray.errors import Refused
+from tokloss_ray.output.done import read_committed
 from tokloss_ray.output.names import RUN
-from tokloss_ray.output.records import missing_shards, scan_records
 from tokloss_ray.output.run import is_finished, read_run
-from tokloss_ray.output.totals import Totals, total
+from tokloss_ray.output.totals import Totals
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,9 @@ def read_status(output: str) -> Status:
     run = read_run(output)
     if run is None:
         raise Refused(f"{output} is not an output of tokloss: it has no {RUN}")
-    records = scan_records(output, run.short_fingerprint).records.values()
-    missing = missing_shards(range(run.plan.units), records)
-    totals = total(records)
-    busy = sum(record.seconds["score"] for record in records)
+    committed = read_committed(output, run.short_fingerprint)
+    missing = committed.done.missing(range(run.plan.units))
+    totals, busy = committed.tally.totals(), committed.tally.busy
     return Status(
         finished=is_finished(output),
         units=run.plan.units,

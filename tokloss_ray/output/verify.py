@@ -13,15 +13,9 @@ import pyarrow.parquet as pq
 
 from tokloss_ray import schema
 from tokloss_ray.errors import Refused
+from tokloss_ray.output.done import Committed, file_problems, list_data
 from tokloss_ray.output.names import COMMITS, DATA_FILE, INPUTS, PLAN, RUN, SUCCESS
-from tokloss_ray.output.records import (
-    CommitRecord,
-    by_unit,
-    file_problems,
-    missing_shards,
-    range_problems,
-    scan_records,
-)
+from tokloss_ray.output.records import CommitRecord, by_unit, scan_records
 from tokloss_ray.output.run import (
     Run,
     fingerprint,
@@ -32,7 +26,7 @@ from tokloss_ray.output.run import (
     recorded_inputs,
     recorded_parts,
 )
-from tokloss_ray.output.totals import Totals, total
+from tokloss_ray.output.totals import Totals
 from tokloss_ray.output.verify_unit import Part, check_unit, id_hashes
 from tokloss_ray.storage.files import open_location, open_random
 from tokloss_ray.storage.sealed import DamagedError
@@ -92,7 +86,8 @@ def verify(output: str) -> Verified:
         raise Refused(f"{output} is not finished: tokloss status shows what is missing")
     scan = scan_records(output, run.short_fingerprint)
     records = scan.records
-    found = Verified(total(records.values()))
+    committed = Committed(records.values())
+    found = Verified(committed.tally.totals())
     written = _check_folder(output, run, found)
     for name, problem in scan.damaged.items():
         found.add(f"{COMMITS}/{name} is damaged: {problem}", redo=name.removesuffix(".json"))
@@ -104,14 +99,14 @@ def verify(output: str) -> Verified:
     if run.plan.inputs_sha256 is not None and recorded_inputs(output, run) is None:
         found.add(f"{INPUTS} is damaged or missing", repaired=True)
     parts = _parts_by_unit(recorded)
-    missing = dict(missing_shards(range(run.plan.units), records.values()))
+    missing = dict(committed.done.missing(range(run.plan.units)))
     for name in missing.values():
         if f"{name}.json" not in scan.damaged:
             found.add(f"shard {name} is missing", repaired=True)
     rows = {number: _rows(parts.get(number)) for number in range(run.plan.units)}
-    for shard, problem in range_problems(rows, records.values()):
+    for shard, problem in committed.done.misfits(rows):
         found.add(f"shard {shard}: {problem}")
-    for file_of, problem in file_problems(output, records.values()):
+    for file_of, problem in file_problems(list_data(output), committed.files()):
         ours = DATA_FILE.fullmatch(problem.split()[0].rpartition("/")[2])
         found.add(f"shard {file_of}: {problem}" if file_of else problem, redo=file_of, repaired=ours is not None)
     if written is not None and not missing:

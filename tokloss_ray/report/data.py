@@ -16,10 +16,10 @@ from tokloss_ray.mining.ranks.label_scores import PRIOR_ADJUSTED
 from tokloss_ray.mining.tables import listing
 from tokloss_ray.mining.tables.table import Tables
 from tokloss_ray.output.opened import open_outputs
-from tokloss_ray.output.records import CommitRecord, in_order, read_records
+from tokloss_ray.output.records import CommitRecord, in_order, stream_records
 from tokloss_ray.output.run import Run, read_finished
 from tokloss_ray.output.score_files import reading
-from tokloss_ray.output.totals import Totals, total
+from tokloss_ray.output.totals import Tally, Totals
 from tokloss_ray.schema import ERRORS_SCHEMA
 from tokloss_ray.storage.files import open_location, read_whole
 
@@ -81,10 +81,14 @@ def read_report_data(
     """
     with before_work():
         run, finished = read_finished(output, partial, "report")
-        records = list(read_records(output, run.short_fingerprint).values())
-        totals = total(records)
+        tally, with_errors = Tally(), []
+        for record in stream_records(output, run.short_fingerprint):
+            tally.add(record)
+            if record.errors_file is not None:
+                with_errors.append(record)
+        totals = tally.totals()
         found, made = _read_tables(output)
-        bad_rows = _read_bad_rows(output, records)
+        bad_rows = _read_bad_rows(output, with_errors)
     rank = rank or made.get("rank") or PRIOR_ADJUSTED
     scheme = scheme or made.get("scheme")
     asked = {"rank": rank, "scheme": scheme, "min_count": 1}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 from tokloss_ray import stopping
 from tokloss_ray.cluster.session import joins_cluster, raise_if_stopped, ray_session
@@ -14,9 +15,11 @@ from tokloss_ray.config import ScoreConfig
 from tokloss_ray.errors import JobFailed, PassFailed, Refused, before_work
 from tokloss_ray.inputs.unit import ReadUnit
 from tokloss_ray.model.quick_imports import no_collection
-from tokloss_ray.output.records import CommitRecord, scan_records
+from tokloss_ray.output.done import Committed, Done, read_committed
+from tokloss_ray.output.records import CommitRecord, RowRange
 from tokloss_ray.output.run import Run, is_finished, read_run, run_file
-from tokloss_ray.output.totals import RunSummary, total
+from tokloss_ray.output.segments import RollUp
+from tokloss_ray.output.totals import RunSummary
 from tokloss_ray.scoring.estimate import Estimate, estimate
 from tokloss_ray.scoring.finish import break_early, complete
 from tokloss_ray.scoring.folder import check_folder, check_same_run, clear, read_plan, start_run
@@ -33,10 +36,11 @@ from tokloss_ray.scoring.on_ray.metrics import RunMetrics
 from tokloss_ray.scoring.on_ray.nodes import NodeWatch, check_nodes
 from tokloss_ray.scoring.plan import Plan, make_plan
 from tokloss_ray.scoring.preflight import Located, Preflight, locate, preflight
-from tokloss_ray.scoring.resume import EarlierAttempts, find_committed, rows_by_unit, take_back, unfinished
+from tokloss_ray.scoring.resume import EarlierAttempts, find_committed, take_back, unfinished
 from tokloss_ray.scoring.stages.journal import count_deaths
 from tokloss_ray.scoring.watcher import Clock, Watcher, Watchers
 from tokloss_ray.storage.failures import PREFLIGHT_TRIES, tries
+from tokloss_ray.storage.sealed import sealed
 from tokloss_ray.threads import in_background
 
 IDLE_PASSES = 2
@@ -77,12 +81,16 @@ def score(config: ScoreConfig, watcher: Watcher | None = None) -> RunSummary:
             begun = _begin(config, watcher, stack)
         output, warnings = config.output, tuple(begun.plan.warnings)
         if begun.lease is None:
-            return RunSummary(output, total(begun.records.values()), 0, clock.elapsed(), None, None, True, warnings)
+            totals = begun.found.committed.tally.totals()
+            return RunSummary(output, totals, 0, clock.elapsed(), None, None, True, warnings)
         effort.tries = config.storage_tries
-        records = _score_missing(config, begun, begun.lease, watcher, clock)
-        totals = complete(config, begun.plan, begun.units, records)
+        before = begun.found.committed.done.shards
+        committed = _score_missing(config, begun, begun.lease, watcher, clock)
+        nothing_new = committed is begun.found.committed
+        listing = begun.found.listing if nothing_new else None
+        totals = complete(config, begun.plan, begun.units, committed, listing)
         totals.storage_retries += effort.take()
-    new = len(records) - len(begun.records)
+    new = committed.done.shards - before
     return RunSummary(output, totals, new, clock.elapsed(), clock.first, clock.rate(), False, warnings)
 
 
@@ -92,7 +100,7 @@ class _Begun:
 
     Attributes:
         units: of the plan that was recorded when the run began.
-        records: what earlier attempts have committed.
+        found: what earlier attempts have committed.
         actors: None where there is nothing left to score.
         joins: it works on a cluster that it has not started.
         lease: None where the output was complete before.
@@ -100,7 +108,7 @@ class _Begun:
 
     plan: Plan
     units: list[ReadUnit]
-    records: dict[str, CommitRecord]
+    found: EarlierAttempts
     actors: Actors | None = None
     joins: bool = False
     lease: Lease | None = None
@@ -128,16 +136,16 @@ def _begin(config: ScoreConfig, watcher: Watcher, stack: ExitStack) -> _Begun:
         stack.enter_context(ray_session(config.address, config.verbose))
     plan = _plan(config, checked.result(), run, joins and not finished, finished)
     if finished:
-        return _Begun(plan, plan.units, found.records)
+        return _Begun(plan, plan.units, found)
     lease = stack.enter_context(Lease(config.output, plan.job.fingerprint))
     lease.confirm()
     # From here on nobody else writes; what was read before may be out of date.
     if not config.overwrite and read_run(config.output) != run:
         raise Refused(f"another run was at work in {config.output} just now: run the same command again")
-    found = EarlierAttempts() if run is None else find_committed(config.output, run)
+    found = EarlierAttempts() if run is None else find_committed(config.output, run, owned=True)
     units = plan.units if run is None else read_plan(plan, run)
-    watcher.planned(plan, total(found.records.values()), found.redo)
-    todo = unfinished(units, found.records)
+    watcher.planned(plan, found.committed.tally.totals(), found.redo)
+    todo = unfinished(units, found.committed.done)
     actors = plan_actors(config, cluster_hardware(may_grow=joins)) if todo else None
     take_back(config.output, found)
     if run is None:
@@ -152,48 +160,55 @@ def _begin(config: ScoreConfig, watcher: Watcher, stack: ExitStack) -> _Begun:
                 clear(config.output)
             raise
     watcher.stage("starting the model" if todo else "computing totals")
-    return _Begun(plan, units, found.records, actors, joins, lease)
+    return _Begun(plan, units, found, actors, joins, lease)
 
 
-def _score_missing(
-    config: ScoreConfig, begun: _Begun, lease: Lease, watcher: Watcher, clock: Clock
-) -> dict[str, CommitRecord]:
-    """Passes over what is missing, until nothing is or passes commit nothing; returns all records that there are.
+def _score_missing(config: ScoreConfig, begun: _Begun, lease: Lease, watcher: Watcher, clock: Clock) -> Committed:
+    """Passes over what is missing, until nothing is or passes commit nothing; returns all that is committed then.
+
+    Meanwhile records are rolled up. What is kept of them grows with the units at work, not with the shards done.
 
     Raises:
         PassFailed: the last passes failed.
         JobFailed: a stage failed, or the cluster has no node left.
         TooManyBadRows: the rows are mostly bad from the start.
     """
-    records, actors = dict(begun.records), begun.actors
-    todo = unfinished(begun.units, records)
+    committed, actors, fingerprint = begun.found.committed, begun.actors, begun.plan.job.fingerprint
+    todo = unfinished(begun.units, committed.done)
     idle, again, deaths = 0, False, 0
     while todo and idle < IDLE_PASSES:
-        failure, known = None, (len(records), deaths)
+        failure, known = None, (committed.done.shards, deaths)
         try:
             actors = actors or _actors_again(config, begun.joins)
-            for record in _one_pass(begun.plan, todo, records, actors, config, again, lease):
-                records[record.shard] = record
+            roll_up = RollUp(config.output, fingerprint, committed.next_segment)
+            for record in _one_pass(begun.plan, todo, committed.done.held(), actors, config, again, lease):
                 clock.committed(record)
                 watcher.committed(record)
-                break_early(records, config)
+                if committed.done.add(record):
+                    committed.tally.add(record)
+                    break_early(committed.tally, config)
+                    roll_up.add(record.shard, sealed(record.to_json()))
         except PassFailed as error:
             failure = error
         gc.collect()  # actors of this pass live, and hold their CPUs, until the last reference to them is gone
         # What is on disk counts, not what Ray said.
-        told, actors = records, None
-        records = scan_records(config.output, begun.plan.job.fingerprint).records
-        for name in sorted(records.keys() - told.keys()):
-            watcher.committed(records[name])
-        todo = unfinished(begun.units, records)
+        tell = partial(_tell_new, committed.done, watcher)
+        committed, actors = read_committed(config.output, fingerprint, roll_up=True, each=tell), None
+        todo = unfinished(begun.units, committed.done)
         # Shards that were lost may have killed their workers: the next pass looks for the rows that do.
         again, deaths = True, count_deaths(config.output) if todo else 0
-        idle = idle + 1 if (len(records), deaths) == known else 0
+        idle = idle + 1 if (committed.done.shards, deaths) == known else 0
         if todo and failure is not None and idle == IDLE_PASSES:
             raise failure
         if todo:
             watcher.retrying(str(failure or "Ray gave some shards up"))
-    return records
+    return committed
+
+
+def _tell_new(told: Done, watcher: Watcher, record: CommitRecord) -> None:
+    """Tell of a shard that was committed and that Ray did not tell of."""
+    if not told.has(record.unit, record.index):
+        watcher.committed(record)
 
 
 def _preflight(config: ScoreConfig, located: Located) -> Preflight:
@@ -234,7 +249,7 @@ def _actors_again(config: ScoreConfig, joins: bool) -> Actors:
 def _one_pass(
     plan: Plan,
     units: list[ReadUnit],
-    records: dict[str, CommitRecord],
+    held: Mapping[int, Mapping[int, RowRange]],
     actors: Actors,
     config: ScoreConfig,
     again: bool,
@@ -255,7 +270,6 @@ def _one_pass(
         lease.check()
         nodes.check()
 
-    held = rows_by_unit(records.values())
     for result in run(plan.job, units, held, actors, config.stall_timeout, again, check):
         if result.failure is not None or result.record is None:
             raise JobFailed(result.failure or "a stage returned nothing", result.detail)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+import pyarrow as pa
+
 from tokloss_ray.config import ScoreConfig
 from tokloss_ray.errors import JobFailed, TooManyBadRows
 from tokloss_ray.inputs.unit import ReadUnit
-from tokloss_ray.output.records import CommitRecord, file_problems, missing_shards, range_problems
+from tokloss_ray.output.done import Committed, file_problems, list_data
+from tokloss_ray.output.records import stream_records
 from tokloss_ray.output.run import fingerprint, read_run
-from tokloss_ray.output.totals import Totals, total
+from tokloss_ray.output.totals import Tally, Totals
 from tokloss_ray.output.verify import repeated_ids
 from tokloss_ray.scoring.folder import forget_attempts, remove_strangers, write_success
 from tokloss_ray.scoring.plan import Plan
@@ -21,40 +24,43 @@ MOST_IDS = 20_000_000
 """Rows up to which a run counts repeated ids before it ends, which holds eight bytes for each; `verify` always does."""
 
 
-def break_early(records: dict[str, CommitRecord], config: ScoreConfig) -> None:
+def break_early(tally: Tally, config: ScoreConfig) -> None:
     """Stop a run whose rows are mostly bad from the start: that is a wrong column, not bad rows."""
-    if config.max_error_rate >= 0.5 or len(records) > 1000:
+    if config.max_error_rate >= 0.5 or tally.sums["shards"] > 1000:
         return
-    rows = sum(r.rows for r in records.values())
-    bad = sum(r.error_rows for r in records.values())
+    rows, bad = tally.sums["rows"], tally.sums["error_rows"]
     if rows >= BREAKER_ROWS and bad * 2 > rows:
-        reasons = _reasons(total(records.values()))
+        reasons = _reasons(tally.totals())
         raise TooManyBadRows(
             f"stopped: {bad:,} of the first {rows:,} rows cannot be scored ({reasons}), "
             f"which suggests a wrong column; the rows are in {config.output}/errors"
         )
 
 
-def complete(config: ScoreConfig, plan: Plan, units: list[ReadUnit], records: dict[str, CommitRecord]) -> Totals:
+def complete(
+    config: ScoreConfig, plan: Plan, units: list[ReadUnit], committed: Committed, listing: pa.Table | None = None
+) -> Totals:
     """Check that everything is there and adds up, then write `_SUCCESS`.
+
+    listing: the data files, if nothing was written since they were listed.
 
     Raises:
         JobFailed: something is missing, or the parts do not fit together.
         TooManyBadRows: more rows are in errors/ than the settings allow.
     """
-    missing = [name for _, name in missing_shards((unit.number for unit in units), records.values())]
+    missing = [name for _, name in committed.done.missing(unit.number for unit in units)]
     if missing:
         shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         raise JobFailed(
             f"{len(missing)} shards are missing, and another pass did not help: {shown}; run the same command again"
         )
-    wrong = next(range_problems({unit.number: unit.rows for unit in units}, records.values()), None)
+    wrong = next(committed.done.misfits({unit.number: unit.rows for unit in units}), None)
     if wrong is not None:
         raise JobFailed(
             f"shard {wrong[0]} does not match the others: {wrong[1]}. Not all attempts cut the units at the same "
             f"places: start over with --overwrite"
         )
-    totals = total(records.values())
+    totals = committed.tally.totals()
     if totals.rows != totals.scored_rows + totals.error_rows or (plan.rows is not None and totals.rows != plan.rows):
         expected = totals.rows if plan.rows is None else plan.rows
         raise JobFailed(
@@ -65,15 +71,16 @@ def complete(config: ScoreConfig, plan: Plan, units: list[ReadUnit], records: di
     if run is None or run.fingerprint != fingerprint(plan.job.identity):
         raise JobFailed(f"another run took over {config.output} while this one was running: choose another folder")
     forget_attempts(config.output)
-    remove_strangers(config.output, records)
-    if problems := file_problems(config.output, records.values()):
+    named = committed.files()
+    listing = remove_strangers(config.output, committed, list_data(config.output) if listing is None else listing)
+    if problems := file_problems(listing, named):
         more = f", and {len(problems) - 1} more problems" if len(problems) > 1 else ""
         remedy = (
             "run the same command again to score that shard again" if problems[0][0] else "move it away and run again"
         )
         raise JobFailed(f"{problems[0][1]}{more}: {remedy}")
     if config.id_column and totals.rows <= MOST_IDS:
-        totals.repeated_ids = repeated_ids(config.output, records.values())
+        totals.repeated_ids = repeated_ids(config.output, stream_records(config.output, plan.job.fingerprint))
     if totals.error_rate > config.max_error_rate:
         raise TooManyBadRows(
             f"{totals.error_rows:,} of {totals.rows:,} rows cannot be scored ({_reasons(totals)}), more than "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import posixpath
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from hashlib import sha256
 from importlib.metadata import version
@@ -13,30 +13,29 @@ from typing import Any
 
 import fsspec
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tokloss_ray.errors import Refused
 from tokloss_ray.faults import fault_point
 from tokloss_ray.inputs.unit import FilePart, ReadUnit, parts_table
+from tokloss_ray.output.done import Committed, strangers
 from tokloss_ray.output.names import (
     ATTEMPTS,
     COMMITS,
     DAMAGED,
     DATA_FILE,
-    ERRORS,
     FOLDERS,
     INPUTS,
     LEASE,
     PLAN,
     REPORT,
     RUN,
-    SCORES,
     SUCCESS,
 )
-from tokloss_ray.output.records import CommitRecord
 from tokloss_ray.output.run import PlanFigures, Run, fingerprint, read_run, recorded_inputs, recorded_parts
 from tokloss_ray.scoring.plan import Plan
-from tokloss_ray.storage.files import children, file_names, files_below, kind_of, open_location, remove, write_whole
+from tokloss_ray.storage.files import children, kind_of, open_location, remove, write_whole
 from tokloss_ray.storage.sealed import sealed
 
 INPUT_COLUMNS = ("source", "size", "version")
@@ -187,19 +186,18 @@ def forget_attempts(output: str) -> None:
     remove(fs, f"{root}/{ATTEMPTS}")
 
 
-def remove_strangers(output: str, records: Mapping[str, CommitRecord]) -> None:
+def remove_strangers(output: str, committed: Committed, listing: pa.Table) -> pa.Table:
     """Remove what no record of the finished run names: data files and records of other runs, which a worker that was
     thought dead has written late, and files of an attempt in which a shard came out otherwise (without bad rows, say).
+
+    listing: the data files; returns it without those that were removed.
     """
     fs, root = open_location(output)
-    named = {file.path for record in records.values() for file in record.all_files}
-    for folder in (SCORES, ERRORS):
-        for file in files_below(fs, f"{root}/{folder}"):
-            if DATA_FILE.fullmatch(posixpath.basename(file.path)) and file.path.removeprefix(f"{root}/") not in named:
-                remove(fs, file.path)
-    for name in file_names(fs, f"{root}/{COMMITS}", ".json"):
-        if name.removesuffix(".json") not in records:
-            remove(fs, f"{root}/{COMMITS}/{name}")
+    ours = [path for path in strangers(listing, committed.files()) if DATA_FILE.fullmatch(posixpath.basename(path))]
+    names = [*committed.damaged, *committed.of_other_runs, *committed.other_segments]
+    for path in (*ours, *(f"{COMMITS}/{name}" for name in names)):
+        remove(fs, f"{root}/{path}")
+    return listing.filter(pc.invert(pc.is_in(listing.column("path"), pa.array(ours, pa.string()))))
 
 
 def write_success(output: str, totals: dict[str, Any]) -> None:

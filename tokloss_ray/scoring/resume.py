@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+import pyarrow as pa
+
 from tokloss_ray.inputs.unit import ReadUnit
-from tokloss_ray.output.records import CommitRecord, RowRange, file_problems, missing_shards, scan_records
+from tokloss_ray.output.done import Committed, Done, file_problems, list_data, read_committed
 from tokloss_ray.output.run import Run, read_damage
 from tokloss_ray.scoring.folder import undo
+from tokloss_ray.threads import in_background
 
 
 @dataclass(frozen=True)
@@ -16,17 +18,19 @@ class EarlierAttempts:
     """What they have committed.
 
     Attributes:
-        records: of the shards that count.
+        committed: the shards that count.
         redo: why a shard has to be scored again, by the file name of its record: the record is damaged, or a data file
             is missing, has another size, or was found damaged by `tokloss verify`.
         complete: no shard is missing.
         noted: `verify` has left a note of what it found.
+        listing: the data files that the records were held against; None where there was no attempt.
     """
 
-    records: dict[str, CommitRecord] = field(default_factory=dict)
+    committed: Committed = field(default_factory=Committed)
     redo: dict[str, str] = field(default_factory=dict)
     complete: bool = False
     noted: bool = False
+    listing: pa.Table | None = None
 
     @property
     def damaged(self) -> bool:
@@ -34,17 +38,24 @@ class EarlierAttempts:
         return bool(self.redo) or self.noted
 
 
-def find_committed(folder: str, run: Run) -> EarlierAttempts:
-    """What the attempts of a run have committed, held against a listing of its data files. Changes nothing."""
-    scan = scan_records(folder, run.short_fingerprint)
+def find_committed(folder: str, run: Run, *, owned: bool = False) -> EarlierAttempts:
+    """What the attempts of a run have committed, held against a listing of its data files.
+
+    Changes nothing; or, if the folder is `owned`, nothing but that many single records are rolled up.
+    """
+    listed = in_background(lambda: list_data(folder))
+    committed = read_committed(folder, run.short_fingerprint, roll_up=owned)
+    listing = listed.result()
     noted = read_damage(folder)
-    redo = {name: f"its record is damaged ({problem})" for name, problem in scan.damaged.items()}
-    redo |= dict.fromkeys(scan.of_other_runs, "its record belongs to another run")
-    redo |= {f"{shard}.json": f"{problem}" for shard, problem in file_problems(folder, scan.records.values()) if shard}
-    redo |= {f"{shard}.json": "tokloss verify found it damaged" for shard in noted or () if shard in scan.records}
-    records = {shard: record for shard, record in scan.records.items() if f"{shard}.json" not in redo}
-    complete = not missing_shards(range(run.plan.units), records.values())
-    return EarlierAttempts(records, redo, complete, noted is not None)
+    redo = {name: f"its record is damaged ({problem})" for name, problem in committed.damaged.items()}
+    redo |= dict.fromkeys(committed.of_other_runs, "its record belongs to another run")
+    counting = {f"{shard}.json": problem for shard, problem in file_problems(listing, committed.files()) if shard}
+    counting |= {f"{shard}.json": "tokloss verify found it damaged" for shard in committed.among(noted or ())}
+    if counting:
+        without = {name.removesuffix(".json") for name in counting}
+        committed = read_committed(folder, run.short_fingerprint, without)
+    complete = not committed.done.missing(range(run.plan.units))
+    return EarlierAttempts(committed, redo | counting, complete, noted is not None, listing)
 
 
 def take_back(folder: str, found: EarlierAttempts) -> None:
@@ -53,16 +64,7 @@ def take_back(folder: str, found: EarlierAttempts) -> None:
         undo(folder, found.redo)
 
 
-def unfinished(units: list[ReadUnit], records: Mapping[str, CommitRecord]) -> list[ReadUnit]:
+def unfinished(units: list[ReadUnit], done: Done) -> list[ReadUnit]:
     """The units that lack a shard."""
-    missing = {number for number, _ in missing_shards((unit.number for unit in units), records.values())}
+    missing = {number for number, _ in done.missing(unit.number for unit in units)}
     return [unit for unit in units if unit.number in missing]
-
-
-def rows_by_unit(records: Iterable[CommitRecord]) -> dict[int, dict[int, RowRange]]:
-    """Which rows the committed shards of each unit hold, by the shard's number in its unit."""
-    held: dict[int, dict[int, RowRange]] = {}
-    for record in records:
-        if (rows := record.row_range) is not None:
-            held.setdefault(record.unit, {})[record.index] = rows
-    return held

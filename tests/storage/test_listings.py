@@ -1,0 +1,60 @@
+"""Listings as columns say what the storage has, however many pages it takes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tokloss_ray.errors import StorageFailed
+from tokloss_ray.storage.files import open_location, write_whole
+from tokloss_ray.storage.listings import list_files
+
+FILES = {
+    "a.json": b"1", "b/part=x/c d.parquet": b"22", "b/part=%3Cy%3E/é.parquet": b"", "b/part=<LastModified>/e": b"333",
+    "z": b"55555",
+}  # fmt: skip
+
+
+def put(output: str) -> tuple[Any, str]:
+    fs, root = open_location(output)
+    for path, data in {**FILES, ".hidden": b"x", "b/.c.parquet.7.tmp": b"x"}.items():
+        write_whole(fs, f"{root}/{path}", data)
+    write_whole(fs, f"{root}-other/f", b"x")
+    return fs, root
+
+
+def test_on_disk(tmp_path: Path) -> None:
+    fs, root = put(str(tmp_path / "out"))
+    os.symlink(tmp_path / "out", tmp_path / "out" / "b" / "loop")
+    os.symlink(tmp_path / "nowhere", tmp_path / "out" / "lost")
+    found = list_files(fs, root)
+    assert dict(zip(*(found.column(name).to_pylist() for name in ("path", "size")), strict=True)) == {
+        path: len(data) for path, data in FILES.items()
+    }
+    assert list_files(fs, f"{root}/no").num_rows == 0
+
+
+def test_in_a_bucket_page_by_page(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    fs, root = put(f"{bucket}/out")
+    asked: list[str] = []
+
+    def two_at_once(method: str, **kwargs: Any) -> Any:
+        asked.append(method)
+        return call(method, **kwargs, MaxKeys=2)
+
+    call = fs.call_s3
+    monkeypatch.setattr(fs, "call_s3", two_at_once)
+    found = list_files(fs, root)
+    assert len(asked) == 4
+    paths = found.column("path").to_pylist()
+    sizes = dict(zip(paths, found.column("size").to_pylist(), strict=True))
+    versions = dict(zip(paths, found.column("version").to_pylist(), strict=True))
+    assert sizes == {path: len(data) for path, data in FILES.items()}
+    monkeypatch.undo()
+    assert versions == {path: fs.info(f"{root}/{path}")["ETag"].strip('"') for path in FILES}
+    assert list_files(fs, f"{root}/no").num_rows == 0
+    with pytest.raises(StorageFailed, match="no such bucket"):
+        list_files(fs, f"{root.split('/')[0]}-not/out")
