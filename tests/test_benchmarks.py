@@ -76,6 +76,12 @@ def test_the_quick_mode_of_scale(tmp_path):
     assert all(found["peak_memory_mb"] > 100 for found in figures["memory"]["points"])
 
 
+def test_the_quick_mode_of_records(tmp_path):
+    lines = run("records", tmp_path)["lines"]
+    assert [line["measure"] for line in lines if line["segments"] == "after"] == ["status", "resume", "finish"] * 2
+    assert all(line["peak_mb"] > 50 for line in lines)
+
+
 def test_a_corpus_has_the_rows_asked_for_each_with_an_id_of_its_own(tmp_path):
     folder = common.write_corpus(tmp_path / "corpus", 120_003, DATA)
     table, base = pq.read_table(folder), pq.read_table(DATA)
