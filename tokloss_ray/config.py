@@ -80,6 +80,7 @@ class ScoreConfig(BaseModel):
     )
     stall_timeout: float = Field(1800, gt=0, description="Fail after this many seconds without progress.")
     storage_tries: int = Field(6, gt=0, description="Attempts per storage operation.")
+    append: bool = Field(False, description="Score only the files that the output does not have, and add them to it.")
     overwrite: bool = Field(False, description="Discard the earlier run in the output folder and start over.")
     address: str | None = Field(None, description="Ray cluster to use (default: start a local one).")
     limit: int | None = Field(None, gt=0, description="Score only the first N rows.")
@@ -160,6 +161,8 @@ class ScoreConfig(BaseModel):
         clash = sorted(schema.RESERVED & {*self.keep, *self.partition_by, *self.add_column})
         if clash:
             raise ValueError(f"{', '.join(clash)}: reserved column name; rename it in the input")
+        if self.append and (self.overwrite or self.limit):
+            raise ValueError(f"append: cannot be combined with {'overwrite' if self.overwrite else 'limit'}")
         twice = sorted(set(self.keep) & set(self.add_column))
         if twice:
             raise ValueError(f"{', '.join(twice)}: both kept from the input and added as a constant; remove one")

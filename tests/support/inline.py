@@ -22,11 +22,12 @@ from tokloss_ray.output.run import is_finished, read_run
 from tokloss_ray.output.segments import RollUp
 from tokloss_ray.output.totals import Totals
 from tokloss_ray.scoring import finish, resume
-from tokloss_ray.scoring.folder import check_folder, check_same_run, clear, read_plan, start_run
+from tokloss_ray.scoring.additions import find_base
+from tokloss_ray.scoring.folder import add_generation, check_folder, check_same_run, clear, read_plan, start_run
 from tokloss_ray.scoring.job import Job
 from tokloss_ray.scoring.lease import Lease
 from tokloss_ray.scoring.plan import Plan, make_plan
-from tokloss_ray.scoring.preflight import preflight
+from tokloss_ray.scoring.preflight import locate, preflight
 from tokloss_ray.scoring.stages.commit import commit_shard
 from tokloss_ray.scoring.stages.cutting import encode_unit
 from tokloss_ray.scoring.stages.decode import decode_shard
@@ -64,12 +65,18 @@ def score_inline(
     check_folder(config.output)
     found = resume.EarlierAttempts() if run is None else resume.find_committed(config.output, run, owned=True)
     finished = found.complete and not found.damaged and is_finished(config.output)
-    plan = make_plan(preflight(config), False, False, None if run is None else run.identity)
+    located = locate(config)
+    base = find_base(config, run, located.files)
+    finished = finished and not (base and base.new)
+    plan = make_plan(preflight(config, located), False, False, None if run is None else run.identity, base)
     if run is not None:
         check_same_run(run, plan, config.output, finished)
     job, units = plan.job, plan.units
     if not finished:
         with Lease(config.output, job.fingerprint):
+            if run is not None and base is not None and base.new:
+                run = add_generation(plan, run)
+                found = resume.find_committed(config.output, run, owned=True)
             units = plan.units if run is None else read_plan(plan, run)
             resume.take_back(config.output, found)
             if run is None:

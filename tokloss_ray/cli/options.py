@@ -14,7 +14,7 @@ from tokloss_ray.cli import log
 from tokloss_ray.config import ScoreConfig, make_config, read_yaml
 
 _PANELS = {
-    "Input and output": "model input output config revision tokenizer split limit overwrite",
+    "Input and output": "model input output config revision tokenizer split limit append overwrite",
     "Columns and tags": "tokens_column labels_column id_column tags keep partition_by add_column",
     "Tokens": "max_length overflow overlap label_all_subtokens keep_probs",
     "Speed and cluster": "dtype batch_tokens shard_tokens actors gpus_per_actor address stall_timeout storage_tries",

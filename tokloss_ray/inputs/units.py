@@ -50,11 +50,12 @@ def sample_json(file: InputFile) -> list[dict]:
 
 
 def make_units(
-    files: list[InputFile], inspected: list[Inspected], shard_tokens: int, limit: int | None
+    files: list[InputFile], inspected: list[Inspected], shard_tokens: int, limit: int | None, first: int = 0
 ) -> list[ReadUnit]:
     """The plan: units of about SHARDS_PER_UNIT shards, in the order of the files; small files share one.
 
-    A pure function of the files and the settings. `limit` counts rows (for JSON lines, lines that are not blank).
+    A pure function of the files and the settings. Units are numbered from `first`. `limit` counts rows (for JSON lines,
+    lines that are not blank).
     """
     units: list[ReadUnit] = []
     bytes_per_token = {item.name: item.bytes_per_token for item in formats.FORMATS}
@@ -64,7 +65,7 @@ def make_units(
     def close() -> None:
         nonlocal tokens
         if waiting:
-            units.append(ReadUnit(len(units), tuple(waiting)))
+            units.append(ReadUnit(first + len(units), tuple(waiting)))
         waiting.clear()
         tokens = 0.0
 

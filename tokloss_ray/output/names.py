@@ -10,6 +10,8 @@ from tokloss_ray.schema import NULL_PARTITION
 RUN, PLAN, SUCCESS, REPORT = "_run.json", "_plan.parquet", "_SUCCESS", "report.html"
 INPUTS = "_inputs.parquet"
 """The input files, with what changes when their content does."""
+OF_ADDITION = re.compile(r"_(plan|inputs)-\d{3,}\.parquet")
+"""The same of files that were added later."""
 DAMAGED = "_damaged.json"
 """The shards that `verify` found damaged, for the next attempt to score again."""
 LEASE = "_lease.json"

@@ -17,6 +17,8 @@ from tokloss_ray.storage.files import is_local, open_location
 
 OUTPUT = "output"
 """Name of the slice by output, where several are mined as one."""
+GENERATION = "generation"
+"""Name of the slice by generation of an output to which files were added: 0 for the first files, then 1 and so on."""
 
 
 class Condition(NamedTuple):
@@ -139,6 +141,9 @@ def _open_one(output: str, partial: bool) -> Scores:
     run, finished = read_finished(output, partial, "take")
     identity = run.identity
     columns = dict.fromkeys([*identity["partition_by"], *identity["keep"], *identity["add_column"]])
+    tells_generations = bool(run.additions) and GENERATION not in columns
+    if tells_generations:
+        columns[GENERATION] = None
     labels: Counter[str] = Counter()
     losses: list[float] = []
     shards: dict[str, list[ScoreFile]] = {}
@@ -146,7 +151,10 @@ def _open_one(output: str, partial: bool) -> Scores:
     for record in stream_records(output, run.short_fingerprint):
         labels.update({tag: count for tag, (count, _) in record.loss_by_tag.items()})
         losses += [loss for _, loss in record.loss_by_tag.values()]
-        shards[record.shard] = list(_files_of(output, record, {} if own else {OUTPUT: output}))
+        more = {} if own else {OUTPUT: output}
+        if tells_generations:
+            more[GENERATION] = str(run.generation(record.unit))
+        shards[record.shard] = list(_files_of(output, record, more))
     files = [file for shard in sorted(shards) for file in shards[shard]]
     about = Contents(output, run.fingerprint, len(shards), labels.total(), math.fsum(losses))
     return Scores(

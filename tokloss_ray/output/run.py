@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from hashlib import sha256
+from itertools import accumulate
 from typing import Any
 
 import pyarrow as pa
@@ -47,6 +49,7 @@ class Run:
         identity: every setting and content that results depend on.
         tags: the model's, by id.
         plan: what the plan came to.
+        additions: the same of the files that --append has added, generation after generation.
         versions: of Python and of the packages that results depend on, at the first attempt.
     """
 
@@ -56,6 +59,27 @@ class Run:
     tags: tuple[str, ...]
     plan: PlanFigures
     versions: dict[str, str]
+    additions: tuple[PlanFigures, ...] = ()
+
+    @property
+    def generations(self) -> tuple[PlanFigures, ...]:
+        """The plan and its additions."""
+        return (self.plan, *self.additions)
+
+    @property
+    def units(self) -> int:
+        """Read units of all generations; they are numbered through."""
+        return sum(plan.units for plan in self.generations)
+
+    @property
+    def rows(self) -> int | None:
+        """Rows of all generations, None where metadata do not tell."""
+        known = [plan.rows for plan in self.generations]
+        return None if None in known else sum(n or 0 for n in known)
+
+    def generation(self, unit: int) -> int:
+        """The generation that a unit belongs to, counted from 0."""
+        return bisect_right(list(accumulate(plan.units for plan in self.generations)), unit)
 
     @property
     def short_fingerprint(self) -> str:
@@ -78,9 +102,18 @@ class Run:
         Raises:
             KeyError, TypeError: it is not the file of a run.
         """
-        plan = {name: content["plan"].get(name) for name in PlanFigures.__dataclass_fields__}
         names = ("fingerprint", "settings", "identity", "versions")
-        return cls(tags=tuple(content["tags"]), plan=PlanFigures(**plan), **{name: content[name] for name in names})
+        return cls(
+            tags=tuple(content["tags"]),
+            plan=_figures(content["plan"]),
+            additions=tuple(_figures(addition) for addition in content.get("additions", ())),
+            **{name: content[name] for name in names},
+        )
+
+
+def _figures(content: dict[str, Any]) -> PlanFigures:
+    figures: dict[str, Any] = {name: content.get(name) for name in PlanFigures.__dataclass_fields__}
+    return PlanFigures(**figures)
 
 
 def fingerprint(identity: dict[str, Any]) -> str:
@@ -120,8 +153,9 @@ def same_input_files(a: Run, b: Run) -> bool:
 
 
 def recorded_inputs(output: str, run: Run) -> pa.Table | None:
-    """The input files of a run (source, size, version); None if their file is not there or is not what was written."""
-    return _recorded_table(output, INPUTS, run.plan.inputs_sha256)
+    """The input files of a run (source, size, version), of all generations; None if their file is not there or is not
+    what was written."""
+    return _recorded(output, INPUTS, [plan.inputs_sha256 for plan in run.generations])
 
 
 def run_file(output: str) -> str:
@@ -181,7 +215,19 @@ def read_finished(output: str, partial: bool, verb: str) -> tuple[Run, bool]:
 def recorded_parts(output: str, run: Run) -> pa.Table | None:
     """The plan, one row for each part of a file, with the number of the unit that reads it; or None if its file is not
     there or is not what was written."""
-    return _recorded_table(output, PLAN, run.plan.sha256)
+    return _recorded(output, PLAN, [plan.sha256 for plan in run.generations])
+
+
+def of_generation(name: str, generation: int) -> str:
+    """`_plan.parquet` or `_inputs.parquet` of a generation: `_plan-001.parquet` is of the first addition."""
+    return name if not generation else name.replace(".parquet", f"-{generation:03d}.parquet")
+
+
+def _recorded(output: str, name: str, checksums: Sequence[str | None]) -> pa.Table | None:
+    """What each generation has recorded, one after the other; None if one of them is lost or damaged."""
+    tables = [_recorded_table(output, of_generation(name, i), checksum) for i, checksum in enumerate(checksums)]
+    found = [table for table in tables if table is not None]
+    return pa.concat_tables(found) if len(found) == len(tables) else None
 
 
 def _recorded_table(output: str, name: str, checksum: str | None) -> pa.Table | None:

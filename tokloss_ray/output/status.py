@@ -34,13 +34,13 @@ def read_status(output: str) -> Status:
     if run is None:
         raise Refused(f"{output} is not an output of tokloss: it has no {RUN}")
     committed = read_committed(output, run.short_fingerprint)
-    missing = committed.done.missing(range(run.plan.units))
+    missing = committed.done.missing(range(run.units))
     totals, busy = committed.tally.totals(), committed.tally.busy
     return Status(
         finished=is_finished(output),
-        units=run.plan.units,
+        units=run.units,
         units_missing=len({unit for unit, _ in missing}),
-        rows=run.plan.rows,
+        rows=run.rows,
         missing=[name for _, name in missing],
         totals=totals,
         tokens_per_busy_second=totals.tokens / busy if busy else None,

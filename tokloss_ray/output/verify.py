@@ -99,11 +99,11 @@ def verify(output: str) -> Verified:
     if run.plan.inputs_sha256 is not None and recorded_inputs(output, run) is None:
         found.add(f"{INPUTS} is damaged or missing", repaired=True)
     parts = _parts_by_unit(recorded)
-    missing = dict(committed.done.missing(range(run.plan.units)))
+    missing = dict(committed.done.missing(range(run.units)))
     for name in missing.values():
         if f"{name}.json" not in scan.damaged:
             found.add(f"shard {name} is missing", repaired=True)
-    rows = {number: _rows(parts.get(number)) for number in range(run.plan.units)}
+    rows = {number: _rows(parts.get(number)) for number in range(run.units)}
     for shard, problem in committed.done.misfits(rows):
         found.add(f"shard {shard}: {problem}")
     for file_of, problem in file_problems(list_data(output), committed.files()):
@@ -120,7 +120,7 @@ def verify(output: str) -> Verified:
             in_context(
                 lambda unit: check_unit(output, unit, parts.get(unit), of_unit.get(unit, []), unit not in missing)
             ),
-            range(run.plan.units),
+            range(run.units),
         )
         for damaged, problems, hashes in checks:
             for shard, problem in damaged:
@@ -185,5 +185,5 @@ def _sums(totals: Totals, run: Run, written: dict[str, Any]) -> Iterator[str]:
             yield f"{name}: the records add up to {getattr(totals, name):,}, but _SUCCESS says {written.get(name)}"
     if totals.rows != totals.scored_rows + totals.error_rows:
         yield f"{totals.rows:,} rows in, {totals.scored_rows:,} scored and {totals.error_rows:,} in errors"
-    if run.plan.rows is not None and totals.rows != run.plan.rows:
-        yield f"{totals.rows:,} rows in the records, but {run.plan.rows:,} in the plan"
+    if run.rows is not None and totals.rows != run.rows:
+        yield f"{totals.rows:,} rows in the records, but {run.rows:,} in the plan"

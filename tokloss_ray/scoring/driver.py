@@ -6,7 +6,7 @@ import gc
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from tokloss_ray import stopping
@@ -20,9 +20,10 @@ from tokloss_ray.output.records import CommitRecord, RowRange
 from tokloss_ray.output.run import Run, is_finished, read_run, run_file
 from tokloss_ray.output.segments import RollUp
 from tokloss_ray.output.totals import RunSummary
+from tokloss_ray.scoring.additions import Base, find_base
 from tokloss_ray.scoring.estimate import Estimate, estimate
 from tokloss_ray.scoring.finish import break_early, complete
-from tokloss_ray.scoring.folder import check_folder, check_same_run, clear, read_plan, start_run
+from tokloss_ray.scoring.folder import add_generation, check_folder, check_same_run, clear, read_plan, start_run
 from tokloss_ray.scoring.lease import Lease
 from tokloss_ray.scoring.on_ray.hardware import (
     Actors,
@@ -126,15 +127,16 @@ def _begin(config: ScoreConfig, watcher: Watcher, stack: ExitStack) -> _Begun:
     run = None if config.overwrite else read_run(config.output)
     check_folder(config.output)
     located = locate(config)
+    base = find_base(config, run, located.files)
     checked = in_background(lambda: _preflight(config, located))
     found, joins = EarlierAttempts(), joins_cluster(config.address)
     if run is not None and is_finished(config.output):
         found = find_committed(config.output, run)
-    finished = found.complete and not found.damaged
+    finished = found.complete and not found.damaged and not (base and base.new)
     if not finished:
         watcher.stage("connecting to the cluster" if joins else "starting Ray")
         stack.enter_context(ray_session(config.address, config.verbose))
-    plan = _plan(config, checked.result(), run, joins and not finished, finished)
+    plan = _plan(config, checked.result(), run, joins and not finished, finished, base)
     if finished:
         return _Begun(plan, plan.units, found)
     lease = stack.enter_context(Lease(config.output, plan.job.fingerprint))
@@ -142,9 +144,11 @@ def _begin(config: ScoreConfig, watcher: Watcher, stack: ExitStack) -> _Begun:
     # From here on nobody else writes; what was read before may be out of date.
     if not config.overwrite and read_run(config.output) != run:
         raise Refused(f"another run was at work in {config.output} just now: run the same command again")
+    if run is not None and base is not None and base.new:
+        run = add_generation(plan, run)
     found = EarlierAttempts() if run is None else find_committed(config.output, run, owned=True)
     units = plan.units if run is None else read_plan(plan, run)
-    watcher.planned(plan, found.committed.tally.totals(), found.redo)
+    watcher.planned(plan if run is None else _of_all(plan, units, run), found.committed.tally.totals(), found.redo)
     todo = unfinished(units, found.committed.done)
     actors = plan_actors(config, cluster_hardware(may_grow=joins)) if todo else None
     take_back(config.output, found)
@@ -218,12 +222,20 @@ def _preflight(config: ScoreConfig, located: Located) -> Preflight:
     return found
 
 
-def _plan(config: ScoreConfig, found: Preflight, run: Run | None, cluster: bool, finished: bool) -> Plan:
+def _of_all(plan: Plan, units: list[ReadUnit], run: Run) -> Plan:
+    """The plan with the units and the figures of all generations of a run."""
+    tokens, rows = (sum(getattr(g, f"estimated_{what}") for g in run.generations) for what in ("tokens", "rows"))
+    return replace(plan, units=units, rows=run.rows, estimated_tokens=tokens, estimated_rows=rows)
+
+
+def _plan(
+    config: ScoreConfig, found: Preflight, run: Run | None, cluster: bool, finished: bool, base: Base | None = None
+) -> Plan:
     recorded = None if run is None else run.identity
     gpu = uses_gpus(config, cluster_hardware()) if cluster else local_gpu() and config.gpus_per_actor != 0
     asks = gpu and config.dtype == "auto" and not (recorded or {}).get("dtype")
     bfloat16 = asks and gpu_has_bfloat16(not cluster, config.stall_timeout)
-    plan = make_plan(found, gpu, bfloat16, recorded)
+    plan = make_plan(found, gpu, bfloat16, recorded, base)
     if run is not None:
         check_same_run(run, plan, config.output, finished)
     return plan
@@ -294,5 +306,7 @@ def check(config: ScoreConfig) -> tuple[Plan, Estimate]:
         run = None if config.overwrite else read_run(config.output)
         check_folder(config.output)
         finished = run is not None and is_finished(config.output)
-        plan = _plan(config, preflight(config), run, cluster=False, finished=finished)
+        located = locate(config)
+        base = find_base(config, run, located.files)
+        plan = _plan(config, preflight(config, located), run, False, finished and not (base and base.new), base)
     return plan, estimate(plan, gpu=local_gpu() and config.gpus_per_actor != 0)

@@ -61,8 +61,9 @@ def complete(
             f"places: start over with --overwrite"
         )
     totals = committed.tally.totals()
-    if totals.rows != totals.scored_rows + totals.error_rows or (plan.rows is not None and totals.rows != plan.rows):
-        expected = totals.rows if plan.rows is None else plan.rows
+    known = [unit.rows for unit in units]
+    expected = totals.rows if None in known else sum(n or 0 for n in known)
+    if not totals.rows == totals.scored_rows + totals.error_rows == expected:
         raise JobFailed(
             f"the totals do not agree: {expected:,} rows in, {totals.scored_rows:,} scored, "
             f"{totals.error_rows:,} in errors/"

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from tokloss_ray.errors import Refused
 from tokloss_ray.faults import fault_point
-from tokloss_ray.inputs.unit import FilePart, ReadUnit, parts_table
+from tokloss_ray.inputs.unit import PART_SCHEMA, FilePart, ReadUnit, parts_table
 from tokloss_ray.output.done import Committed, strangers
 from tokloss_ray.output.names import (
     ATTEMPTS,
@@ -28,19 +28,29 @@ from tokloss_ray.output.names import (
     FOLDERS,
     INPUTS,
     LEASE,
+    OF_ADDITION,
     PLAN,
     REPORT,
     RUN,
     SUCCESS,
 )
-from tokloss_ray.output.run import PlanFigures, Run, fingerprint, read_run, recorded_inputs, recorded_parts
+from tokloss_ray.output.run import (
+    PlanFigures,
+    Run,
+    fingerprint,
+    of_generation,
+    read_run,
+    recorded_inputs,
+    recorded_parts,
+)
 from tokloss_ray.scoring.plan import Plan
-from tokloss_ray.storage.files import children, kind_of, open_location, remove, write_whole
+from tokloss_ray.storage.files import Listed, children, kind_of, open_location, remove, write_whole
 from tokloss_ray.storage.sealed import sealed
 
 INPUT_COLUMNS = ("source", "size", "version")
 _MAY_CHANGE = ("path", "version", "file_size")
 """Fields of a part that are not in the plan: they may be others at the next attempt."""
+_RECORDED = tuple(name for name in PART_SCHEMA.names if name not in _MAY_CHANGE)
 
 
 def check_folder(output: str) -> None:
@@ -118,25 +128,48 @@ def start_run(plan: Plan, settings: dict[str, Any]) -> None:
         settings=settings,
         identity=identity,
         tags=plan.job.tags,
-        plan=PlanFigures(
-            units=len(plan.units),
-            rows=plan.rows,
-            estimated_rows=plan.estimated_rows,
-            estimated_tokens=plan.estimated_tokens,
-            estimated_shards=plan.estimated_shards,
-            sha256=plan_sha256,
-            inputs_sha256=inputs_sha256,
-        ),
+        plan=_figures(plan, plan_sha256, inputs_sha256),
         versions={"python": platform.python_version(), **{name: version(name) for name in names}},
     )
     write_whole(fs, f"{root}/{RUN}", sealed(run.to_json(), indent=1))
     fault_point("run.written")
 
 
-def _write_plan(plan: Plan) -> str:
+def add_generation(plan: Plan, run: Run) -> Run:
+    """Add the plan of new files to a run; returns the run as it is then.
+
+    `_SUCCESS` goes first: with the run's new plan the output is not finished.
+    """
+    fs, root = open_location(plan.job.output)
+    fault_point("append.begin")
+    remove(fs, f"{root}/{SUCCESS}")
+    fault_point("append.unfinished")
+    number = len(run.generations)
+    inputs_sha256 = _write_table(fs, f"{root}/{of_generation(INPUTS, number)}", plan.inputs)
+    plan_sha256 = _write_plan(plan, number)
+    fault_point("append.planned")
+    run = replace(run, additions=(*run.additions, _figures(plan, plan_sha256, inputs_sha256)))
+    write_whole(fs, f"{root}/{RUN}", sealed(run.to_json(), indent=1))
+    fault_point("append.written")
+    return run
+
+
+def _figures(plan: Plan, plan_sha256: str, inputs_sha256: str) -> PlanFigures:
+    return PlanFigures(
+        units=len(plan.units),
+        rows=plan.rows,
+        estimated_rows=plan.estimated_rows,
+        estimated_tokens=plan.estimated_tokens,
+        estimated_shards=plan.estimated_shards,
+        sha256=plan_sha256,
+        inputs_sha256=inputs_sha256,
+    )
+
+
+def _write_plan(plan: Plan, generation: int = 0) -> str:
     """Write the units, all but what may change between attempts; returns the file's SHA-256."""
     fs, root = open_location(plan.job.output)
-    return _write_table(fs, f"{root}/{PLAN}", parts_table(plan.units, without=_MAY_CHANGE))
+    return _write_table(fs, f"{root}/{of_generation(PLAN, generation)}", parts_table(plan.units, without=_MAY_CHANGE))
 
 
 def _write_table(fs: fsspec.AbstractFileSystem, path: str, table: pa.Table) -> str:
@@ -148,7 +181,8 @@ def _write_table(fs: fsspec.AbstractFileSystem, path: str, table: pa.Table) -> s
 
 
 def read_plan(plan: Plan, run: Run) -> list[ReadUnit]:
-    """The recorded units of a run that goes on, with today's paths of their files.
+    """The recorded units of a run that goes on, with today's paths of their files; of a file that is not in the input
+    any more the path is empty.
 
     A plan that is lost or damaged is made again: it depends on nothing but what the fingerprint covers.
 
@@ -160,22 +194,26 @@ def read_plan(plan: Plan, run: Run) -> list[ReadUnit]:
         _write_table(fs, f"{root}/{INPUTS}", plan.inputs)
     recorded = recorded_parts(plan.job.output, run)
     if recorded is None:
-        if _write_plan(plan) != run.plan.sha256:
+        if run.additions or _write_plan(plan) != run.plan.sha256:
             raise Refused(
                 f"{plan.job.output}/{PLAN} is lost or damaged and cannot be made again: start over with --overwrite"
             )
         return plan.units
-    now = {part.source: part for unit in plan.units for part in unit.parts}
+    now = {file.source: file.listed for file in plan.files}
     parts: dict[int, list[FilePart]] = {}
     for row in recorded.to_pylist():
-        parts.setdefault(row.pop("number"), []).append(replace(now[row["source"]], **row))
+        file = now.get(row["source"], Listed("", 0, ""))
+        part = FilePart(path=file.path, version=file.version, file_size=file.size, **{k: row[k] for k in _RECORDED})
+        parts.setdefault(row["number"], []).append(part)
     return [ReadUnit(number, tuple(of_unit)) for number, of_unit in parts.items()]
 
 
 def clear(output: str) -> None:
     """Remove what a run has written; `_run.json` last, so that a crash in between leaves the folder ours."""
     fs, root = open_location(output)
-    for name in (SUCCESS, DAMAGED, *FOLDERS, REPORT, PLAN, INPUTS, RUN):
+    names = {posixpath.basename(entry["name"]) for entry in children(fs, root)}
+    of_additions = sorted(name for name in names if OF_ADDITION.fullmatch(name))
+    for name in (SUCCESS, DAMAGED, *FOLDERS, REPORT, *of_additions, PLAN, INPUTS, RUN):
         remove(fs, f"{root}/{name}")
         fault_point("clear", name)
 

@@ -10,9 +10,11 @@ from typing import Any
 import pyarrow as pa
 
 from tokloss_ray.inputs import formats
+from tokloss_ray.inputs.listing import InputFile
 from tokloss_ray.inputs.unit import ReadUnit
 from tokloss_ray.inputs.units import make_units
 from tokloss_ray.output.run import fingerprint, input_identity
+from tokloss_ray.scoring.additions import Base
 from tokloss_ray.scoring.job import Job
 from tokloss_ray.scoring.preflight import Preflight
 from tokloss_ray.scoring.sample import sample_rows, sample_warnings
@@ -32,12 +34,14 @@ class Plan:
     """The job, its units, and what is expected of them.
 
     Attributes:
-        inputs: the input files: source, size, version.
+        inputs: the input files that the units are of: source, size, version.
+        files: all files of the input.
         rows: None where metadata do not tell.
     """
 
     job: Job
     inputs: pa.Table
+    files: list[InputFile]
     units: list[ReadUnit]
     rows: int | None
     estimated_tokens: int
@@ -51,8 +55,17 @@ class Plan:
         return sum(max(1, -(-int(u.size * share) // self.job.shard_tokens)) for u in self.units)
 
 
-def make_plan(found: Preflight, gpu: bool, bfloat16: bool, recorded: dict[str, Any] | None = None) -> Plan:
-    """The job and its units. `auto` settings are taken from `recorded`, the identity of an earlier attempt, if any."""
+def make_plan(
+    found: Preflight,
+    gpu: bool,
+    bfloat16: bool,
+    recorded: dict[str, Any] | None = None,
+    base: Base | None = None,
+) -> Plan:
+    """The job and its units; those of new files alone where there is a `base` to which they are added.
+
+    `auto` settings are taken from `recorded`, the identity of an earlier attempt, if any.
+    """
     config, recorded = found.config, recorded or {}
     dtype: str = config.dtype
     if dtype == "auto":
@@ -61,9 +74,12 @@ def make_plan(found: Preflight, gpu: bool, bfloat16: bool, recorded: dict[str, A
     shard_tokens = config.shard_tokens or recorded.get("shard_tokens")
     if not shard_tokens:
         shard_tokens = _auto_shard_tokens(found, gpu, batch_tokens)
-    inputs = _inputs_table(found)
-    job = _job(found, _identity(found, inputs, dtype, shard_tokens), batch_tokens)
-    units = make_units(found.files, found.inspected, shard_tokens, config.limit)
+    files = found.files if base is None else base.new
+    inputs = _inputs_table(files)
+    # What was there before the additions tells a run from others.
+    of_input = input_identity(inputs) if base is None else recorded["input"]
+    job = _job(found, _identity(found, of_input, dtype, shard_tokens), batch_tokens)
+    units = make_units(files, found.inspected, shard_tokens, config.limit, base.units if base else 0)
     known = [part.rows for unit in units for part in unit.parts]
     rows = None if None in known else sum(n or 0 for n in known)
     sample = sample_rows(job, units)
@@ -71,7 +87,9 @@ def make_plan(found: Preflight, gpu: bool, bfloat16: bool, recorded: dict[str, A
     size = sum(unit.size for unit in units)
     per_byte = sample.rows / sample.size if sample.size else 0
     estimated_rows = rows if rows is not None else round(size * per_byte)
-    return Plan(job, inputs, units, rows, round(estimated_rows * sample.tokens_per_row), estimated_rows, warnings)
+    return Plan(
+        job, inputs, found.files, units, rows, round(estimated_rows * sample.tokens_per_row), estimated_rows, warnings
+    )
 
 
 def _auto_shard_tokens(found: Preflight, gpu: bool, batch_tokens: int) -> int:
@@ -85,21 +103,21 @@ def _auto_shard_tokens(found: Preflight, gpu: bool, batch_tokens: int) -> int:
     return max(GPU_SHARD_TOKENS if gpu else size, MIN_BATCHES * batch_tokens)
 
 
-def _inputs_table(found: Preflight) -> pa.Table:
+def _inputs_table(files: list[InputFile]) -> pa.Table:
     columns = {
-        "source": pa.array([file.source for file in found.files], pa.large_string()),
-        "size": pa.array([file.listed.size for file in found.files], pa.int64()),
-        "version": pa.array([file.listed.version for file in found.files], pa.string()),
+        "source": pa.array([file.source for file in files], pa.large_string()),
+        "size": pa.array([file.listed.size for file in files], pa.int64()),
+        "version": pa.array([file.listed.version for file in files], pa.string()),
     }
     return pa.table(columns)
 
 
-def _identity(found: Preflight, inputs: pa.Table, dtype: str, shard_tokens: int) -> dict[str, Any]:
+def _identity(found: Preflight, of_input: Any, dtype: str, shard_tokens: int) -> dict[str, Any]:
     """Everything that results depend on, as JSON has it; settings of speed are not in it."""
     config, model, columns = found.config, found.model, found.columns
     identity = {
         "format": FORMAT,
-        "input": input_identity(inputs),
+        "input": of_input,
         "split": config.split,
         "columns": [columns.words, columns.labels, columns.mask, columns.example_id],
         "tags": found.data_tags,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
+from tokloss_ray.errors import Refused
 from tokloss_ray.inputs.unit import ReadUnit
 from tokloss_ray.output.done import Committed, Done, file_problems, list_data, read_committed
 from tokloss_ray.output.run import Run, read_damage
@@ -54,7 +55,7 @@ def find_committed(folder: str, run: Run, *, owned: bool = False) -> EarlierAtte
     if counting:
         without = {name.removesuffix(".json") for name in counting}
         committed = read_committed(folder, run.short_fingerprint, without)
-    complete = not committed.done.missing(range(run.plan.units))
+    complete = not committed.done.missing(range(run.units))
     return EarlierAttempts(committed, redo | counting, complete, noted is not None, listing)
 
 
@@ -65,6 +66,13 @@ def take_back(folder: str, found: EarlierAttempts) -> None:
 
 
 def unfinished(units: list[ReadUnit], done: Done) -> list[ReadUnit]:
-    """The units that lack a shard."""
+    """The units that lack a shard.
+
+    Raises:
+        Refused: a file of one of them is not in the input any more.
+    """
     missing = {number for number, _ in done.missing(unit.number for unit in units)}
-    return [unit for unit in units if unit.number in missing]
+    lacking = [unit for unit in units if unit.number in missing]
+    if lost := next((part.source for unit in lacking for part in unit.parts if not part.path), None):
+        raise Refused(f"{lost} is not scored yet, and not in --input any more: name it too")
+    return lacking

@@ -152,7 +152,7 @@ def read_rows(file: ScoreFile, columns: Sequence[str] | None, conditions: dict[s
     for name, value in file.constants.items():
         if name not in inside and (name in needed if needed is not None else name in file.path):
             table = table.append_column(name, pa.repeat(pa.scalar(value, pa.string()), table.num_rows))
-    table = _filtered(table, conditions)
+    table = _filtered(table, {name: tests for name, tests in conditions.items() if name not in file.constants})
     return table if columns is None else table.select(list(columns))
 
 
