@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +15,7 @@ from tokloss_ray.errors import Refused
 from tokloss_ray.output.done import Committed, file_problems, list_data
 from tokloss_ray.output.names import COMMITS, DATA_FILE, INPUTS, PLAN, RUN, SUCCESS
 from tokloss_ray.output.records import CommitRecord, by_unit, scan_records
+from tokloss_ray.output.repeats import count_repeats
 from tokloss_ray.output.run import (
     Run,
     fingerprint,
@@ -27,12 +27,14 @@ from tokloss_ray.output.run import (
     recorded_parts,
 )
 from tokloss_ray.output.totals import Totals
-from tokloss_ray.output.verify_unit import Part, check_unit, id_hashes
+from tokloss_ray.output.verify_unit import Damaged, Part, check_unit, id_hashes
 from tokloss_ray.storage.files import open_location, open_random
 from tokloss_ray.storage.sealed import DamagedError
-from tokloss_ray.threads import in_context
+from tokloss_ray.threads import map_in_threads
 
 MOST_PROBLEMS = 1000
+_THREADS = 8
+"""More than cores: objects are waited for."""
 
 
 @dataclass
@@ -114,22 +116,12 @@ def verify(output: str) -> Verified:
             found.add(problem)
     found.files = sum(len(record.all_files) for record in records.values())
     of_unit = by_unit(records.values())
-    ids: list[np.ndarray] = []
-    with ThreadPoolExecutor(8) as pool:
-        checks = pool.map(
-            in_context(
-                lambda unit: check_unit(output, unit, parts.get(unit), of_unit.get(unit, []), unit not in missing)
-            ),
-            range(run.units),
-        )
-        for damaged, problems, hashes in checks:
-            for shard, problem in damaged:
-                if shard not in found.redo:  # one whose file has another size is told already
-                    found.add(f"shard {shard}: {problem}", redo=shard)
-            for problem in problems:
-                found.add(problem)
-            ids.append(hashes)
-    found.repeated_ids = _repeated(ids)
+    checks = map_in_threads(
+        lambda unit: check_unit(output, unit, parts.get(unit), of_unit.get(unit, []), unit not in missing),
+        range(run.units),
+        _THREADS,
+    )
+    found.repeated_ids = count_repeats(_ids(checks, found))
     if len(found.problems) > found.beyond_repair:
         note_damage(output, found.redo & records.keys())
     return found
@@ -160,11 +152,21 @@ def _check_folder(output: str, run: Run, found: Verified) -> dict[str, Any] | No
         return None
 
 
+def _ids(checks: Iterator[tuple[Damaged, list[str], np.ndarray]], found: Verified) -> Iterator[np.ndarray]:
+    """The hashes of the ids of each unit; what is wrong with it is noted as it goes by."""
+    for damaged, problems, hashes in checks:
+        for shard, problem in damaged:
+            if shard not in found.redo:  # one whose file has another size is told already
+                found.add(f"shard {shard}: {problem}", redo=shard)
+        for problem in problems:
+            found.add(problem)
+        yield hashes
+
+
 def repeated_ids(output: str, records: Iterable[CommitRecord]) -> int:
     """How many scored rows have an id that another row has too."""
     paths = [file.path for record in records for file in record.files]
-    with ThreadPoolExecutor(8) as pool:
-        return _repeated(pool.map(in_context(lambda path: _read_ids(output, path)), paths))
+    return count_repeats(map_in_threads(lambda path: _read_ids(output, path), paths, _THREADS))
 
 
 def _read_ids(output: str, path: str) -> np.ndarray:
@@ -172,11 +174,6 @@ def _read_ids(output: str, path: str) -> np.ndarray:
     with open_random(fs, f"{root}/{path}") as file:
         columns = [schema.EXAMPLE_ID, schema.WINDOW]
         return id_hashes(pq.ParquetFile(file, pre_buffer=True).read(columns=columns, use_threads=False))
-
-
-def _repeated(hashes: Iterable[np.ndarray]) -> int:
-    together = np.concatenate([np.zeros(0, dtype=np.uint64), *hashes])
-    return len(together) - len(np.unique(together))
 
 
 def _sums(totals: Totals, run: Run, written: dict[str, Any]) -> Iterator[str]:
