@@ -158,6 +158,16 @@ def recorded_inputs(output: str, run: Run) -> pa.Table | None:
     return _recorded(output, INPUTS, [plan.inputs_sha256 for plan in run.generations])
 
 
+def input_order(output: str) -> list[str]:
+    """The input files of an output, as in the column `source`, in their order; none if that is not to be known."""
+    run = read_run(output)
+    recorded = run.identity.get("input") if run else None
+    if isinstance(recorded, list):  # earlier versions recorded each file
+        return [source for source, *_ in recorded]
+    table = recorded_inputs(output, run) if run else None
+    return [] if table is None else list(table.column("source").to_pylist())
+
+
 def run_file(output: str) -> str:
     """Where `_run.json` is."""
     return f"{output.rstrip('/')}/{RUN}"

@@ -10,8 +10,9 @@ import pyarrow as pa
 
 from tokloss_ray.errors import Refused
 from tokloss_ray.mining.diff.bootstrap import RESAMPLES
+from tokloss_ray.mining.diff.compared import ComparedOutput
 from tokloss_ray.mining.diff.counts import Pair, Partial, align_tags, diff_combine, diff_partial
-from tokloss_ray.mining.diff.matching import ComparedOutput, Matched, matching_words
+from tokloss_ray.mining.diff.matching import Matched, matching_words
 from tokloss_ray.mining.diff.tables import diff_tables
 from tokloss_ray.mining.mined import mining_folder
 from tokloss_ray.mining.tables.grouping import slices

@@ -1,28 +1,25 @@
 """The same words in two outputs, side by side, some rows at a time.
 
-Rows are matched by file and row where both outputs are of the same input files, else by example_id. Two runs may have
-cut the input into different shards, so neither the files nor the rows in them correspond. By file and row: both
-outputs have the rows of an input file in order, and it is looked up first which rows a file has, so that for some files
-of A those of B are known. By example_id: each pass takes the ids with one remainder of a hash, as many passes as
-keep memory bounded.
+Rows are matched by file and row where both outputs are of the same input files (`by_place`), else by example_id
+(`by_id`). Two runs may have cut the input into different shards, so neither the files nor the rows in them correspond.
 """
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from tokloss_ray.errors import Refused
-from tokloss_ray.mining.diff.row_ranges import AFTER, BEFORE, batches_of, row_ranges
-from tokloss_ray.mining.words.load import BATCH_TOKENS, read_tokens
-from tokloss_ray.mining.words.words import Words, concat_words, first_tokens, no_words, take_sequences, take_words
-from tokloss_ray.output.opened import Condition, ScoreFile, Scores, files_where
+from tokloss_ray.mining.diff.by_id import rows_by_id
+from tokloss_ray.mining.diff.by_place import rows_by_place
+from tokloss_ray.mining.diff.compared import ComparedOutput
+from tokloss_ray.mining.words.load import BATCH_TOKENS
+from tokloss_ray.mining.words.words import Words, take_sequences, take_words
+from tokloss_ray.output.opened import Scores
 from tokloss_ray.output.run import read_run, same_input_files
 
 
@@ -51,25 +48,6 @@ class Matched:
     example_only: str = ""
 
 
-@dataclass(frozen=True)
-class ComparedOutput:
-    """One of the two outputs: its files, those that pass the conditions, and what to read of them."""
-
-    scores: Scores
-    by: tuple[str, ...] = ()
-    where: tuple[Condition, ...] = ()
-
-    @property
-    def files(self) -> tuple[ScoreFile, ...]:
-        """The files to read."""
-        return files_where(self.scores.files, self.where)
-
-    def read(self, files: Iterable[ScoreFile]) -> Iterator[Words]:
-        """Their labelled words, some rows at a time."""
-        for tokens in read_tokens(files, self.scores.tags, self.by, self.where):
-            yield first_tokens(tokens)
-
-
 def matching_words(
     a: ComparedOutput, b: ComparedOutput, matched: Matched, batch_tokens: int = BATCH_TOKENS
 ) -> Iterator[tuple[Words, Words]]:
@@ -81,8 +59,8 @@ def matching_words(
         Refused: an id stands for two rows.
         JobFailed: a file is gone or damaged.
     """
-    chunks = _by_position(a, b, batch_tokens) if same_files(a.scores, b.scores) else _by_id(a, b, batch_tokens)
-    for ours, theirs, keys in chunks:
+    rows = rows_by_place if same_files(a.scores, b.scores) else rows_by_id
+    for ours, theirs, keys in rows(a, b, batch_tokens):
         ours, theirs = _same_rows(ours, theirs, keys, matched)
         ours, theirs = _same_words(ours, theirs, matched)
         yield ours, theirs
@@ -97,74 +75,7 @@ def same_files(a: Scores, b: Scores) -> bool:
     return same_input_files(runs[0], runs[1])
 
 
-Keys = tuple[pa.Array, pa.Array]
-Chosen = Callable[[Words], np.ndarray | None]
-_PIECES = 1024
-
-
-def _by_position(a: ComparedOutput, b: ComparedOutput, batch_tokens: int) -> Iterator[tuple[Words, Words, Keys]]:
-    """Rows of the same stretch of a file; short stretches together, for a corpus may be of many small files."""
-    pieces: list[tuple[Words, Words]] = []
-    size = 0
-    for ours, theirs in _stretches(a, b, batch_tokens):
-        pieces.append((ours, theirs))
-        size += len(ours) + len(theirs)
-        if size >= batch_tokens // 2 or len(pieces) == _PIECES:
-            yield _joined(pieces)
-            pieces, size = [], 0
-    if pieces:
-        yield _joined(pieces)
-
-
-def _joined(pieces: list[tuple[Words, Words]]) -> tuple[Words, Words, Keys]:
-    def keys(side: int) -> pa.Array:
-        return pa.array(np.concatenate([(i << 48) + piece[side].source_row for i, piece in enumerate(pieces)]))
-
-    ours, theirs = (concat_words([piece[side] for piece in pieces]) for side in (0, 1))
-    return ours, theirs, (keys(0), keys(1))
-
-
-def _stretches(a: ComparedOutput, b: ComparedOutput, batch_tokens: int) -> Iterator[tuple[Words, Words]]:
-    """For some files of A, the rows in them and the rows of B in the same place."""
-    ranges_a, ranges_b = row_ranges(a.files), row_ranges(b.files)
-    for source in dict.fromkeys([*ranges_a, *ranges_b]):
-        theirs = ranges_b.get(source, [])
-        batches = batches_of(ranges_a.get(source, []), batch_tokens)
-        starts = [BEFORE, *(batch[0][0] for batch in batches[1:]), AFTER]
-        for batch, (low, high) in zip(batches or [[]], pairwise(starts), strict=True):
-            other = [file for first, last, file in theirs if first < high and last >= low]
-
-            def within(words: Words, low: int = low, high: int = high) -> np.ndarray:
-                return (words.source_row >= low) & (words.source_row < high)
-
-            yield _rows_of(a.read(file for _, _, file in batch), a), _rows_of(b.read(other), b, within)
-
-
-def _by_id(a: ComparedOutput, b: ComparedOutput, batch_tokens: int) -> Iterator[tuple[Words, Words, Keys]]:
-    tokens = sum(file.tokens for side in (a, b) for file in side.files)
-    passes = max(1, -(-tokens // (8 * batch_tokens)))
-    for remainder in range(passes):
-
-        def chosen(words: Words, remainder: int = remainder) -> np.ndarray | None:
-            if passes == 1:
-                return None
-            hashes = [zlib.crc32(name.encode()) for name in words.example_id.to_pylist()]
-            return np.array(hashes, dtype=np.int64) % passes == remainder
-
-        ours, theirs = (_rows_of(side.read(side.files), side, chosen) for side in (a, b))
-        yield ours, theirs, (ours.example_id, theirs.example_id)
-
-
-def _rows_of(parts: Iterable[Words], output: ComparedOutput, chosen: Chosen = lambda words: None) -> Words:
-    """The chosen rows of some parts as one; `chosen` gives None for all."""
-    kept = []
-    for part in parts:
-        keep = chosen(part)
-        kept.append(part if keep is None or keep.all() else take_sequences(part, np.flatnonzero(keep)))
-    return concat_words(kept) if kept else no_words(output.scores.tags, output.by)
-
-
-def _same_rows(a: Words, b: Words, keys: Keys, matched: Matched) -> tuple[Words, Words]:
+def _same_rows(a: Words, b: Words, keys: tuple[pa.Array, pa.Array], matched: Matched) -> tuple[Words, Words]:
     """The sequences of both sides, in the order of A."""
     both = pc.dictionary_encode(pa.concat_arrays(list(keys)))
     codes = both.indices.to_numpy()

@@ -186,7 +186,10 @@ def _read_file(
 def _last_row(table: pa.Table) -> int:
     """Where the windows of the last source row begin."""
     rows = table.column(schema.SOURCE_ROW).to_numpy()
-    other = np.flatnonzero(rows != rows[-1]) if len(rows) else rows
+    if not len(rows):
+        return 0
+    sources = one_array(table.column(schema.SOURCE)).indices.to_numpy()
+    other = np.flatnonzero((rows != rows[-1]) | (sources != sources[-1]))
     return int(other[-1]) + 1 if len(other) else 0
 
 
