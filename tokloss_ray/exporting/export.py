@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Iterator, Sequence
 
 from tokloss_ray.errors import Refused
@@ -10,6 +9,7 @@ from tokloss_ray.exporting.formats import format_named
 from tokloss_ray.exporting.sentences import Sentence, issue_keys, keys_of_id, read_sentences, worst_keys
 from tokloss_ray.output.opened import open_outputs
 from tokloss_ray.storage.files import exists, open_location, write_whole
+from tokloss_ray.storage.writing import writing_whole
 from tokloss_ray.tags.sentence_spans import tag_set_of
 
 
@@ -69,12 +69,11 @@ def export(
         keys = keys_of_id(output, ids)
     counter = _Counted(read_sentences(output, keys, where))
     tag_set = tag_set_of(tags, scheme)
-    buffer = io.BytesIO()
-    for piece in written.write(counter, tag_set, loss):
-        buffer.write(piece)
-    if not counter.count:
-        raise Refused(f"{output} has no matching sentences: nothing was written")
-    write_whole(fs, path, buffer.getbuffer())
+    with writing_whole(fs, path) as write:
+        for piece in written.write(counter, tag_set, loss):
+            write(piece)
+        if not counter.count:
+            raise Refused(f"{output} has no matching sentences: nothing was written")
     if written.beside is not None:
         write_whole(fs, f"{path}.xml", written.beside(tag_set).encode())
     return counter.count
