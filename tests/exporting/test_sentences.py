@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from tests.support import inline
 from tests.support.corrections import TAGS
+from tests.support.mining_outputs import plain_row, write_output
 from tokloss_ray.exporting.sentences import read_sentences
 
 
@@ -29,3 +30,10 @@ def test_sentences_are_the_input_with_the_figures_of_the_output(folder: Path) ->
                     expected[row["example_id"], word] = row[name][i]
         of = {"predicted_label": "predicted", "predicted_prob": "probs", "loss": "losses"}[name]
         assert {(s.example_id, i): v for s in found for i, v in enumerate(getattr(s, of))} == expected
+
+
+def test_rows_of_several_files_in_a_shard_stay_in_the_order_of_the_input(tmp_path: Path) -> None:
+    rows = [plain_row(source, 0, 2, "O", window) for window in (0, 1) for source in ("b", "c", "a")]
+    order = ["c", "b", "a"]
+    output = write_output(tmp_path / "out", rows, ["O", "B-PER"], input=[[source, 1, ""] for source in order])
+    assert [s.source for s in read_sentences(str(output))] == order

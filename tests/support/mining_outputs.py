@@ -67,6 +67,19 @@ def explode(output: Path) -> Any:
     return tokens
 
 
+def plain_row(source: str, number: int, words: int, prediction: str, window: int = 0) -> dict[str, Any]:
+    """A row for `write_output`: words of one token, all labelled O."""
+    text = [f"{source}-{number}-{i}" for i in range(words)]
+    return {
+        "example_id": f"{source}:{number}", "source": source, "source_row": number, "window": window, "words": text,
+        "input_ids": list(range(words)), "input_tokens": text, "word_ids": list(range(words)),
+        "labels": ["O"] * words, "predicted_label": [prediction] * words, "loss": [0.5] * words,
+        "predicted_prob": [0.9] * words, "second_label": ["B-PER"] * words, "second_prob": [0.1] * words,
+        "num_tokens": words, "num_labels": words, "num_dropped_words": 0, "total_loss": 0.5 * words, "mean_loss": 0.5,
+        "max_loss": 0.5,
+    }  # fmt: skip
+
+
 def write_output(folder: Path, rows: list[dict[str, Any]], tags: list[str], **identity: Any) -> Path:
     """A finished output of one shard, from rows as dictionaries of the list columns."""
     from tokloss_ray import schema

@@ -16,7 +16,9 @@ from tokloss_ray.errors import Refused
 from tokloss_ray.mining.mined import read_mined
 from tokloss_ray.mining.words.load import read_rows
 from tokloss_ray.output.opened import by_column, files_where, open_outputs, parse_where
+from tokloss_ray.output.run import input_order
 from tokloss_ray.output.score_files import reading
+from tokloss_ray.ragged import one_array
 from tokloss_ray.schema import IGN
 
 KEY = [schema.SOURCE, schema.SOURCE_ROW]
@@ -31,6 +33,9 @@ _READ = [
     schema.PREDICTED_PROB,
     schema.LOSS,
 ]
+
+
+_PLACE = "_place"
 
 
 @dataclass(frozen=True)
@@ -112,12 +117,23 @@ def shard_tables(output: str, columns: list[str], where: Sequence[str] = ()) -> 
     scores = open_outputs(output)
     conditions = parse_where(where, scores.columns)
     files = files_where(scores.files, conditions)
-    order = [(schema.SOURCE_ROW, "ascending"), (schema.WINDOW, "ascending")]
+    place = {source: i for i, source in enumerate(input_order(output))}
     # The files of a shard, one for each partition, have the same name.
     for _, of_shard in groupby(files, key=lambda file: file.path.rsplit("/", 1)[-1]):
         of_files = list(of_shard)
         parts = [read_rows(file, columns, by_column(conditions)) for file in of_files]
-        yield of_files[0].path, pa.concat_tables(parts, promote_options="permissive").sort_by(order)
+        yield of_files[0].path, _in_input_order(pa.concat_tables(parts, promote_options="permissive"), place)
+
+
+def _in_input_order(rows: pa.Table, place: dict[str, int]) -> pa.Table:
+    """The rows of a shard by input file, row and window. place: of each input file in the input."""
+    order = [(schema.SOURCE_ROW, "ascending"), (schema.WINDOW, "ascending")]
+    sources = pc.dictionary_encode(one_array(rows.column(schema.SOURCE)))
+    if len(sources.dictionary) < 2:
+        return rows.sort_by(order)
+    places = pa.array([place.get(source, len(place)) for source in sources.dictionary.to_pylist()], pa.int64())
+    placed = rows.append_column(_PLACE, places.take(sources.indices))
+    return placed.sort_by([(_PLACE, "ascending"), (schema.SOURCE, "ascending"), *order]).drop_columns([_PLACE])
 
 
 def _sentences_of(table: pa.Table, output: str, path: str) -> Iterator[Sentence]:

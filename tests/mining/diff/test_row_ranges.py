@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.support.mining_outputs import write_output
+from tests.support.mining_outputs import plain_row, write_output
 from tokloss_ray.mining.diff.compare import diff
 from tokloss_ray.mining.diff.row_ranges import batches_of, place_files
 from tokloss_ray.mining.words.load import read_tokens
@@ -18,20 +17,10 @@ TAGS = ["O", "B-PER"]
 FILES = {f"f{i}.jsonl": 1 + i % 3 for i in range(9)}
 
 
-def _row(source: str, number: int, prediction: str) -> dict[str, Any]:
-    words = [f"{source}-{number}-{i}" for i in range(2 + number)]
-    n = len(words)
-    return {
-        "example_id": f"{source}:{number}", "source": source, "source_row": number, "window": 0, "words": words,
-        "input_ids": list(range(n)), "input_tokens": words, "word_ids": list(range(n)), "labels": ["O"] * n,
-        "predicted_label": [prediction] * n, "loss": [0.5] * n, "predicted_prob": [0.9] * n,
-        "second_label": ["B-PER"] * n, "second_prob": [0.1] * n, "num_tokens": n, "num_labels": n,
-        "num_dropped_words": 0, "total_loss": 0.5 * n, "mean_loss": 0.5, "max_loss": 0.5,
-    }  # fmt: skip
-
-
 def _output(folder: Path, files: dict[str, int], prediction: str) -> str:
-    rows = [_row(source, number, prediction) for source, count in files.items() for number in range(count)]
+    rows = [
+        plain_row(source, number, 2 + number, prediction) for source, count in files.items() for number in range(count)
+    ]
     listed = [[source, 10, ""] for source in files]
     return str(write_output(folder, rows, TAGS, input=listed))
 
