@@ -76,7 +76,7 @@ def test_nothing_runs_after_an_interruption(output: Path, monkeypatch: pytest.Mo
     def running() -> list[str]:
         return [thread.name for thread in threading.enumerate() if thread.name.startswith(names)]
 
-    def interrupted(parts: Iterator[Any], job: Any) -> None:
+    def interrupted(parts: Iterator[Any], *_: Any) -> None:
         next(parts)
         assert running()
         signal.raise_signal(signal.SIGTERM)

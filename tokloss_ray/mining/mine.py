@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from tokloss_ray.errors import Refused, before_work
 from tokloss_ray.mining.mined import mining_folder, provenance_of
-from tokloss_ray.mining.passes import column_names, combine_in_order, final_tables, mine_batch
+from tokloss_ray.mining.passes import LargePartials, column_names, combine_in_order, final_tables, mine_batch
 from tokloss_ray.mining.ranks.label_scores import PRIOR_ADJUSTED, RANKS, check_rank
 from tokloss_ray.mining.settings import MiningSettings
 from tokloss_ray.mining.tables.table import Partials, Tables
@@ -72,26 +72,28 @@ def mine(
         if write and to is not None:
             check_folder(to, folder)
     batches = file_batches(files)
-    done = 0
+    done, in_all = 0, sum(file.tokens for file in files)
 
     def counted(parts: Iterator[Partials | None]) -> Iterator[Partials | None]:
         nonlocal done
         for batch, part in zip(batches, parts, strict=True):
             done += sum(file.tokens for file in batch)
             if progress is not None:
-                progress(done, sum(file.tokens for file in files))
+                progress(done, in_all)
             yield part
 
-    if _on_cluster(address):
-        from tokloss_ray.mining.on_ray import on_ray
+    with LargePartials(settings) as large:
+        if _on_cluster(address):
+            from tokloss_ray.mining.on_ray import on_ray
 
-        with on_ray(batches, settings, address) as parts:
-            whole = combine_in_order(counted(parts), settings)
-    else:
-        whole = combine_in_order(counted(map_in_threads(lambda batch: mine_batch(batch, settings), batches)), settings)
-    if whole is None:
-        raise Refused(f"--where {' '.join(where)} leaves no labelled tokens" if where else "no token has a label")
-    tables = final_tables(whole, settings)
+            with on_ray(batches, settings, address) as parts:
+                whole = combine_in_order(counted(parts), settings, large)
+        else:
+            parts = map_in_threads(lambda batch: mine_batch(batch, settings), batches)
+            whole = combine_in_order(counted(parts), settings, large)
+        if whole is None:
+            raise Refused(f"--where {' '.join(where)} leaves no labelled tokens" if where else "no token has a label")
+        tables = final_tables(whole, settings, large)
     if write:
         options = {
             "by": list(by), "where": list(where), "min_count": min_count, "limit": limit, "scheme": scheme,

@@ -1,8 +1,8 @@
 """One pass over the data: each batch of files becomes partial tables, which are combined in a tree of fixed shape.
 
 The shape depends on the files alone, so that sums come out the same to the last digit whatever number of workers there
-are, with threads or on a cluster. At most a few partials of each level are held, so that memory grows with the number
-of distinct words and not with the corpus.
+are, with threads or on a cluster. At most a few partials of each level are held, and of those with a row for each word
+no more than fit in memory (`large.py`).
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
 
+from tokloss_ray.mining.large import MOST_ROWS, DividedPartial, SortedOnDisk
 from tokloss_ray.mining.ranks.label_scores import rank_labels
 from tokloss_ray.mining.settings import MiningSettings
 from tokloss_ray.mining.tables import listing
 from tokloss_ray.mining.tables.entity_errors import wrong_rows
-from tokloss_ray.mining.tables.grouping import check_slices
-from tokloss_ray.mining.tables.table import Part, Partials, Tables
+from tokloss_ray.mining.tables.grouping import Order, check_slices
+from tokloss_ray.mining.tables.table import Part, Partials, Table, Tables
+from tokloss_ray.mining.tree import Tree
 from tokloss_ray.mining.words.load import BATCH_TOKENS, read_tokens
 from tokloss_ray.mining.words.words import Words, first_tokens, no_words
 from tokloss_ray.output.opened import ScoreFile
 from tokloss_ray.threads import map_in_threads
-
-_FAN = 8
 
 
 def partial_tables(labelled: Words, settings: MiningSettings) -> Partials:
@@ -37,7 +37,7 @@ def combine_tables(parts: Sequence[Partials], settings: MiningSettings) -> Parti
     """Partials of several parts as those of one, in the order given."""
     if len(parts) == 1:
         return parts[0]
-    combine = {table.name: table.combine for table in listing.TABLES if table.combine}
+    combine = {table.name: table.combine for table in listing.TABLES if table.combine and table.name in parts[0]}
 
     def combined(name: str) -> pa.Table:
         return combine[name]([part[name] for part in parts], settings)
@@ -45,16 +45,40 @@ def combine_tables(parts: Sequence[Partials], settings: MiningSettings) -> Parti
     return dict(zip(combine, map_in_threads(combined, list(combine)), strict=True))
 
 
-def final_tables(partials: Partials, settings: MiningSettings) -> Tables:
-    """The tables, by name, from the partials of everything.
+def final_tables(partials: Partials, settings: MiningSettings, large: LargePartials | None = None) -> Tables:
+    """The tables, by name, from the partials of everything; large: those that are not among them.
 
     Raises:
         Refused: there are more than 1,000 slices.
+        JobFailed: the disk for temporary files is full.
     """
     check_slices(partials["tags"], settings.by)
-    tables = list(listing.TABLES)
+    divided = large.partials if large else {}
+    tables = [table for table in listing.TABLES if not (table.from_parts and table.from_parts.of in divided)]
     made = map_in_threads(lambda table: table.final(partials, settings), tables)
-    return {table.name: whole for table, whole in zip(tables, made, strict=True)}
+    found = {table.name: whole for table, whole in zip(tables, made, strict=True)}
+    for name, partial in divided.items():
+        found |= _from_parts(name, partial, partials, settings)
+    return {table.name: found[table.name] for table in listing.TABLES}
+
+
+def _from_parts(name: str, divided: DividedPartial, partials: Partials, settings: MiningSettings) -> Tables:
+    """The tables that are made of one large partial."""
+    ways = {
+        table.name: table.from_parts for table in listing.TABLES if table.from_parts and table.from_parts.of == name
+    }
+    slices: Order = [(column, "ascending") for column in settings.by]
+    whole = {table: SortedOnDisk([*slices, *way.order]) for table, way in ways.items() if way.order}
+    rows: dict[str, pa.Table] = {}
+    for part in divided.parts():
+        made = map_in_threads(lambda way: way.portion(part, settings), list(ways.values()))  # noqa: B023 (used up here)
+        for (table, way), portion in zip(ways.items(), made, strict=True):
+            if way.combine is None:
+                whole[table].add(portion)
+            else:
+                rows[table] = way.combine([rows[table], portion], settings) if table in rows else portion
+    finished = {table: way.final(rows[table], partials, settings) for table, way in ways.items() if way.final}
+    return finished | {table: sorted_rows.table() for table, sorted_rows in whole.items()}
 
 
 def column_names(settings: MiningSettings) -> set[str]:
@@ -75,21 +99,66 @@ def mine_batch(files: Iterable[ScoreFile], settings: MiningSettings) -> Partials
     return combine_tables(parts, settings) if parts else None
 
 
-def combine_in_order(parts: Iterable[Partials | None], settings: MiningSettings) -> Partials | None:
-    """Combine partials as they come, eight of a level at a time; None if there are none."""
-    levels: list[list[Partials]] = []
+class LargePartials:
+    """Partials that are too large for memory, taken out of those that are combined.
 
-    def push(part: Partials, level: int) -> None:
-        if len(levels) <= level:
-            levels.append([])
-        levels[level].append(part)
-        if len(levels[level]) == _FAN:
-            whole = combine_tables(levels[level], settings)
-            levels[level] = []
-            push(whole, level + 1)
+    Attributes:
+        partials: by the name of their table.
+    """
 
+    def __init__(self, settings: MiningSettings) -> None:
+        self.settings = settings
+        self.partials: dict[str, DividedPartial] = {}
+
+    def __enter__(self) -> LargePartials:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for partial in self.partials.values():
+            partial.spill.close()
+
+    def take_out(self, tree: Tree[Partials], made: Partials, level: int) -> None:
+        """Move what is large out of a part that is about to join the tree, at first out of those that are there too."""
+        for table in listing.TABLES:
+            if table.key is None or table.name not in made:
+                continue
+            if table.name not in self.partials:
+                held = [part for at, part in tree.left() if at and table.name in part]
+                if sum(part[table.name].num_rows for part in [*held, made]) <= MOST_ROWS:
+                    continue
+                self._begin(table, tree.left())
+            self.partials[table.name].add(made.pop(table.name), level)
+
+    def _begin(self, table: Table, held: list[tuple[int, Partials]]) -> None:
+        assert table.key
+        assert table.combine
+        combine, settings = table.combine, self.settings
+        self.partials[table.name] = DividedPartial(table.key, lambda parts: combine(parts, settings))
+        for level, part in held:
+            if level:
+                self.partials[table.name].add(part.pop(table.name), level)
+
+    def take_left(self, tree: Tree[Partials]) -> None:
+        """Move what is left of large partials."""
+        for level, part in tree.left():
+            for name in self.partials.keys() & part.keys():
+                self.partials[name].add(part.pop(name), level)
+
+
+def combine_in_order(
+    parts: Iterable[Partials | None], settings: MiningSettings, large: LargePartials | None = None
+) -> Partials | None:
+    """Combine partials as they come, eight of a level at a time; None if there are none.
+
+    large: gets the partials that are too large for memory; without it, there are none.
+    """
+    tree: Tree[Partials] = Tree(
+        lambda some: combine_tables(some, settings),
+        (lambda part, level: large.take_out(tree, part, level)) if large else None,
+    )
     for part in parts:
         if part is not None:
-            push(part, 0)
-    left = [part for level in reversed(levels) for part in level]
-    return combine_tables(left, settings) if left else None
+            tree.push(part)
+    if large:
+        large.take_left(tree)
+    return tree.whole()

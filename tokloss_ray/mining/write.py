@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -13,7 +14,8 @@ import pyarrow.parquet as pq
 from tokloss_ray.errors import Refused
 from tokloss_ray.inputs.formats import format_of
 from tokloss_ray.inputs.parquet import PARQUET
-from tokloss_ray.storage.files import files_below, kind_of, open_location, open_random, write_whole
+from tokloss_ray.storage.files import files_below, kind_of, open_location, open_random
+from tokloss_ray.storage.writing import writing_whole
 from tokloss_ray.threads import map_in_threads
 
 METADATA = b"tokloss"
@@ -57,6 +59,27 @@ def _is_ours(fs: Any, file: Any) -> bool:
         return False
 
 
+class _Pieces(io.RawIOBase):
+    """What pyarrow writes a file to."""
+
+    def __init__(self, write: Callable[[bytes], None]) -> None:
+        self._write, self._at = write, 0
+
+    def writable(self) -> bool:
+        """Yes."""
+        return True
+
+    def write(self, data: Any) -> int:
+        """Pass on some bytes."""
+        self._write(data)
+        self._at += len(data)
+        return len(data)
+
+    def tell(self) -> int:
+        """How many there were."""
+        return self._at
+
+
 def write_tables(folder: str, tables: Mapping[str, pa.Table], provenance: Mapping[str, Any]) -> None:
     """Write each table as FOLDER/NAME.parquet, whole or not at all; `provenance` says how they were made.
 
@@ -67,10 +90,9 @@ def write_tables(folder: str, tables: Mapping[str, pa.Table], provenance: Mappin
     ours = {METADATA: json.dumps(dict(provenance), ensure_ascii=False).encode()}
 
     def write(name: str) -> None:
-        sink = pa.BufferOutputStream()
         table = tables[name].replace_schema_metadata({**(tables[name].schema.metadata or {}), **ours})
-        pq.write_table(table, sink, compression="zstd")
-        write_whole(fs, f"{root}/{name}.parquet", memoryview(sink.getvalue()))
+        with writing_whole(fs, f"{root}/{name}.parquet") as piece:
+            pq.write_table(table, _Pieces(piece), compression="zstd")
 
     for _ in map_in_threads(write, list(tables)):
         pass

@@ -19,11 +19,12 @@ from tokloss_ray import ScoreConfig
 from tokloss_ray.cli.app import app
 from tokloss_ray.demo import DATA
 from tokloss_ray.errors import Refused
-from tokloss_ray.mining.diff import bootstrap
+from tokloss_ray.mining.diff import bootstrap, large_words
 from tokloss_ray.mining.diff.bootstrap import add_to_groups, paired_bootstrap, resampled_totals
 from tokloss_ray.mining.diff.compare import Diff, diff, diff_folder
 from tokloss_ray.mining.diff.counts import OUTCOMES
 from tokloss_ray.mining.write import write_tables
+from tokloss_ray.spill import Spill
 
 TAGS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC"]
 
@@ -318,6 +319,23 @@ def test_slices_are_diffs_of_their_rows(folder: Path) -> None:
             part = frame[frame["topic"].isna() if topic is None else frame["topic"] == topic].drop(columns="topic")
             pd.testing.assert_frame_equal(part.reset_index(drop=True), table.to_pandas(), rtol=1e-9)
         assert alone.matched.rows == 100
+
+
+@pytest.mark.parametrize("by", [[], ["topic"]])
+@pytest.mark.parametrize("held", [0, 900])
+def test_words_that_go_to_disk_make_the_same_table(
+    folder: Path, by: list[str], held: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = str(folder / "A"), str(folder / "B")
+    expected = diff(a, b, by=by, batch_tokens=200, resamples=100).tables
+    monkeypatch.setattr(large_words, "MOST_ROWS", held)
+    spills = []
+    monkeypatch.setattr(large_words, "Spill", lambda parts: spills.append(Spill(parts)) or spills[-1])
+    found = diff(a, b, by=by, batch_tokens=200, resamples=100).tables
+    assert len(spills) == 1
+    assert list(found) == list(expected)
+    for name, table in expected.items():
+        assert found[name].to_pylist() == table.to_pylist(), name
 
 
 def test_a_model_and_itself(folder: Path) -> None:

@@ -12,8 +12,9 @@ from tokloss_ray.errors import Refused
 from tokloss_ray.mining.diff.bootstrap import RESAMPLES
 from tokloss_ray.mining.diff.compared import ComparedOutput
 from tokloss_ray.mining.diff.counts import Pair, Partial, align_tags, diff_combine, diff_partial
+from tokloss_ray.mining.diff.large_words import WORDS, LargeWords, with_slice
 from tokloss_ray.mining.diff.matching import Matched, matching_words
-from tokloss_ray.mining.diff.tables import diff_tables
+from tokloss_ray.mining.diff.tables import TABLES, diff_tables
 from tokloss_ray.mining.mined import mining_folder
 from tokloss_ray.mining.tables.grouping import slices
 from tokloss_ray.mining.words.load import BATCH_TOKENS
@@ -87,22 +88,27 @@ def diff(
     matched = Matched()
     partials: dict[tuple[str | None, ...], list[Partial]] = {}
     tag_set: TagSet | None = None
-    for words, others in matching_words(*compared, matched, batch_tokens):
-        if matched.label_conflicts or matched.word_conflicts:
-            continue  # all that is left to do is to count
-        pair = align_tags(words, others, scheme)
-        tag_set = pair.tag_set
-        for key, part in _sliced(pair):
-            parts = partials.setdefault(key, [])
-            parts.append(diff_partial(part, limit))
-            if len(parts) == _FAN:
-                parts[:] = [diff_combine(parts, limit)]
-    _check_same(ours, theirs, matched, common)
-    tables = {
-        key: diff_tables(diff_combine(partials[key], limit), tag_set, resamples, level, seed)
-        for key in sorted(partials, key=_nulls_last)
-    }
-    return Diff(_with_slices(tables, tuple(by)), matched)
+    with LargeWords() as large:
+        for words, others in matching_words(*compared, matched, batch_tokens):
+            if matched.label_conflicts or matched.word_conflicts:
+                continue  # all that is left to do is to count
+            pair = align_tags(words, others, scheme)
+            tag_set = pair.tag_set
+            for key, part in _sliced(pair):
+                partials.setdefault(key, []).append(diff_partial(part, limit))
+            large.take_out(partials)  # before parts are combined: from then on none of them has any
+            for parts in partials.values():
+                if len(parts) == _FAN:
+                    parts[:] = [diff_combine(parts, limit)]
+        _check_same(ours, theirs, matched, common)
+        tables = {
+            key: diff_tables(diff_combine(partials[key], limit), tag_set, resamples, level, seed)
+            for key in sorted(partials, key=_nulls_last)
+        }
+        result = _with_slices(tables, tuple(by))
+        if large.spill is not None:
+            result[WORDS] = large.table(by)
+    return Diff({name: result[name] for name in TABLES}, matched)
 
 
 def _nulls_last(key: tuple[str | None, ...]) -> list[tuple[bool, str]]:
@@ -127,9 +133,7 @@ def _with_slices(tables: dict[tuple[str | None, ...], dict[str, pa.Table]], by: 
     result: dict[str, pa.Table] = {}
     for key, of_slice in tables.items():
         for name, table in of_slice.items():
-            for column, value in reversed(list(zip(by, key, strict=True))):
-                constant = pa.repeat(pa.scalar(value, pa.string()), table.num_rows)
-                table = table.add_column(0, column, constant)
+            table = with_slice(table, by, key)
             result[name] = pa.concat_tables([result[name], table]) if name in result else table
     return result
 

@@ -96,12 +96,17 @@ def diff_combine(parts: Sequence[Partial], limit: int) -> Partial:
         result["sentences"] = add_to_groups(result["sentences"], part["sentences"], result["seen"])
         result["seen"] += part["seen"]
     for name, key in (("tags", "tag"), ("words", "word"), ("types", "type")):
-        table = pa.concat_tables([part[name] for part in parts])
-        figures = {column: table.column(column).to_numpy() for column in table.column_names if column != key}
-        result[name] = _sums_by(key, table.column(key), figures)
+        if name in parts[0]:  # words may have been taken out
+            result[name] = sums_by_key(pa.concat_tables([part[name] for part in parts]), key)
     for name in ("regressions", "sequences"):
         result[name] = _top(pa.concat_tables([part[name] for part in parts]), limit)
     return result
+
+
+def sums_by_key(sums: pa.Table, key: str) -> pa.Table:
+    """Sums by key of rows that are such sums, added up in their order."""
+    figures = {column: sums.column(column).to_numpy() for column in sums.column_names if column != key}
+    return _sums_by(key, sums.column(key), figures)
 
 
 def _spans(pair: Pair) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:

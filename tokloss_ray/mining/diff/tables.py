@@ -9,22 +9,27 @@ import pyarrow as pa
 
 from tokloss_ray.mining.diff.bootstrap import RESAMPLES, Statistic, paired_bootstrap
 from tokloss_ray.mining.diff.counts import AT, BROKEN, FIGURES, FIXED, OUTCOMES, SPANS, Partial
+from tokloss_ray.mining.tables.grouping import Order
 from tokloss_ray.tags.schemes import TagSet
+
+TABLES = ("summary", "outcomes", "types", "tags", "words", "regressions", "sequences")
+_NET = "_net"
 
 
 def diff_tables(
     part: Partial, tag_set: TagSet | None, resamples: int = RESAMPLES, level: float = 0.95, seed: int = 0
 ) -> dict[str, pa.Table]:
-    """The tables of the docstring of `counts` from the partial of everything."""
-    return {
+    """The tables of the docstring of `counts` from the partial of everything; no `words` if the partial has none."""
+    tables = {
         "summary": _summary(part["sentences"], tag_set is not None, resamples, level, seed),
         "outcomes": _outcomes(part["tags"]),
         "types": _types(part["types"]),
-        "tags": _by_group(part["tags"], "tag"),
-        "words": _by_group(part["words"], "word"),
+        "tags": _sorted(by_group(part["tags"], "tag"), "tag"),
+        "words": _sorted(by_group(part["words"], "word"), "word") if "words" in part else None,
         "regressions": part["regressions"],
         "sequences": part["sequences"],
     }
+    return {name: table for name, table in tables.items() if table is not None}
 
 
 def _summary(sums: np.ndarray, spans: bool, resamples: int, level: float, seed: int) -> pa.Table:
@@ -81,11 +86,17 @@ def _outcomes(tags: pa.Table) -> pa.Table:
     return pa.table({"outcome": OUTCOMES, "words": words, "share": _divided(words, words.sum())})
 
 
-def _by_group(sums: pa.Table, key: str) -> pa.Table:
+def in_order(key: str) -> Order:
+    """How the tables by tag and by word are sorted: by what B gained or lost, in a column that they have for that."""
+    return [(_NET, "descending"), (key, "ascending")]
+
+
+def by_group(sums: pa.Table, key: str) -> pa.Table:
+    """The figures by tag or word, with the column by which they are to be sorted."""
     column = {name: sums.column(name).to_numpy() for name in FIGURES}
     count = sum(column[name] for name in OUTCOMES)
     mean_a, mean_b = column["loss_a"] / count, column["loss_b"] / count
-    table = pa.table(
+    return pa.table(
         {
             key: sums.column(key),
             "count": count,
@@ -93,10 +104,13 @@ def _by_group(sums: pa.Table, key: str) -> pa.Table:
             "mean_loss_a": mean_a,
             "mean_loss_b": mean_b,
             "difference": mean_b - mean_a,
-            "_net": column[BROKEN] - column[FIXED],
+            _NET: column[BROKEN] - column[FIXED],
         }
     )
-    return table.sort_by([("_net", "descending"), (key, "ascending")]).drop_columns(["_net"])
+
+
+def _sorted(table: pa.Table, key: str) -> pa.Table:
+    return table.sort_by(in_order(key)).drop_columns([_NET])
 
 
 def _types(sums: pa.Table) -> pa.Table:

@@ -21,7 +21,7 @@ from tokloss_ray.mining.tables.grouping import (
     sorted_by,
     tally,
 )
-from tokloss_ray.mining.tables.table import Table
+from tokloss_ray.mining.tables.table import FromParts, Table
 from tokloss_ray.mining.tables.tokens import WORD, words_combine
 from tokloss_ray.mining.words.words import Words
 
@@ -103,4 +103,10 @@ LENGTHS = Table(
     partial=lambda part, settings: lengths_partial(part.words),
     combine=lambda parts, settings: lengths_combine(parts, settings.by),
     final=lambda partials, settings: lengths_merge([partials["lengths"]], [partials["words"]], settings.by),
+    from_parts=FromParts(
+        of="words",
+        portion=lambda part, settings: _frequencies(part, settings.by),
+        combine=lambda parts, settings: lengths_combine(parts, settings.by),
+        final=lambda rows, partials, settings: lengths_merge([partials["lengths"], rows], by=settings.by),
+    ),
 )

@@ -36,6 +36,25 @@ class Part:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FromParts:
+    """How a table is made where a partial is too large for memory: part by part of the partial's key.
+
+    Attributes:
+        of: the table whose partial it is made from.
+        portion: one part of the partial and the settings -> some rows of the table.
+        order: where the table has the rows of all portions: how they are sorted, behind the columns to slice by.
+        combine: where it has not: portions in order and the settings -> one.
+        final: the combined portions, the partials of everything that are in memory, and the settings -> the table.
+    """
+
+    of: str
+    portion: Callable[[pa.Table, MiningSettings], pa.Table]
+    order: tuple[tuple[str, str], ...] = ()
+    combine: Callable[[Sequence[pa.Table], MiningSettings], pa.Table] | None = None
+    final: Callable[[pa.Table, Mapping[str, pa.Table], MiningSettings], pa.Table] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Table:
     """A mining table. It is written and shown as soon as `listing.TABLES` has it.
 
@@ -47,6 +66,9 @@ class Table:
         partial: a part of the data and the settings -> what the table needs to know of it. None: the table is made of
             the partials of others.
         combine: partials in the order of the data, and the settings -> one partial.
+        key: a column of text whose values keep rows of the partial together, if there may be as many as words. All
+            tables that are made of this partial then say how in `from_parts`.
+        from_parts: how the table is made of a partial that is too large for memory.
         view: the table and the columns to slice by -> the rows to show; by default, the first.
     """
 
@@ -56,4 +78,6 @@ class Table:
     final: Callable[[Mapping[str, pa.Table], MiningSettings], pa.Table]
     partial: Callable[[Part, MiningSettings], pa.Table] | None = None
     combine: Callable[[Sequence[pa.Table], MiningSettings], pa.Table] | None = None
+    key: str | None = None
+    from_parts: FromParts | None = None
     view: Callable[[pa.Table, Sequence[str]], pa.Table] | None = None

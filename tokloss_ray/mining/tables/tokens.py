@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tokloss_ray.mining.settings import MiningSettings
 from tokloss_ray.mining.tables.confusion import entity_types
 from tokloss_ray.mining.tables.grouping import (
     COUNT,
@@ -21,6 +22,7 @@ from tokloss_ray.mining.tables.grouping import (
     MEAN,
     STD,
     SUM,
+    Order,
     combine_tallies,
     figures_of,
     group_rows,
@@ -28,13 +30,14 @@ from tokloss_ray.mining.tables.grouping import (
     tally,
     top_rows,
 )
-from tokloss_ray.mining.tables.table import Table
+from tokloss_ray.mining.tables.table import FromParts, Table
 from tokloss_ray.mining.words.words import KEY, Words, key_columns
 from tokloss_ray.ragged import offsets_of, one_array
 
 TOKEN, WORD, LABEL, PREDICTED, TAG = "token", "word", "label", "predicted", "tag"
 _GROUP = "group"
 _EXAMPLE = (*KEY, "word_index")
+_MOST_BITS: Order = [("bits", "descending"), (COUNT, "descending"), (WORD, "ascending")]
 
 
 def tokens_partial(tokens: Words) -> pa.Table:
@@ -141,8 +144,12 @@ def inconsistent_merge(
             "labelled": _tag_counts(pairs, [*by, WORD], LABEL, _EXAMPLE).take(pa.array(chosen)),
         }
     )
-    order = [("bits", "descending"), (COUNT, "descending"), (WORD, "ascending")]
-    return top_rows(table, by, order, limit)
+    return top_rows(table, by, _MOST_BITS, limit)
+
+
+def _most_inconsistent(parts: Sequence[pa.Table], settings: MiningSettings) -> pa.Table:
+    """Rows of `inconsistent` of several parts of the words as one table."""
+    return top_rows(pa.concat_tables(parts), settings.by, _MOST_BITS, settings.limit)
 
 
 def _strings(values: pa.DictionaryArray) -> tuple[np.ndarray, pa.Array]:
@@ -177,6 +184,12 @@ TOKENS = Table(
     partial=lambda part, settings: tokens_partial(part.tokens),
     combine=lambda parts, settings: tokens_combine(parts, settings.by),
     final=lambda partials, settings: tokens_merge([partials["tokens"]], settings.by, settings.min_count),
+    key=TOKEN,
+    from_parts=FromParts(
+        of="tokens",
+        portion=lambda part, settings: tokens_merge([part], settings.by, settings.min_count),
+        order=((SUM, "descending"), (TOKEN, "ascending")),
+    ),
 )
 WORDS = Table(
     name="words",
@@ -185,6 +198,12 @@ WORDS = Table(
     partial=lambda part, settings: words_partial(part.words),
     combine=lambda parts, settings: words_combine(parts, settings.by),
     final=lambda partials, settings: words_merge([partials["words"]], settings.by, settings.min_count),
+    key=WORD,
+    from_parts=FromParts(
+        of="words",
+        portion=lambda part, settings: words_merge([part], settings.by, settings.min_count),
+        order=((SUM, "descending"), (WORD, "ascending")),
+    ),
 )
 INCONSISTENT = Table(
     name="inconsistent",
@@ -192,5 +211,13 @@ INCONSISTENT = Table(
     shown=(WORD, COUNT, "minority_share", "labelled"),
     final=lambda partials, settings: inconsistent_merge(
         [partials["words"]], settings.tags, settings.by, settings.min_count, settings.limit, settings.scheme
+    ),
+    from_parts=FromParts(
+        of="words",
+        portion=lambda part, settings: inconsistent_merge(
+            [part], settings.tags, settings.by, settings.min_count, settings.limit, settings.scheme
+        ),
+        combine=_most_inconsistent,
+        final=lambda rows, partials, settings: rows,
     ),
 )
