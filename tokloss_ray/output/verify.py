@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,13 +29,15 @@ from tokloss_ray.output.run import (
 )
 from tokloss_ray.output.totals import Totals
 from tokloss_ray.output.verify_unit import Damaged, Part, check_unit, id_hashes
-from tokloss_ray.storage.files import open_location, open_random
+from tokloss_ray.storage.files import is_local, open_location, open_random
 from tokloss_ray.storage.sealed import DamagedError
 from tokloss_ray.threads import map_in_threads
 
 MOST_PROBLEMS = 1000
 _THREADS = 8
 """More than cores: objects are waited for."""
+_MEMORY, _BYTES_A_TOKEN = 1 << 30, 250
+"""What the files that are checked side by side may take, and what they do: a file is decoded whole."""
 
 
 @dataclass
@@ -119,12 +122,19 @@ def verify(output: str) -> Verified:
     checks = map_in_threads(
         lambda unit: check_unit(output, unit, parts.get(unit), of_unit.get(unit, []), unit not in missing),
         range(run.units),
-        _THREADS,
+        _threads(output, records.values()),
     )
     found.repeated_ids = count_repeats(_ids(checks, found))
     if len(found.problems) > found.beyond_repair:
         note_damage(output, found.redo & records.keys())
     return found
+
+
+def _threads(output: str, records: Iterable[CommitRecord]) -> int:
+    """How many units are checked side by side: fewer where shards are large, and on a disk no more than cores."""
+    largest = max((record.tokens for record in records), default=0)
+    most = max(1, min(_THREADS, _MEMORY // max(1, largest * _BYTES_A_TOKEN)))
+    return min(most, os.cpu_count() or 1) if is_local(open_location(output)[0]) else most
 
 
 def _parts_by_unit(recorded: pa.Table | None) -> dict[int, list[Part]]:
