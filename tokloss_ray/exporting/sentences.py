@@ -15,7 +15,7 @@ from tokloss_ray import schema
 from tokloss_ray.errors import Refused
 from tokloss_ray.mining.mined import read_mined
 from tokloss_ray.mining.words.load import read_rows
-from tokloss_ray.output.opened import by_column, files_where, open_outputs, parse_where
+from tokloss_ray.output.opened import ScoreFile, by_column, files_where, open_outputs, parse_where
 from tokloss_ray.output.run import input_order
 from tokloss_ray.output.score_files import reading
 from tokloss_ray.ragged import one_array
@@ -96,6 +96,7 @@ def read_sentences(output: str, keys: pa.Table | None = None, where: Sequence[st
     if keys is None:
         for path, table in tables:
             yield from _sentences_of(table, output, path)
+            del table  # before the next shard is read
         return
     rank = {key: i for i, key in enumerate(zip(*(keys.column(name).to_pylist() for name in KEY), strict=True))}
     rows = pa.array(keys.column(schema.SOURCE_ROW).to_pylist(), pa.int64())
@@ -121,8 +122,12 @@ def shard_tables(output: str, columns: list[str], where: Sequence[str] = ()) -> 
     # The files of a shard, one for each partition, have the same name.
     for _, of_shard in groupby(files, key=lambda file: file.path.rsplit("/", 1)[-1]):
         of_files = list(of_shard)
-        parts = [read_rows(file, columns, by_column(conditions)) for file in of_files]
-        yield of_files[0].path, _in_input_order(pa.concat_tables(parts, promote_options="permissive"), place)
+
+        def rows(of_files: list[ScoreFile] = of_files) -> pa.Table:
+            parts = [read_rows(file, columns, by_column(conditions)) for file in of_files]
+            return _in_input_order(pa.concat_tables(parts, promote_options="permissive"), place)
+
+        yield of_files[0].path, rows()
 
 
 def _in_input_order(rows: pa.Table, place: dict[str, int]) -> pa.Table:
@@ -130,7 +135,9 @@ def _in_input_order(rows: pa.Table, place: dict[str, int]) -> pa.Table:
     order = [(schema.SOURCE_ROW, "ascending"), (schema.WINDOW, "ascending")]
     sources = pc.dictionary_encode(one_array(rows.column(schema.SOURCE)))
     if len(sources.dictionary) < 2:
-        return rows.sort_by(order)
+        row, window = (rows.column(name).to_numpy() for name, _ in order)
+        later = (row[1:] > row[:-1]) | ((row[1:] == row[:-1]) & (window[1:] >= window[:-1]))
+        return rows if later.all() else rows.sort_by(order)
     places = pa.array([place.get(source, len(place)) for source in sources.dictionary.to_pylist()], pa.int64())
     placed = rows.append_column(_PLACE, places.take(sources.indices))
     return placed.sort_by([(_PLACE, "ascending"), (schema.SOURCE, "ascending"), *order]).drop_columns([_PLACE])
