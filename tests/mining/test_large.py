@@ -19,8 +19,10 @@ from tokloss_ray.mining.write import write_tables
 
 
 @pytest.mark.parametrize("sliced", [False, True])
-@pytest.mark.parametrize("held", [0, 800])
-def test_large_partials_make_the_same_tables(held: int, sliced: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("held", "levels"), [(0, {0}), (100, {0, 1}), (800, {0, 1, 2})])
+def test_large_partials_make_the_same_tables(
+    held: int, levels: set[int], sliced: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(passes, "MOST_ROWS", held)
     monkeypatch.setattr(large, "_SORTED_ROWS", 5_000)
     words = demo_words.split(demo_words.demo_words(), [150])[0]
@@ -39,7 +41,7 @@ def test_large_partials_make_the_same_tables(held: int, sliced: bool, monkeypatc
         assert whole is not None
         assert {"words"} <= set(aside.partials) <= {"tokens", "words"}
         assert not set(aside.partials) & set(whole)
-        assert max(aside.partials["words"].levels) == (2 if held else 1)
+        assert set(aside.partials["words"].levels) == levels
         found = final_tables(whole, job, aside)
     assert list(found) == list(expected)
     for name, table in expected.items():

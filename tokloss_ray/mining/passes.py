@@ -109,6 +109,7 @@ class LargePartials:
     def __init__(self, settings: MiningSettings) -> None:
         self.settings = settings
         self.partials: dict[str, DividedPartial] = {}
+        self._uncombined: set[str] = set()
 
     def __enter__(self) -> LargePartials:
         return self
@@ -123,26 +124,33 @@ class LargePartials:
             if table.key is None or table.name not in made:
                 continue
             if table.name not in self.partials:
-                held = [part for at, part in tree.left() if at and table.name in part]
+                held = [part for _, part in tree.left() if table.name in part]
                 if sum(part[table.name].num_rows for part in [*held, made]) <= MOST_ROWS:
                     continue
-                self._begin(table, tree.left())
-            self.partials[table.name].add(made.pop(table.name), level)
+                self._begin(table)
+                self._move(tree, table.name, 1)
+            if made[table.name].num_rows > MOST_ROWS // 8:  # eight of them are too many to be combined in memory
+                self._uncombined.add(table.name)
+                self._move(tree, table.name, 0)
+            if level or table.name in self._uncombined:
+                self.partials[table.name].add(made.pop(table.name), level)
 
-    def _begin(self, table: Table, held: list[tuple[int, Partials]]) -> None:
+    def _begin(self, table: Table) -> None:
         assert table.key
         assert table.combine
         combine, settings = table.combine, self.settings
         self.partials[table.name] = DividedPartial(table.key, lambda parts: combine(parts, settings))
-        for level, part in held:
-            if level:
-                self.partials[table.name].add(part.pop(table.name), level)
+
+    def _move(self, tree: Tree[Partials], name: str, least: int) -> None:
+        """Move what the tree holds of a table, from a level upwards."""
+        for level, part in tree.left():
+            if level >= least and name in part:
+                self.partials[name].add(part.pop(name), level)
 
     def take_left(self, tree: Tree[Partials]) -> None:
         """Move what is left of large partials."""
-        for level, part in tree.left():
-            for name in self.partials.keys() & part.keys():
-                self.partials[name].add(part.pop(name), level)
+        for name in self.partials:
+            self._move(tree, name, 0)
 
 
 def combine_in_order(

@@ -13,7 +13,7 @@ _FAN = 8
 class Tree(Generic[T]):
     """Parts that are combined as they come; at most seven of each level are held.
 
-    combine: some parts in order -> one. made: told of each combined part and its level, above 0, before it counts.
+    combine: some parts in order -> one. made: told of each part and its level before it joins.
     """
 
     def __init__(self, combine: Callable[[Sequence[T]], T], made: Callable[[T, int], None] | None = None) -> None:
@@ -22,7 +22,7 @@ class Tree(Generic[T]):
 
     def push(self, part: T, level: int = 0) -> None:
         """Add the next part; one that is combined already has a level above 0."""
-        if level and self.made:
+        if self.made:
             self.made(part, level)
         while len(self.levels) <= level:
             self.levels.append([])
