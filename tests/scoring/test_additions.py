@@ -10,11 +10,13 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from tests.support.inline import Inline, score_inline, write_jsonl
+from tests.support.inline import Inline, read_rows, score_inline, write_jsonl
 from tests.support.tiny import SENTENCES, TAGS, row
-from tokloss_ray import ScoreConfig, load, mine
+from tokloss_ray import ScoreConfig, diff, load, mine
 from tokloss_ray.errors import Refused, TokLossError
+from tokloss_ray.mining.diff.matching import same_files
 from tokloss_ray.output.names import SUCCESS
+from tokloss_ray.output.opened import open_outputs
 from tokloss_ray.output.run import is_finished, read_run
 from tokloss_ray.output.status import read_status
 from tokloss_ray.output.verify import verify
@@ -201,3 +203,18 @@ def test_overwrite_forgets_what_was_added(score: Score, corpus: Path, tmp_path: 
     assert {p.name for p in (tmp_path / "out").glob("*.parquet")} == {"_plan.parquet", "_inputs.parquet"}
     assert (tmp_path / "out" / SUCCESS).exists()
     assert pq.read_table(tmp_path / "out" / "_inputs.parquet").num_rows == 8
+
+
+def test_outputs_with_additions_are_compared_by_place(score: Score, corpus: Path, tmp_path: Path) -> None:
+    """Whether files came at once or later; and not, if one output lacks some."""
+    score()
+    add_files(corpus, 6, 2)
+    score(append=True)
+    score("whole")
+    add_files(corpus, 8, 1)
+    score("more")
+    out, whole, more = (open_outputs(str(tmp_path / name)) for name in ("out", "whole", "more"))
+    assert same_files(out, whole)
+    assert not same_files(out, more)
+    rows = {(r["source"], r["source_row"]) for r in read_rows(str(tmp_path / "out"))}
+    assert diff(str(tmp_path / "out"), str(tmp_path / "whole")).matched.rows == len(rows)

@@ -20,7 +20,7 @@ from tokloss_ray.mining.diff.compared import ComparedOutput
 from tokloss_ray.mining.words.load import BATCH_TOKENS
 from tokloss_ray.mining.words.words import Words, take_sequences, take_words
 from tokloss_ray.output.opened import Scores
-from tokloss_ray.output.run import read_run, same_input_files
+from tokloss_ray.output.run import read_run, recorded_inputs, same_input_files
 
 
 @dataclass
@@ -69,10 +69,13 @@ def matching_words(
 def same_files(a: Scores, b: Scores) -> bool:
     """Whether two outputs were made from files of the same names and sizes, so that rows can be told by their place."""
 
-    runs = [read_run(scores.outputs[0]) for scores in (a, b)]
-    assert runs[0] is not None
-    assert runs[1] is not None
-    return same_input_files(runs[0], runs[1])
+    outputs = a.outputs[0], b.outputs[0]
+    runs = [run for output in outputs if (run := read_run(output)) is not None]
+    if not any(run.additions for run in runs):
+        return same_input_files(*runs)
+    inputs = [recorded_inputs(output, run) for output, run in zip(outputs, runs, strict=True)]
+    names = [{(f["source"], f["size"]) for f in table.to_pylist()} if table is not None else None for table in inputs]
+    return names[0] is not None and names[0] == names[1]
 
 
 def _same_rows(a: Words, b: Words, keys: tuple[pa.Array, pa.Array], matched: Matched) -> tuple[Words, Words]:
