@@ -17,7 +17,7 @@ from tokloss_ray.demo import DATA
 from tokloss_ray.errors import Refused
 from tokloss_ray.mining.mined import provenance_of
 from tokloss_ray.mining.write import write_tables
-from tokloss_ray.output.search import find_sequences, open_scores, sequences_of_issues
+from tokloss_ray.output.search import find_sequences, notes_of_issues, open_scores, sequences_of_issues
 
 TAGS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC"]
 
@@ -85,6 +85,10 @@ def test_by_issue(output: Path) -> None:
             "suggested_label": ["B-LOC", "O", "I-LOC", "B-PER"],
         }
     )
+    assert notes_of_issues(issues, {}) == {}  # a table of an earlier version, without reasons
+    texts = {"word": ["x", "y", "x", "x"], "label": ["O"] * 4, "predicted": ["B-LOC"] * 4, "why": list("abcd")}
+    for name, values in texts.items():
+        issues = issues.append_column(name, pa.array(values))
     found, marks = sequences_of_issues(open_scores(str(output)), issues, 2)
     assert names(found.to_pylist()) == names([rows[30], rows[5]])
     assert list(marks.values()) == [{2: "B-LOC", 3: "I-LOC"}, {1: "O"}]
@@ -95,6 +99,9 @@ def test_by_issue(output: Path) -> None:
     text = invoke("show", str(output), "--issues", "--worst", "2")
     assert "suggested" in text
     assert "I-LOC" in text
+    assert [line for line in text.splitlines() if line[:3] in ("x: ", "y: ")] == ["x: a", "x: c", "y: b"]
+    same = issues.set_column(issues.column_names.index("suggested_label"), "suggested_label", pa.array(["O"] * 4))
+    assert sorted(notes_of_issues(same, marks).values()) == [["x: a (3 such issues)", "x: c (3 such issues)"], ["y: b"]]
 
 
 def invoke(*words: str) -> str:

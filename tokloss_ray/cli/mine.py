@@ -29,10 +29,10 @@ def mine(
         str,
         typer.Option(
             metavar="RANK",
-            help="Rank for label issues: prior-adjusted, loss, margin, confidence-weighted-entropy, confident-joint "
-            "or confident-learning.",
+            help="Rank for label issues: surface, prior-adjusted, loss, margin, confidence-weighted-entropy, "
+            "confident-joint or confident-learning.",
         ),
-    ] = "prior-adjusted",
+    ] = "surface",
     scheme: Annotated[
         str | None,
         typer.Option(metavar="SCHEME", help="Tag scheme, if the tag names do not tell (for example IOB1)."),

@@ -61,6 +61,7 @@ def show(
         raise Refused("--id and --issues cannot be combined with other ways to select sequences: use only one")
     console, said = Console(), Console(stderr=True, soft_wrap=True, highlight=False)
     marks: search.Issues = {}
+    notes: search.Notes = {}
     with before_work():
         scores = search.open_scores(output)
         if example_id is not None:
@@ -70,7 +71,9 @@ def show(
         elif issues:
             from tokloss_ray.mining.mined import read_mined
 
-            found, marks = search.sequences_of_issues(scores, read_mined(output, "label_issues").rows, worst)
+            rows = read_mined(output, "label_issues").rows
+            found, marks = search.sequences_of_issues(scores, rows, worst)
+            notes = search.notes_of_issues(rows, marks)
         else:
             found, count = search.find_sequences(scores, worst, rank, token, label, predicted)
     if not scores.finished:
@@ -81,7 +84,7 @@ def show(
         has = "sequence has" if count == 1 else "sequences have"
         text = f"{count:,} {has} {visible(sought)}; the worst {found.num_rows}:\n"
         console.print(text, markup=False, highlight=False)
-    print_sequences(console, found, mark=token, issues=marks)
+    print_sequences(console, found, mark=token, issues=marks, notes=notes)
 
 
 def _sought(token: str | None, label: str | None, predicted: str | None) -> str:

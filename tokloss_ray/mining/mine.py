@@ -1,24 +1,38 @@
-"""Mine one or several outputs: read once, make every table, write them whole."""
+"""Mine one or several outputs: read, make every table, write them whole."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
 
 from tokloss_ray.errors import Refused, before_work
 from tokloss_ray.mining.mined import mining_folder, provenance_of
-from tokloss_ray.mining.passes import LargePartials, column_names, combine_in_order, final_tables, mine_batch
-from tokloss_ray.mining.ranks.label_scores import PRIOR_ADJUSTED, RANKS, check_rank
+from tokloss_ray.mining.passes import (
+    LargePartials,
+    column_names,
+    combine_in_order,
+    count_batch,
+    final_tables,
+    mine_batch,
+)
+from tokloss_ray.mining.ranks.label_scores import DEFAULT, RANKS, check_rank
 from tokloss_ray.mining.settings import MiningSettings
 from tokloss_ray.mining.tables.table import Partials, Tables
 from tokloss_ray.mining.words.load import file_batches
+from tokloss_ray.mining.words.occurrences import add_counts, repeated
 from tokloss_ray.mining.write import check_folder, write_tables
 from tokloss_ray.output.opened import OUTPUT, ScoreFile, Scores, check_columns, files_where, open_outputs, parse_where
 from tokloss_ray.tags.schemes import read_tag_set
 from tokloss_ray.threads import map_in_threads
 
 Progress = Callable[[int, int], None]
+
+Over = Callable[[Sequence[list[ScoreFile]], Callable[[list[ScoreFile], Any], Any], Any], Iterator[Any]]
+"""Batches of files, what to do with each, and what all of them need to know -> the results in order."""
 
 
 def mine(
@@ -29,7 +43,7 @@ def mine(
     min_count: int = 1,
     limit: int = 10_000,
     scheme: str | None = None,
-    rank: str = PRIOR_ADJUSTED,
+    rank: str = DEFAULT,
     partial: bool = False,
     write: bool = True,
     to: str | None = None,
@@ -45,7 +59,8 @@ def mine(
         min_count: leave tokens and words rarer than this out of their tables.
         limit: maximum rows of the ranked tables, per slice.
         scheme: tag scheme such as "IOB1", if the tag names do not tell.
-        rank: rank for label issues; the prior is that of all labels of the outputs, whatever is sliced or filtered.
+        rank: rank for label issues; the prior, and the other places of a word, are those of all rows of the
+            outputs, whatever is sliced or filtered.
         partial: accept unfinished runs and use what is committed.
         write: also write the tables as Parquet.
         to: folder to write to, by default `mining/` of the first output; tables already there are replaced.
@@ -83,13 +98,14 @@ def mine(
             yield part
 
     with LargePartials(settings) as large:
-        if _on_cluster(address):
-            from tokloss_ray.mining.on_ray import on_ray
-
-            with on_ray(batches, settings, address) as parts:
-                whole = combine_in_order(counted(parts), settings, large)
-        else:
-            parts = map_in_threads(lambda batch: mine_batch(batch, settings), batches)
+        with _workers(address) as over:
+            if RANKS[rank].reads_places:
+                every = file_batches(scores.files)
+                counts = repeated(add_counts(over(every, lambda batch, _: count_batch(batch, settings), None)))
+            else:
+                counts = None
+            # The counts may be large: on a cluster they go to each node once, beside the function.
+            parts = over(batches, lambda batch, counts: mine_batch(batch, replace(settings, counts=counts)), counts)
             whole = combine_in_order(counted(parts), settings, large)
         if whole is None:
             raise Refused(f"--where {' '.join(where)} leaves no labelled tokens" if where else "no token has a label")
@@ -155,6 +171,18 @@ def _check_slice_names(by: Sequence[str], scores: Scores, rank: str, scheme: str
         raise Refused(
             f"--by {taken[0]}: the tables already have a column with this name; score with another name for it"
         )
+
+
+@contextmanager
+def _workers(address: str | None) -> Iterator[Over]:
+    """What works on all batches, in threads or on a cluster, and gives the results in order."""
+    if _on_cluster(address):
+        from tokloss_ray.mining.on_ray import on_ray
+
+        with on_ray(address) as over:
+            yield over
+    else:
+        yield lambda batches, work, shared: map_in_threads(lambda batch: work(batch, shared), batches)
 
 
 def _on_cluster(address: str | None) -> bool:

@@ -1,4 +1,6 @@
-"""One pass over the data: each batch of files becomes partial tables, which are combined in a tree of fixed shape.
+"""The passes over the data: a short one that counts words, if the rank asks for it, and the one that makes all tables.
+
+In the second, each batch of files becomes partial tables, which are combined in a tree of fixed shape.
 
 The shape depends on the files alone, so that sums come out the same to the last digit whatever number of workers there
 are, with threads or on a cluster. At most a few partials of each level are held, and of those with a row for each word
@@ -19,7 +21,8 @@ from tokloss_ray.mining.tables.entity_errors import wrong_rows
 from tokloss_ray.mining.tables.grouping import Order, check_slices
 from tokloss_ray.mining.tables.table import Part, Partials, Table, Tables
 from tokloss_ray.mining.tree import Tree
-from tokloss_ray.mining.words.load import BATCH_TOKENS, read_tokens
+from tokloss_ray.mining.words.load import BATCH_TOKENS, read_counts, read_tokens
+from tokloss_ray.mining.words.occurrences import WordCounts
 from tokloss_ray.mining.words.words import Words, first_tokens, no_words
 from tokloss_ray.output.opened import ScoreFile
 from tokloss_ray.threads import map_in_threads
@@ -28,7 +31,7 @@ from tokloss_ray.threads import map_in_threads
 def partial_tables(labelled: Words, settings: MiningSettings) -> Partials:
     """The partial tables of some labelled tokens."""
     words = first_tokens(labelled)
-    ranking = rank_labels(words, settings.labels, settings.rank, settings.scheme)
+    ranking = rank_labels(words, settings.labels, settings.rank, settings.scheme, settings.counts)
     part = Part(labelled, words, ranking, wrong_rows(words, settings.scheme))
     return {table.name: table.partial(part, settings) for table in listing.TABLES if table.partial}
 
@@ -97,6 +100,11 @@ def mine_batch(files: Iterable[ScoreFile], settings: MiningSettings) -> Partials
     some = read_tokens(files, settings.tags, settings.by, settings.where, settings.probs, tokens=2 * BATCH_TOKENS)
     parts = [partial_tables(words, settings) for words in some if len(words)]
     return combine_tables(parts, settings) if parts else None
+
+
+def count_batch(files: Iterable[ScoreFile], settings: MiningSettings) -> WordCounts:
+    """How the words of a batch of files are labelled, whatever is sliced or filtered."""
+    return read_counts(files, settings.tags)
 
 
 class LargePartials:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tokloss_ray.mining.ranks.label_scores import PRIOR_ADJUSTED
+from tokloss_ray.mining.ranks.label_scores import DEFAULT
+from tokloss_ray.mining.words.occurrences import WordCounts
 from tokloss_ray.output.opened import Condition
 
 
@@ -22,6 +23,8 @@ class MiningSettings:
         scheme: of the tags, where their names do not tell (`tags.schemes`).
         rank: how label issues are ranked.
         probs: read the probabilities of all tags: the rank is made of them.
+        counts: how the words of the outputs are labelled, whatever is sliced or filtered, for a rank that reads their
+            other places.
     """
 
     tags: tuple[str, ...]
@@ -31,5 +34,6 @@ class MiningSettings:
     limit: int = 10_000
     min_count: int = 1
     scheme: str | None = None
-    rank: str = PRIOR_ADJUSTED
+    rank: str = DEFAULT
     probs: bool = False
+    counts: WordCounts | None = None

@@ -113,6 +113,32 @@ def sequences_of_issues(scores: Scores, issues: pa.Table, count: int) -> tuple[p
     return table.take(pa.array([place[key] for key in marks if key in place], pa.int64())), marks
 
 
+Notes = dict[tuple[str, int, int], list[str]]
+"""Source, source_row and window of a sequence: what is to be said of its issues."""
+
+
+def notes_of_issues(issues: pa.Table, marks: Issues) -> Notes:
+    """What speaks against each marked label, and how often the word has the same label and suggestion among all issues.
+
+    issues: the rows of `label_issues`, `marks` some of them. Tables of an earlier version do not say why: no notes.
+    """
+    if "why" not in issues.column_names:
+        return {}
+    group = ("word", "label", "suggested_label")
+    differ = issues.filter(pc.not_equal(issues.column("label"), issues.column("predicted")))
+    counts = differ.select(group).group_by(list(group)).aggregate([([], "count_all")]).to_pylist()
+    times = {tuple(row[name] for name in group): row["count_all"] for row in counts}
+    rows = issues.filter(pc.is_in(issues.column(schema.SOURCE_ROW), pa.array({key[1] for key in marks}, pa.int64())))
+    notes: Notes = {}
+    for row in rows.sort_by("token_index").to_pylist():
+        key = (row[schema.SOURCE], row[schema.SOURCE_ROW], row[schema.WINDOW])
+        if key in marks and row["why"] is not None:
+            number = times.get(tuple(row[name] for name in group), 0)
+            again = f" ({number:,} such issues)" if number > 1 else ""
+            notes.setdefault(key, []).append(f"{row['word'] or '?'}: {row['why']}{again}")
+    return notes
+
+
 def sequences_by_id(scores: Scores, example_id: str) -> pa.Table:
     """The sequences with an id, or the windows they became, in order."""
     found = _rows_where(

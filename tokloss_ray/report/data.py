@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from tokloss_ray.errors import Refused, before_work
 from tokloss_ray.mining.mine import Progress, mine
 from tokloss_ray.mining.mined import fits, mining_folder, read_provenance, read_table
-from tokloss_ray.mining.ranks.label_scores import PRIOR_ADJUSTED
+from tokloss_ray.mining.ranks.label_scores import DEFAULT
 from tokloss_ray.mining.tables import listing
 from tokloss_ray.mining.tables.table import Tables
 from tokloss_ray.output.opened import open_outputs
@@ -89,7 +89,7 @@ def read_report_data(
         totals = tally.totals()
         found, made = _read_tables(output)
         bad_rows = _read_bad_rows(output, with_errors)
-    rank = rank or made.get("rank") or PRIOR_ADJUSTED
+    rank = rank or made.get("rank") or DEFAULT
     scheme = scheme or made.get("scheme")
     asked = {"rank": rank, "scheme": scheme, "min_count": 1}
     enough = found and not where and asked.items() <= made.items() and made["limit"] >= _ENOUGH

@@ -140,7 +140,24 @@ def label_issues_grid(tables: dict[str, pa.Table]) -> Grid:
             "suggested": (False, lambda row: row["suggested_label"] or NONE),
             "score": (True, lambda row: number(row["score"], 2)),
             "loss": (True, lambda row: number(row["loss"], 2)),
+            "why": (False, lambda row: row["why"] or NONE),
             "sentence": (False, lambda row: shorten(row["example_id"] or NONE, 60)),
+        },
+        FEW,
+    )  # fmt: skip
+
+
+def issue_groups_grid(tables: dict[str, pa.Table]) -> Grid:
+    """Label issues of the same word with the same label and suggestion."""
+    return grid(
+        "label-issue-groups", "The same word, label and suggestion", tables["label_issue_groups"],
+        {
+            "word": (False, lambda row: shorten(row["word"])),
+            "label": (False, lambda row: row["label"]),
+            "suggested": (False, lambda row: row["suggested_label"]),
+            "times": (True, lambda row: count(row["count"])),
+            "highest score": (True, lambda row: number(row["score"], 2)),
+            "first sentence": (False, lambda row: shorten(row["example_id"] or NONE, 60)),
         },
         FEW,
     )  # fmt: skip

@@ -118,6 +118,7 @@ def page_values(data: ReportData) -> dict[str, Any]:
         "entity_errors": page_grids.entity_errors_grid(tables),
         "malformed": page_grids.malformed_grid(tables),
         "label_issues": page_grids.label_issues_grid(tables),
+        "issue_groups": page_grids.issue_groups_grid(tables),
         "inconsistent": page_grids.inconsistent_grid(tables),
         "words_table": page_grids.tokens_grid(tables, "words"),
         "tokens": page_grids.tokens_grid(tables, "tokens"),

@@ -9,7 +9,7 @@ from typing import get_args, get_type_hints
 import pytest
 
 from tokloss_ray.cli.mine import mine
-from tokloss_ray.mining.ranks.label_scores import PRIOR_ADJUSTED, RANKS
+from tokloss_ray.mining.ranks.label_scores import DEFAULT, RANKS
 
 DOCS = Path(__file__).parents[3] / "docs"
 
@@ -22,4 +22,4 @@ def test_help_and_documentation_name_each_rank(rank: str) -> None:
 
 
 def test_the_default_of_the_command_is_the_default_rank() -> None:
-    assert inspect.signature(mine).parameters["rank"].default == PRIOR_ADJUSTED == next(iter(RANKS))
+    assert inspect.signature(mine).parameters["rank"].default == DEFAULT == next(iter(RANKS))

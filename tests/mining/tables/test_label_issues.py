@@ -21,8 +21,19 @@ from hypothesis import strategies as st
 from tests.support.demo_words import demo_scores, demo_words, split
 from tokloss_ray.errors import Refused
 from tokloss_ray.mining.ranks import confident
-from tokloss_ray.mining.ranks.label_scores import PRIOR_WEIGHT, RANKS, label_scores, rank_labels
+from tokloss_ray.mining.ranks.label_scores import (
+    DEFAULT,
+    PRIOR_ADJUSTED,
+    PRIOR_WEIGHT,
+    RANKS,
+    SURFACE,
+    SURFACE_SMOOTHING,
+    SURFACE_WEIGHT,
+    label_scores,
+    rank_labels,
+)
 from tokloss_ray.mining.tables import entity_issues, label_issues
+from tokloss_ray.mining.words.occurrences import count_words
 from tokloss_ray.tags.schemes import breaks_of, malformed_words, read_spans, read_tag_set, write_spans
 
 ROOT = Path(__file__).parents[3]
@@ -48,7 +59,9 @@ def addresses(table):
 
 def issues_of(rank, **options):
     labels = Counter(np.array(demo_words().tags)[demo_words().label])
-    parts = [label_issues.label_issues_partial(rank_labels(w, labels, rank), **options) for w in demo_scores().words]
+    counts = count_words(demo_words())
+    ranked = [rank_labels(w, labels, rank, counts=counts) for w in demo_scores().words]
+    parts = [label_issues.label_issues_partial(one, **options) for one in ranked]
     return label_issues.label_issues_merge(parts, rank=rank, **options)
 
 
@@ -108,8 +121,11 @@ def test_without_all_probabilities_the_confident_issues_are_nearly_the_same():
     assert len(full & near) > 0.95 * len(full | near)
 
 
-def test_default_rank_equals_a_plain_loop():
+@pytest.mark.parametrize("rank", [SURFACE, PRIOR_ADJUSTED])
+def test_ranks_of_log_odds_equal_a_plain_loop(rank):
     words = demo_words()
+    text = words.word.to_pylist()
+    seen, of_word = Counter(zip(text, words.label.tolist(), strict=True)), Counter(text)
     labels = Counter(words.tags[code] for code in words.label)
     total = sum(labels.values()) + len(words.tags)
     tag_set = read_tag_set(words.tags)
@@ -122,8 +138,13 @@ def test_default_rank_equals_a_plain_loop():
     for i in range(len(words)):
         region.append(region[-1] + (not joined[i]) if region else 0)
 
-        def odds(log_p, code):
-            return log_p - PRIOR_WEIGHT * math.log((labels[words.tags[code]] + 1) / total)
+        def odds(log_p, code, i=i):
+            prior = (labels[words.tags[code]] + 1) / total
+            if rank == PRIOR_ADJUSTED:
+                return log_p - PRIOR_WEIGHT * math.log(prior)
+            count = seen[text[i], int(code)] - (code == words.label[i])
+            share = (count + SURFACE_SMOOTHING * prior) / (of_word[text[i]] - 1 + SURFACE_SMOOTHING)
+            return log_p - PRIOR_WEIGHT * math.log(prior) + SURFACE_WEIGHT * math.log(share / prior)
 
         known = ((words.predicted[i], words.predicted_prob[i]), (words.second[i], words.second_prob[i]))
         others = [odds(math.log(p), code) for code, p in known if code != words.label[i]]
@@ -138,12 +159,13 @@ def test_default_rank_equals_a_plain_loop():
             for j in range(max(0, i - 60), min(len(words), i + 60))
             if region[j] == region[i] and words.label[j] != words.predicted[j]
         ]
-        expected.append((raw[i] + sum(same) / len(same)) / 2)
-    score, suggested = label_scores(words, labels)
+        own = 0.5 if rank == PRIOR_ADJUSTED else 0.0
+        expected.append(own * raw[i] + (1 - own) * sum(same) / len(same))
+    score, suggested = label_scores(words, labels, rank)
     np.testing.assert_allclose(score, expected, rtol=1e-6, atol=1e-6)
     assert (suggested != words.label).all()
 
-    table = issues_of("prior-adjusted", limit=EVERYTHING)
+    table = issues_of(rank, limit=EVERYTHING)
     assert table.num_rows == len(words)
     assert table["score"].to_numpy() == pytest.approx(np.sort(expected)[::-1], abs=1e-6)
     first = table.slice(0, 1).to_pylist()[0]
@@ -242,7 +264,8 @@ def test_any_split_and_tree_of_merges_gives_the_same_table(name, rank, data):
     labels = Counter(words.tags[code] for code in words.label)
     cuts = data.draw(st.lists(st.integers(0, len(words.offsets) - 1), max_size=4))
     ranked = {"rank": rank} if name == "label" else {}
-    parts = [partial(rank_labels(part, labels, rank), limit) for part in split(words, cuts)]
+    counts = count_words(words)
+    parts = [partial(rank_labels(part, labels, rank, counts=counts), limit) for part in split(words, cuts)]
     at = data.draw(st.integers(0, len(parts)))
     tree = [combine(some, by, limit=limit, **ranked) for some in (parts[:at], parts[at:]) if some]
     expected = merge([partial(rank_labels(words, labels, rank), EVERYTHING)], by, limit=EVERYTHING, **ranked)
@@ -259,7 +282,7 @@ def test_any_split_and_tree_of_merges_gives_the_same_table(name, rank, data):
 
 def test_what_cannot_be_ranked_is_refused():
     words = replace(demo_words(), probs=None)
-    with pytest.raises(Refused, match="unknown rank best: choose one of prior-adjusted, loss"):
+    with pytest.raises(Refused, match="unknown rank best: choose one of surface, prior-adjusted, loss"):
         rank_labels(words, rank="best")
     with pytest.raises(Refused, match="--keep-probs"):
         rank_labels(words, rank="confidence-weighted-entropy")
@@ -288,7 +311,7 @@ def test_default_rank_finds_seeded_errors_better_than_loss_and_margin():
             noisy = label_noise.with_labels(words, label)
             wrong = label != words.label
             assert 0.05 < wrong.sum() / (words.label > 0).sum() < 0.15
-            ranks = ("prior-adjusted", "loss", "margin")
+            ranks = (DEFAULT, "loss", "margin")
             found.append([label_noise.precision(words, wrong, label_scores(noisy, rank=r)[0]) for r in ranks])
         default, loss, margin = np.mean(found, axis=0)
         gains.append(default - np.maximum(loss, margin))

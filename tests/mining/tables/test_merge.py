@@ -18,6 +18,7 @@ from tokloss_ray.mining.settings import MiningSettings
 from tokloss_ray.mining.tables.grouping import SUM, combine_tallies, figures_of, moments, slices
 from tokloss_ray.mining.tables.lengths import bucket
 from tokloss_ray.mining.tables.table import Partials
+from tokloss_ray.mining.words.occurrences import count_words
 from tokloss_ray.mining.words.words import Words
 
 
@@ -29,7 +30,7 @@ def with_slices(words: Words) -> Words:
 
 def job_of(words: Words, **options: Any) -> MiningSettings:
     labels = {tag: int((words.label == code).sum()) for code, tag in enumerate(words.tags)}
-    return MiningSettings(tags=words.tags, labels=labels, by=tuple(words.by), **options)
+    return MiningSettings(tags=words.tags, labels=labels, by=tuple(words.by), counts=count_words(words), **options)
 
 
 def assert_same(a: pa.Table, b: pa.Table, name: str) -> None:

@@ -4,8 +4,12 @@ Tables (slice columns first in each), the most suspicious row first, the first `
 
 `label_issues`: `output`, `example_id`, `source`, `source_row`, `window`, `token_index` (in the window), `word_index`
 (in the row), `token`, `word`, `label`, `predicted`, `suggested_label` (the best tag other than the label), `score`
-float64, `loss` float32. Each labelled word has a score (`label_scores`); with a confident rank (`confident`) only
-the issues of that rule are rows.
+float64, `loss` float32, `why` (in words, what speaks against the label), `suggested_prob` float32, `other_places`,
+`same_label`, `same_suggestion` int64 (labelled places of the same word beside this one, and how many of them have the
+label, and the suggested one; null if the rank does not look at them), `issue_start`, `issue_words` int32 (word index at
+which the entities begin that the word belongs to, and how many of their words have another label than the prediction).
+Each labelled word has a score (`label_scores`); with a confident rank (`confident`) only the issues of that rule are
+rows.
 
 `sentence_issues`: `output`, `example_id`, `source`, `source_row`, `score` (of its worst word), `word_index`, `word`,
 `label`, `suggested_label` (of that word), `suspicious` (words whose label is not the prediction), `num_labels`.
@@ -18,9 +22,10 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from tokloss_ray.mining.ranks.label_scores import PRIOR_ADJUSTED, RANKS, Ranking
+from tokloss_ray.mining.ranks.label_scores import DEFAULT, RANKS, Ranking, issues_of_words
 from tokloss_ray.mining.ranks.selection import ORDER, SCORE, candidates, highest
 from tokloss_ray.mining.tables.grouping import top_rows
+from tokloss_ray.mining.tables.reasons import PLACES, reasons
 from tokloss_ray.mining.tables.table import Table
 from tokloss_ray.mining.words.words import KEY, key_columns
 
@@ -32,17 +37,18 @@ def label_issues_partial(ranking: Ranking, limit: int = 10_000) -> pa.Table:
 
 
 def label_issues_combine(
-    parts: Sequence[pa.Table], by: Sequence[str] = (), rank: str = PRIOR_ADJUSTED, limit: int = 10_000
+    parts: Sequence[pa.Table], by: Sequence[str] = (), rank: str = DEFAULT, limit: int = 10_000
 ) -> pa.Table:
     """Partials as one partial."""
     return RANKS[rank].selection.combine(parts, by, limit)
 
 
 def label_issues_merge(
-    parts: Sequence[pa.Table], by: Sequence[str] = (), rank: str = PRIOR_ADJUSTED, limit: int = 10_000
+    parts: Sequence[pa.Table], by: Sequence[str] = (), rank: str = DEFAULT, limit: int = 10_000
 ) -> pa.Table:
     """The table `label_issues`."""
-    return RANKS[rank].selection.final(parts, by, limit)
+    table = RANKS[rank].selection.final(parts, by, limit)
+    return table.add_column(table.column_names.index("loss") + 1, "why", reasons(table))
 
 
 def _rows(ranking: Ranking, at: np.ndarray | pa.Array) -> pa.Table:
@@ -61,6 +67,7 @@ def _rows(ranking: Ranking, at: np.ndarray | pa.Array) -> pa.Table:
         "suggested_label": pa.array(ranking.suggested, mask=ranking.suggested < 0),
         SCORE: pa.array(ranking.score),
         "loss": pa.array(words.loss, pa.float32()),
+        **_evidence(ranking),
     }
     # Slices are known of every word.
     where = pa.array(words.sequence) if at.null_count else sequence
@@ -69,6 +76,24 @@ def _rows(ranking: Ranking, at: np.ndarray | pa.Array) -> pa.Table:
     columns |= {name: _plain(values.take(at)) for name, values in of_word.items()}
     columns |= {name: tags.take(columns[name]) for name in ("label", "predicted", "suggested_label")}
     return pa.table({name: columns[name] for name in (*words.by, *columns)})
+
+
+def _evidence(ranking: Ranking) -> dict[str, pa.Array]:
+    """What the score of each word was made of."""
+    words, suggested = ranking.words, ranking.suggested
+    first = suggested == words.predicted
+    prob = np.where(first, words.predicted_prob, words.second_prob)
+    start, size = issues_of_words(words, ranking.tag_set)
+    counts = dict.fromkeys(PLACES, pa.nulls(len(words), pa.int64()))
+    if (at := ranking.places) is not None:
+        found = (at.others, at.label, np.where(first, at.predicted, at.second))
+        counts = {name: pa.array(values, pa.int64()) for name, values in zip(PLACES, found, strict=True)}
+    return {
+        "suggested_prob": pa.array(prob, pa.float32(), mask=suggested < 0),
+        **counts,
+        "issue_start": pa.array(start, pa.int32()),
+        "issue_words": pa.array(size, pa.int32()),
+    }
 
 
 def _plain(values: pa.Array) -> pa.Array:
@@ -107,7 +132,7 @@ sentence_issues_merge = sentence_issues_combine
 LABEL_ISSUES = Table(
     name="label_issues",
     title="Labels that are probably wrong",
-    shown=("word", "label", "suggested_label", SCORE, "loss", "example_id"),
+    shown=("word", "label", "suggested_label", SCORE, "example_id", "why"),
     partial=lambda part, settings: label_issues_partial(part.ranking, settings.limit),
     combine=lambda parts, settings: label_issues_combine(parts, settings.by, settings.rank, settings.limit),
     final=lambda partials, settings: label_issues_merge(

@@ -27,6 +27,35 @@ COLUMNS = (
 """What `words_of_rows` needs; and `probs`, where it is there."""
 
 
+LABELLED_COLUMNS = (schema.SOURCE, schema.SOURCE_ROW, schema.WORD_IDS, schema.WORDS, schema.LABELS)
+"""What `labelled_words` needs; of pre-encoded input `input_tokens` too."""
+
+
+def labelled_words(table: pa.Table, tags: tuple[str, ...]) -> tuple[pa.DictionaryArray, np.ndarray]:
+    """The words and labels of `words_of_rows`, from a few columns: one entry for each labelled word.
+
+    Raises:
+        ValueError: a tag is not among `tags`.
+    """
+    flat = {name: one_array(table.column(name)) for name in table.column_names}
+    lengths = list_lengths(flat[schema.LABELS])
+    label = _codes(flat[schema.LABELS].flatten(), (*tags, schema.IGN))
+    at = np.flatnonzero(label < len(tags))
+    row = np.repeat(np.arange(table.num_rows), lengths)[at]
+    if is_encoded(table):
+        return flat[schema.INPUT_TOKENS].flatten().take(pa.array(at)), label[at]
+    ids = pc.fill_null(flat[schema.WORD_IDS].flatten(), -1).to_numpy(zero_copy_only=False)[at]
+    first = np.ones(len(at), dtype=bool)  # of the labelled tokens of a word
+    first[1:] = (ids[1:] != ids[:-1]) | (row[1:] != row[:-1])
+    place = _place_of_words(flat, _first_windows(flat[schema.SOURCE], flat[schema.SOURCE_ROW]), row[first], ids[first])
+    return flat[schema.WORDS].flatten().take(pa.array(place)), label[at][first]
+
+
+def is_encoded(table: pa.Table) -> bool:
+    """Whether the input of these rows of scores/ was pre-encoded: their words are not known."""
+    return table.num_rows > 0 and table.column(schema.WORD_IDS).null_count == table.num_rows
+
+
 def words_of_rows(table: pa.Table, tags: tuple[str, ...], by: dict[str, pa.Array], output: str) -> Words:
     """The labelled tokens of some rows of scores/: strings as dictionaries, the windows of a row one after another.
 
@@ -121,12 +150,18 @@ def _word_columns(
     ends[offsets_of(list_lengths(lists))] = True
     run = (np.cumsum(ends) - 1)[at]
     word_index = ids[at].astype(np.int32)
+    word = flat[schema.WORDS].flatten().take(pa.array(_place_of_words(flat, first, row, word_index)))
+    return word_index, np.diff(np.flatnonzero(ends))[run].astype(np.int32), word
+
+
+def _place_of_words(flat: dict[str, pa.Array], first: np.ndarray, row: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """Where among all words those of some tokens stand. first: which rows begin a row of the input. row, index: of each
+    token, its row and the index of its word."""
     # Later windows of a very long row have no words of their own: those of its first window serve.
     lengths = list_lengths(flat[schema.WORDS])
-    words_at = offsets_of(lengths)[:-1]
+    base = np.flatnonzero(first)
     own = np.where(lengths > 0, np.arange(len(lengths)), base[np.cumsum(first) - 1])
-    word = flat[schema.WORDS].flatten().take(pa.array(words_at[own[row]] + word_index))
-    return word_index, np.diff(np.flatnonzero(ends))[run].astype(np.int32), word
+    return offsets_of(lengths)[:-1][own[row]] + index
 
 
 def _in_order(words: Words) -> Words:

@@ -11,7 +11,15 @@ import pyarrow.compute as pc
 
 from tokloss_ray import schema
 from tokloss_ray.errors import Refused
-from tokloss_ray.mining.words.from_rows import COLUMNS, STRINGS, words_of_rows
+from tokloss_ray.mining.words.from_rows import (
+    COLUMNS,
+    LABELLED_COLUMNS,
+    STRINGS,
+    is_encoded,
+    labelled_words,
+    words_of_rows,
+)
+from tokloss_ray.mining.words.occurrences import WordCounts, add_counts, count_labels
 from tokloss_ray.mining.words.words import Words, concat_words, first_tokens
 from tokloss_ray.output.opened import (
     Condition,
@@ -68,7 +76,7 @@ def read_tokens(
     parts: list[Words] = []
     size = 0
     for file in files:
-        for table in _read_file(file, by, conditions, probs, tokens):
+        for table in _read_file(file, _columns(by, probs), conditions, tokens):
             slices = {name: _slice_values(table, name, file) for name in by}
             with reading(file.output, file.path):  # no checksum covers the footer, which says what the values are
                 part = words_of_rows(table, tags, slices, file.output)
@@ -80,6 +88,31 @@ def read_tokens(
             size += count
     if parts:
         yield concat_words(parts)
+
+
+def read_counts(files: Iterable[ScoreFile], tags: tuple[str, ...], tokens: int = BATCH_TOKENS) -> WordCounts:
+    """How the words of some files are labelled: only a few columns are read. Arguments as for `read_tokens`.
+
+    Raises:
+        JobFailed: a file is gone or damaged.
+    """
+    found: list[WordCounts] = []
+    for file in files:
+        for table in _labelled_parts(file, tokens):
+            with reading(file.output, file.path):
+                found.append(count_labels(*labelled_words(table, tags), len(tags)))
+    return add_counts(found)
+
+
+def _labelled_parts(file: ScoreFile, tokens: int) -> Iterator[pa.Table]:
+    """The rows of a file with the columns of `labelled_words`; the tokens only if there are no words."""
+    for table in _read_file(file, LABELLED_COLUMNS, {}, tokens):
+        if is_encoded(table):
+            break
+        yield table
+    else:
+        return
+    yield from _read_file(file, (*LABELLED_COLUMNS, schema.INPUT_TOKENS), {}, tokens)
 
 
 def read_words(file: ScoreFile, tags: tuple[str, ...], by: Sequence[str] = (), probs: bool = False) -> Words:
@@ -156,12 +189,19 @@ def read_rows(file: ScoreFile, columns: Sequence[str] | None, conditions: dict[s
     return table if columns is None else table.select(list(columns))
 
 
+def _columns(by: Sequence[str], probs: bool) -> list[str]:
+    """The columns of `words_of_rows`, and those to slice by."""
+    return [*COLUMNS, schema.NUM_TOKENS, *by, *([schema.PROBS] if probs else [])]
+
+
 def _read_file(
-    file: ScoreFile, by: Sequence[str], conditions: dict[str, list[Condition]], probs: bool, tokens: int
+    file: ScoreFile, names: Sequence[str], conditions: dict[str, list[Condition]], tokens: int
 ) -> Iterator[pa.Table]:
-    """The rows of a file that pass, some at a time; the windows of a row stay together."""
-    extra = [name for name in dict.fromkeys([*by, *conditions]) if name not in file.constants]
-    columns = [*COLUMNS, schema.NUM_TOKENS, *extra, *([schema.PROBS] if probs else [])]
+    """The rows of a file that pass, some at a time; the windows of a row stay together.
+
+    names: the columns to read; those of `conditions` are read too, those that the file's place names are not.
+    """
+    columns = [name for name in dict.fromkeys([*names, *conditions]) if name not in file.constants]
     here = {name: tests for name, tests in conditions.items() if name not in file.constants}
     step = batch_rows(file, tokens)
     with open_score_file(
