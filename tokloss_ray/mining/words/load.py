@@ -97,10 +97,24 @@ def read_counts(files: Iterable[ScoreFile], tags: tuple[str, ...], tokens: int =
         JobFailed: a file is gone or damaged.
     """
     found: list[WordCounts] = []
+    words: list[pa.DictionaryArray] = []
+    labels: list[np.ndarray] = []
+
+    def count() -> None:
+        found.append(count_labels(pa.concat_arrays(words), np.concatenate(labels), len(tags)))
+        words.clear()
+        labels.clear()
+
     for file in files:
         for table in _labelled_parts(file, tokens):
             with reading(file.output, file.path):
-                found.append(count_labels(*labelled_words(table, tags), len(tags)))
+                word, label = labelled_words(table, tags)
+            words.append(word)  # Arrow unifies the dictionaries: a word of many small files is numbered once
+            labels.append(label)
+            if sum(map(len, labels)) >= tokens:
+                count()
+    if words:
+        count()
     return add_counts(found)
 
 
