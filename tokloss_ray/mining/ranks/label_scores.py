@@ -139,12 +139,13 @@ def regions(label: Spans, predicted: Spans, length: int) -> tuple[np.ndarray, np
     return np.cumsum(~joined) - 1, np.flatnonzero(~joined)
 
 
-def issues_of_words(words: Words, tag_set: TagSet | None) -> tuple[np.ndarray, np.ndarray]:
-    """Of each word, the issue that it is part of: the word index at which its region (`regions`) begins, and how many
-    words of it have another label than the prediction, [N] each. Where tags mark no spans each word is a region."""
+def issues_of_words(words: Words, tag_set: TagSet | None, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of the words at some positions, [n], the issue that each is part of: the word index at which its region
+    (`regions`) begins, and how many words of it have another label than the prediction, [n] each. Where tags mark no
+    spans each word is a region."""
     region, begin = regions(*both_spans(words, tag_set), len(words))
     differ = np.bincount(region, weights=words.label != words.predicted, minlength=len(begin))
-    return words.word_index[begin][region], differ.astype(np.int32)[region]
+    return words.word_index[begin[region[at]]], differ[region[at]].astype(np.int32)
 
 
 def _surface(words: Words, labels: Labels, scheme: str | None, at: Places | None) -> Scores:

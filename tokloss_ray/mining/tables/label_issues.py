@@ -21,6 +21,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tokloss_ray.mining.ranks.label_scores import DEFAULT, RANKS, Ranking, issues_of_words
 from tokloss_ray.mining.ranks.selection import ORDER, SCORE, candidates, highest
@@ -33,7 +34,9 @@ from tokloss_ray.mining.words.words import KEY, key_columns
 def label_issues_partial(ranking: Ranking, limit: int = 10_000) -> pa.Table:
     """What `label_issues` needs of the words of a part: the first `limit` of each slice, unless the rank has a rule of
     its own."""
-    return ranking.rank.selection.partial(ranking.words, ranking.score, limit, lambda at: _rows(ranking, at))
+    return ranking.rank.selection.partial(
+        ranking.words, ranking.score, limit, lambda at: _with_evidence(ranking, at, _rows(ranking, at))
+    )
 
 
 def label_issues_combine(
@@ -67,7 +70,6 @@ def _rows(ranking: Ranking, at: np.ndarray | pa.Array) -> pa.Table:
         "suggested_label": pa.array(ranking.suggested, mask=ranking.suggested < 0),
         SCORE: pa.array(ranking.score),
         "loss": pa.array(words.loss, pa.float32()),
-        **_evidence(ranking),
     }
     # Slices are known of every word.
     where = pa.array(words.sequence) if at.null_count else sequence
@@ -78,22 +80,29 @@ def _rows(ranking: Ranking, at: np.ndarray | pa.Array) -> pa.Table:
     return pa.table({name: columns[name] for name in (*words.by, *columns)})
 
 
-def _evidence(ranking: Ranking) -> dict[str, pa.Array]:
-    """What the score of each word was made of."""
-    words, suggested = ranking.words, ranking.suggested
-    first = suggested == words.predicted
-    prob = np.where(first, words.predicted_prob, words.second_prob)
-    start, size = issues_of_words(words, ranking.tag_set)
-    counts = dict.fromkeys(PLACES, pa.nulls(len(words), pa.int64()))
-    if (at := ranking.places) is not None:
-        found = (at.others, at.label, np.where(first, at.predicted, at.second))
-        counts = {name: pa.array(values, pa.int64()) for name, values in zip(PLACES, found, strict=True)}
-    return {
-        "suggested_prob": pa.array(prob, pa.float32(), mask=suggested < 0),
-        **counts,
-        "issue_start": pa.array(start, pa.int32()),
-        "issue_words": pa.array(size, pa.int32()),
+def _with_evidence(ranking: Ranking, at: np.ndarray | pa.Array, rows: pa.Table) -> pa.Table:
+    """The rows of the words at some positions, with what their scores were made of."""
+    at = at if isinstance(at, pa.Array) else pa.array(at)
+    none = at.is_null().to_numpy(zero_copy_only=False)
+    index = pc.fill_null(at, 0).to_numpy(zero_copy_only=False)
+    words, suggested = ranking.words, ranking.suggested[index]
+    first = suggested == words.predicted[index]
+    prob = np.where(first, words.predicted_prob[index], words.second_prob[index])
+    start, size = issues_of_words(words, ranking.tag_set, index)
+    counts: tuple[pa.Array, ...] = (pa.nulls(len(at), pa.int64()),) * len(PLACES)
+    if (known := ranking.places) is not None:
+        suggestion = np.where(first, known.predicted[index], known.second[index])
+        found = (known.others[index], known.label[index], suggestion)
+        counts = tuple(pa.array(values, pa.int64(), mask=none) for values in found)
+    columns = {
+        "suggested_prob": pa.array(prob, pa.float32(), mask=none | (suggested < 0)),
+        **dict(zip(PLACES, counts, strict=True)),
+        "issue_start": pa.array(start, pa.int32(), mask=none),
+        "issue_words": pa.array(size, pa.int32(), mask=none),
     }
+    for name, values in columns.items():
+        rows = rows.append_column(name, values)
+    return rows
 
 
 def _plain(values: pa.Array) -> pa.Array:
