@@ -148,13 +148,13 @@ def label_issues_grid(tables: dict[str, pa.Table]) -> Grid:
 
 
 def issue_groups_grid(tables: dict[str, pa.Table]) -> Grid:
-    """Label issues of the same word with the same label and suggestion."""
+    """Label issues of the same words with the same labels and suggestion."""
     return grid(
-        "label-issue-groups", "The same word, label and suggestion", tables["label_issue_groups"],
+        "label-issue-groups", "The same words, labels and suggestion", tables["label_issue_groups"],
         {
-            "word": (False, lambda row: shorten(row["word"])),
-            "label": (False, lambda row: row["label"]),
-            "suggested": (False, lambda row: row["suggested_label"]),
+            "text": (False, lambda row: shorten(row["text"])),
+            "labels": (False, lambda row: shorten(" ".join(row["label_tags"]))),
+            "suggested": (False, lambda row: shorten(" ".join(row["suggested_tags"]))),
             "times": (True, lambda row: count(row["count"])),
             "highest score": (True, lambda row: number(row["score"], 2)),
             "first sentence": (False, lambda row: shorten(row["example_id"] or NONE, 60)),

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from tests.support.demo_words import demo_words
+from tests.support.demo_words import demo_scores, demo_words
+from tokloss_ray.mining.passes import final_tables, partial_tables
 from tokloss_ray.mining.ranks.label_scores import rank_labels
+from tokloss_ray.mining.settings import MiningSettings
 from tokloss_ray.mining.tables.entity_issues import entity_issues_merge, entity_issues_partial
-from tokloss_ray.mining.tables.issue_groups import issue_groups
+from tokloss_ray.mining.tables.issue_groups import issue_groups, words_as_issues
 from tokloss_ray.mining.tables.label_issues import label_issues_merge, label_issues_partial
 from tokloss_ray.mining.tables.reasons import probability, reasons
+from tokloss_ray.mining.words.occurrences import count_words
+from tokloss_ray.mining.words.words import concat_words
 
 EVERYTHING = 10**6
 
@@ -101,23 +106,50 @@ def test_words_of_one_entity_stand_together() -> None:
     assert set(entities) <= set(runs)
 
 
-def test_groups_equal_a_plain_count() -> None:
-    table = issues()
+def entities() -> pa.Table:
+    """Of the demo's sentences, and some of them once more: in so few, no entity is wrong twice."""
+    words = concat_words([demo_words(), demo_scores().words[1]])
+    return entity_issues_merge([entity_issues_partial(rank_labels(words), EVERYTHING)], limit=EVERYTHING)
+
+
+@pytest.mark.parametrize("of", ["entities", "words"])
+def test_groups_equal_a_plain_count(of: str) -> None:
+    table = entities() if of == "entities" else words_as_issues(issues())
     groups = issue_groups(table).to_pylist()
-    rows = [r for r in table.to_pylist() if r["label"] != r["predicted"]]
-    members: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-    for one in rows:
-        members.setdefault((one["word"], one["label"], one["suggested_label"]), []).append(one)
+    members: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for one in table.to_pylist():
+        members.setdefault(key(one), []).append(one)
     expected = {key: found for key, found in members.items() if len(found) > 1}
-    assert {(g["word"], g["label"], g["suggested_label"]) for g in groups} == expected.keys()
+    assert {key(group) for group in groups} == expected.keys()
+    assert len(groups) == len(expected) > 3
     for group in groups:
-        found = expected[group["word"], group["label"], group["suggested_label"]]
+        found = expected[key(group)]
         assert group["count"] == len(found)
         assert group["score"] == max(r["score"] for r in found)
         assert group["mean_score"] == pytest.approx(sum(r["score"] for r in found) / len(found))
-        assert group["example_id"] == found[0]["example_id"]
-        assert group["summary"] == (
-            f"{group['word']}: {len(found)} times {group['label']}, suggested {group['suggested_label']}"
-        )
+        assert [group[name] for name in ("example_id", "start", "stop")] == [
+            found[0][name] for name in ("example_id", "start", "stop")
+        ]
+        labels, suggested = (" ".join(group[name]) for name in ("label_tags", "suggested_tags"))
+        assert group["summary"] == f"{group['text']}: {len(found)} times {labels}, suggested {suggested}"
     assert [(-g["count"], -g["score"]) for g in groups] == sorted((-g["count"], -g["score"]) for g in groups)
     assert issue_groups(table.slice(0, 0)).num_rows == 0
+
+
+def key(row: dict[str, Any]) -> tuple[Any, ...]:
+    return row["text"], tuple(row["label_tags"]), tuple(row["suggested_tags"])
+
+
+def test_words_that_the_model_agrees_with_are_in_no_group() -> None:
+    rows = [r for r in issues().to_pylist() if r["label"] != r["predicted"]]
+    assert [(r["word"], r["word_index"], r["word_index"] + 1) for r in rows] == [
+        (r["text"], r["start"], r["stop"]) for r in words_as_issues(issues()).to_pylist()
+    ]
+
+
+def test_words_of_part_of_speech_are_groups_of_their_own() -> None:
+    words = replace(demo_words(), tags=("NOUN", "VERB", "ADJ", "ADV", "DET", "NUM", "X"))
+    settings = MiningSettings(tags=words.tags, labels={}, counts=count_words(words))
+    table = final_tables(partial_tables(words, settings), settings)["label_issue_groups"]
+    assert table.num_rows > 3
+    assert all(len(tags) == 1 for tags in table["label_tags"].to_pylist())

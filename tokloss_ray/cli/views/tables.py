@@ -95,7 +95,7 @@ def _print_one(console: Console, listed: MiningTable, table: pa.Table, show: int
 
 
 def _view(rows: pa.Table, columns: Sequence[str]) -> Table:
-    lists = {c for c in columns if pa.types.is_nested(rows.schema.field(c).type) or c in ("text", "why")}
+    lists = {c for c in columns if pa.types.is_nested(rows.schema.field(c).type) or c in ("text", "why", "summary")}
     view = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", expand=bool(lists))
     for column in columns:
         kind = rows.schema.field(column).type
