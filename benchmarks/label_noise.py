@@ -11,6 +11,8 @@ not have been trained on the files. Of the entities, a share (`--rates`) gets an
     drop      the annotation is removed
     invent    beside each of them: one or two words that are in no entity are annotated; mostly (4 of 5) capitalised
     mixed     one of the four, drawn evenly
+    same      the same name wrong each time, as annotators err: names that occur three times or more, each in four of
+              five places dropped (three of five names) or given one other type
 
 Average precision by word and by sentence (with an error or not; a sentence scores its worst word), mean over files and
 seeds; the three scores of cleanlab come from its own functions. `wins` counts the pairs of file and rate in which the
@@ -25,20 +27,44 @@ import tempfile
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cleanlab.rank
 import numpy as np
+import pyarrow as pa
 from sklearn.metrics import average_precision_score
 
 import tokloss_ray
-from tokloss_ray.mining.ranks.label_scores import label_scores, log_priors, prior_adjusted, shared_evidence
+from tokloss_ray.mining.ranks.label_scores import (
+    PRIOR_ADJUSTED,
+    label_scores,
+    log_priors,
+    places,
+    prior_adjusted,
+    shared_evidence,
+    surface_evidence,
+)
 from tokloss_ray.mining.words.load import read_words
-from tokloss_ray.mining.words.words import Words, concat_words
+from tokloss_ray.mining.words.occurrences import count_words
+from tokloss_ray.mining.words.words import Words, concat_words, words_as_text
 from tokloss_ray.output.opened import open_outputs
+from tokloss_ray.ragged import offsets_of, positions
 from tokloss_ray.tags.schemes import Spans, TagSet, breaks_of, read_spans, read_tag_set, write_spans
 
 KINDS = ("type", "boundary", "drop", "invent")
+SEEDED = (*KINDS, "mixed", "same")
 DEFAULT = "default"
+VARIANTS = {
+    "no surface, a = 0.5": (0.5, 0.0, 0.0, 0.5),
+    "words alone": (0.25, 0.5, 4.0, 0.0),
+    "half shared": (0.25, 0.5, 4.0, 0.5),
+    "a = 0.4": (0.4, 0.5, 4.0, 1.0),
+    "w = 0.25": (0.25, 0.25, 4.0, 1.0),
+    "w = 0.75": (0.25, 0.75, 4.0, 1.0),
+    "s = 2": (0.25, 0.5, 2.0, 1.0),
+    "s = 16": (0.25, 0.5, 16.0, 1.0),
+}
+"""What the default is not: weight of the prior, weight and smoothing of the other places, share of the region."""
 RIVALS = (
     "loss",
     "margin",
@@ -48,9 +74,11 @@ RIVALS = (
 )
 
 
-def scored(model: str, path: str, folder: str) -> Words:
+def scored(model: str, path: str, folder: str, **settings: Any) -> Words:
     """The words of a file with all probabilities."""
-    config = tokloss_ray.ScoreConfig(model=model, input=path, output=folder, id_column="id", keep_probs=True)
+    config = tokloss_ray.ScoreConfig(
+        model=model, input=path, output=folder, id_column="id", keep_probs=True, **settings
+    )
     tokloss_ray.score(config)
     scores = open_outputs(folder)
     return concat_words([read_words(file, scores.tags, probs=True) for file in scores.files])
@@ -60,6 +88,8 @@ def corrupted(words: Words, tag_set: TagSet, kind: str, rate: float, seed: int) 
     """[N]: the label codes with errors in a share of the entities."""
     rng = np.random.default_rng(seed)
     spans = read_spans(words.label, breaks_of(words.offsets, words.word_index), tag_set)
+    if kind == "same":
+        return write_spans(_same_names_wrong(words, tag_set, spans, rate, rng), len(words), tag_set)
     text = words.word.to_pylist()
     start, stop, types = spans.start.copy(), spans.stop.copy(), spans.type.copy()
     sequence = np.searchsorted(words.offsets, start, side="right") - 1
@@ -102,6 +132,28 @@ def corrupted(words: Words, tag_set: TagSet, kind: str, rate: float, seed: int) 
     return write_spans(Spans(*(values[order] for values in columns)), len(words), tag_set)
 
 
+def _same_names_wrong(words: Words, tag_set: TagSet, spans: Spans, rate: float, rng: np.random.Generator) -> Spans:
+    """The spans with errors of the kind `same`."""
+    lengths = spans.stop - spans.start
+    at = words.word.take(pa.array(positions(spans.start, lengths)))
+    names = words_as_text(at, offsets_of(lengths)).dictionary_encode()
+    name = names.indices.to_numpy()
+    often = np.flatnonzero(np.bincount(name) >= 3)
+    types, kept = spans.type.copy(), np.ones(len(name), dtype=bool)
+    changed = 0
+    for one in rng.permutation(often):
+        if changed >= rate * len(name):
+            break
+        here = np.flatnonzero(name == one)
+        here = here[rng.random(len(here)) < 0.8]
+        changed += len(here)
+        if rng.random() < 0.6:
+            kept[here] = False
+        else:
+            types[here] = (types[here] + 1 + rng.integers(len(tag_set.types) - 1)) % len(tag_set.types)
+    return Spans(spans.start[kept], spans.stop[kept], types[kept])
+
+
 def _free_word(rng: np.random.Generator, free: np.ndarray, text: list[str]) -> int:
     while True:
         at = int(rng.integers(len(free)))
@@ -120,11 +172,12 @@ def with_labels(words: Words, label: np.ndarray) -> Words:
 def scores_of(words: Words) -> dict[str, np.ndarray]:
     """Score of each word, higher is more suspicious, by rank."""
     counts = Counter(np.array(words.tags)[words.label].tolist())
-    found = {DEFAULT: label_scores(words, counts)[0]}
+    found = {DEFAULT: label_scores(words, counts)[0], PRIOR_ADJUSTED: label_scores(words, counts, PRIOR_ADJUSTED)[0]}
     prior = log_priors(words, counts)
-    for weight in (0.25, 0.5):
-        found[f"words alone, a = {weight}"] = prior_adjusted(words, prior, weight)[0]
-    found["default, a = 0.5"] = shared_evidence(prior_adjusted(words, prior, 0.5)[0], words)
+    at = places(words, count_words(words))
+    for name, (a, w, s, share) in VARIANTS.items():
+        surface = surface_evidence(words, prior, at, w, s) if w else None
+        found[name] = shared_evidence(prior_adjusted(words, prior, a, surface)[0], words, share=share)
     for rank in ("loss", "margin"):
         found[rank] = label_scores(words, counts, rank)[0]
     for method in ("self_confidence", "normalized_margin", "confidence_weighted_entropy"):
@@ -153,7 +206,7 @@ def main() -> None:
             words = scored(args.model, path, folder)
         tag_set = read_tag_set(words.tags)
         assert tag_set
-        for kind in (*KINDS, "mixed"):
+        for kind in SEEDED:
             for rate in args.rates:
                 for seed in range(args.seeds):
                     label = corrupted(words, tag_set, kind, rate, seed)
@@ -166,7 +219,7 @@ def main() -> None:
 
 def report(results: dict, files: list[str], rates: list[float]) -> None:
     """Print means over files and seeds, and how often the default is above all the others."""
-    cells = [(kind, rate) for kind in (*KINDS, "mixed") for rate in rates]
+    cells = [(kind, rate) for kind in SEEDED for rate in rates]
     means = {at: {name: np.mean(values, axis=0) for name, values in here.items()} for at, here in results.items()}
     names = list(next(iter(means.values())))
     print("average precision, word / sentence")
@@ -179,7 +232,7 @@ def report(results: dict, files: list[str], rates: list[float]) -> None:
         }
         print(name.ljust(40), *(f"{word:.3f} / {sentence:.3f}" for word, sentence in row))
     wins = {}
-    for kind in (*KINDS, "mixed"):
+    for kind in SEEDED:
         ours = [means[kind, rate, file] for rate in rates for file in files]
         wins[kind] = [sum(all(m[DEFAULT][i] > m[name][i] for name in RIVALS) for m in ours) for i in (0, 1)]
         word, sentence = wins[kind]
