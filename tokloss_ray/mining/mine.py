@@ -99,6 +99,8 @@ def mine(
 
     with LargePartials(settings) as large:
         with _workers(address) as over:
+            if progress is not None:
+                progress(0, in_all)
             if RANKS[rank].reads_places:
                 every = file_batches(scores.files)
                 counts = repeated(add_counts(over(every, lambda batch, _: count_batch(batch, settings), None)))

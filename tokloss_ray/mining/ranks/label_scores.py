@@ -1,6 +1,6 @@
 """How suspicious the label of each word is: the higher, the more. Which rank is how good: docs/label_issues.md.
 
-All assume that the model was not trained on these labels; a model that was has learnt their errors too.
+All assume that the model has not learnt these labels by heart; one that has seen them long enough knows their errors.
 """
 
 from __future__ import annotations
