@@ -99,11 +99,12 @@ def surface_evidence(
     of k in the word's other places, with `smoothing` more of them divided as the prior. 0 where there is no other
     place. Without the prior term frequent tags would be favoured twice, by the model and by the counts.
     """
-    prior = np.exp(log_prior)
+    per_prior = np.exp(-log_prior)
+    of_all = np.log(at.others + smoothing)
 
     def evidence(tag: np.ndarray, count: np.ndarray) -> np.ndarray:
-        share = (count + smoothing * prior[tag]) / (at.others + smoothing)
-        return weight * (np.log(share) - log_prior[tag])
+        # The share over the prior: its denominator is the same for all tags.
+        return weight * (np.log(count * per_prior[tag] + smoothing) - of_all)
 
     pairs = ((words.label, at.label), (words.predicted, at.predicted), (words.second, at.second))
     return tuple(evidence(tag, count) for tag, count in pairs)

@@ -100,9 +100,11 @@ _SCRAMBLED = _scrambled()
 
 def count_labels(word: pa.DictionaryArray, label: np.ndarray, tags: int) -> WordCounts:
     """The pairs of some words. word: [N] strings. label: [N] codes below `tags`. Words that are null are left out."""
-    known = word.is_valid().to_numpy(zero_copy_only=False)
-    codes = pc.fill_null(word.indices, 0).to_numpy(zero_copy_only=False).astype(np.int64)
-    pairs, count = _distinct((codes * tags + label)[known], len(word.dictionary) * tags)
+    if word.null_count:
+        known = word.is_valid().to_numpy(zero_copy_only=False)
+        word, label = word.drop_null(), label[known]
+    keys = word.indices.to_numpy().astype(np.int64) * tags + label
+    pairs, count = _distinct(keys, len(word.dictionary) * tags)
     code, tag = np.divmod(pairs, tags)
     used, place = np.unique(code, return_inverse=True)
     numbers = word_numbers(word.dictionary.take(pa.array(used)))
@@ -192,9 +194,13 @@ def elsewhere(words: Words, counts: WordCounts, asked: Sequence[np.ndarray]) -> 
     counts: of a corpus that the words are part of. asked: arrays of tag codes, [N] each; -1 is no tag.
     """
     size = len(words.tags)
-    known = words.word.is_valid().to_numpy(zero_copy_only=False)
-    codes = pc.fill_null(words.word.indices, 0).to_numpy(zero_copy_only=False)
+    nulls = words.word.null_count > 0
+    codes = pc.fill_null(words.word.indices, 0) if nulls else words.word.indices
+    codes = codes.to_numpy(zero_copy_only=False).astype(np.int64)
     numbers = word_numbers(words.word.dictionary)
+    if not len(numbers):  # all words are null
+        none = np.zeros(len(words), np.int64)
+        return Elsewhere(none, (none,) * len(asked))
     begin, end = (np.searchsorted(counts.word, numbers, side) for side in ("left", "right"))
     # The pairs of the words at hand, with the word's code in place of its number.
     length = end - begin
@@ -203,13 +209,18 @@ def elsewhere(words: Words, counts: WordCounts, asked: Sequence[np.ndarray]) -> 
     count = counts.count[at]
     total = np.bincount(local, weights=count, minlength=len(numbers)).astype(np.int64)
     table = _Table(local * size + counts.tag[at], count, len(numbers) * size, len(words))
-    others = np.where(known, np.maximum(total[codes] - 1, 0), 0) if len(numbers) else np.zeros(len(words), np.int64)
-    base = codes.astype(np.int64) * size
+    out = ~words.word.is_valid().to_numpy(zero_copy_only=False) if nulls else None
+    others = np.maximum(total - 1, 0)[codes]
+    base = codes * size
     found = []
     for tag in asked:
-        number = table.of(base + tag) if len(numbers) else np.zeros(len(words), np.int64)
-        number = np.where(known & (tag >= 0), number - (tag == words.label), 0)
-        found.append(np.maximum(number, 0))
+        number = table.of(base + tag)
+        number -= tag == words.label
+        number[(tag < 0) | (number < 0)] = 0
+        found.append(number)
+    if out is not None:
+        for values in (others, *found):
+            values[out] = 0
     return Elsewhere(others, tuple(found))
 
 
