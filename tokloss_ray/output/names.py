@@ -22,6 +22,9 @@ DATA_FILE = re.compile(r"(\d{6,}-\d{3,})-[0-9a-f]{6}\.parquet")
 """Names that this program gives to data files: shard and fingerprint."""
 _SHARD = re.compile(r"(\d{6,})-(\d{3,})")
 
+REVIEW = "review"
+"""The folder of decisions. Not among `FOLDERS`, which starting over removes: it is a person's work, not the run's."""
+
 MAX_FOLDER_NAME = 255
 """Bytes that file systems allow; kept on object storage too, so that results do not depend on where they are."""
 
