@@ -6,8 +6,9 @@ imported when they are used: a test that needs neither torch nor Ray shall not w
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,28 @@ import pytest
 
 if TYPE_CHECKING:
     from tests.support.inline import Inline
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """The machine's Chromium, for the pages."""
+    if CHROMIUM is None:
+        # .ci/run installs it and says so: there its absence is a failure.
+        assert not os.environ.get("NEEDS_CHROMIUM"), "no Chromium to open pages in: apt-get install chromium"
+        pytest.skip("no Chromium to open pages in: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield started
+        started.close()
 
 
 @pytest.fixture(scope="session")

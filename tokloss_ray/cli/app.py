@@ -18,6 +18,7 @@ from tokloss_ray.cli.export import export
 from tokloss_ray.cli.mine import mine
 from tokloss_ray.cli.parsing import Command, Commands
 from tokloss_ray.cli.report import report
+from tokloss_ray.cli.review import review
 from tokloss_ray.cli.score import score
 from tokloss_ray.cli.show import show
 from tokloss_ray.cli.status import status
@@ -25,7 +26,7 @@ from tokloss_ray.cli.terminal import say, shown
 from tokloss_ray.cli.verify import verify
 
 COMMANDS: tuple[Callable[..., None], ...] = (
-    demo, score, check, status, verify, mine, show, report, diff, export, apply_fixes
+    demo, score, check, status, verify, mine, show, report, review, diff, export, apply_fixes
 )  # fmt: skip
 """In the order of the help; a command is called as its function, with dashes."""
 

@@ -22,7 +22,7 @@ from tokloss_ray.ragged import one_array
 from tokloss_ray.schema import IGN
 
 KEY = [schema.SOURCE, schema.SOURCE_ROW]
-_READ = [
+COLUMNS = [
     schema.EXAMPLE_ID,
     *KEY,
     schema.WINDOW,
@@ -46,6 +46,7 @@ class Sentence:
         labels: the annotation, None where a word carries none.
         predicted: the model's tag at the word's first token, None where the model did not see the word.
         probs: probability of `predicted`; losses: cross-entropy of the label, None where there is none.
+        decided: the tags that reviewers gave it, as far as they did; None: they are not asked for.
     """
 
     example_id: str
@@ -56,6 +57,12 @@ class Sentence:
     predicted: list[str | None]
     probs: list[float | None]
     losses: list[float | None]
+    decided: list[str | None] | None = None
+
+    @property
+    def corrected(self) -> list[str | None]:
+        """What annotators start from."""
+        return self.labels if self.decided is None else self.decided
 
     @property
     def total_loss(self) -> float:
@@ -92,7 +99,7 @@ def read_sentences(output: str, keys: pa.Table | None = None, where: Sequence[st
     Raises:
         Refused: the input was pre-encoded, so that there are no words.
     """
-    tables = shard_tables(output, _READ, where)
+    tables = shard_tables(output, COLUMNS, where)
     if keys is None:
         for path, table in tables:
             yield from _sentences_of(table, output, path)
@@ -146,10 +153,15 @@ def _in_input_order(rows: pa.Table, place: dict[str, int]) -> pa.Table:
 def _sentences_of(table: pa.Table, output: str, path: str) -> Iterator[Sentence]:
     """The sentences in rows of scores/ that stand in the order of source, source_row and window; path: their file."""
     with reading(output, path):
-        yield from _joined(table)
+        yield from join_windows(table)
 
 
-def _joined(table: pa.Table) -> Iterator[Sentence]:
+def join_windows(table: pa.Table) -> Iterator[Sentence]:
+    """The sentences in rows of scores/ with the columns `COLUMNS`, in the order of source, source_row and window.
+
+    Raises:
+        Refused: the input was pre-encoded, so that there are no words.
+    """
     rows: Iterable[dict[str, Any]] = (row for batch in table.to_batches(1024) for row in batch.to_pylist())
     for (source, source_row), windows in groupby(rows, key=lambda row: (row[KEY[0]], row[KEY[1]])):
         first = next(windows)

@@ -20,6 +20,8 @@ from tokloss_ray.threads import map_in_threads
 
 METADATA = b"tokloss"
 """Key of the Parquet metadata under which a table says, as JSON, how it was made; no other file has it."""
+GROUP_ROWS = 1 << 16
+"""Rows of a row group: few, so that a reader who wants some rows of a long table need not read it all."""
 
 
 def check_folder(folder: str, own: str) -> None:
@@ -92,7 +94,7 @@ def write_tables(folder: str, tables: Mapping[str, pa.Table], provenance: Mappin
     def write(name: str) -> None:
         table = tables[name].replace_schema_metadata({**(tables[name].schema.metadata or {}), **ours})
         with writing_whole(fs, f"{root}/{name}.parquet") as piece:
-            pq.write_table(table, _Pieces(piece), compression="zstd")
+            pq.write_table(table, _Pieces(piece), compression="zstd", row_group_size=GROUP_ROWS)
 
     for _ in map_in_threads(write, list(tables)):
         pass
