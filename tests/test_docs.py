@@ -20,6 +20,7 @@ import json
 import math
 import re
 import shlex
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -189,11 +190,28 @@ def other_model(folder: Path) -> None:
         )
 
 
+def disputed(folder: Path) -> None:
+    """Anna has accepted the first three suggestions and kept a label; Ben would rather keep the third label."""
+    from tokloss_ray.review.issues import Filter
+    from tokloss_ray.review.session import Review
+
+    demo = (folder / "tokloss-demo").resolve()
+    (folder / "tokloss-demo").unlink()
+    shutil.copytree(demo, "tokloss-demo")
+    run(["mine", "tokloss-demo", "--show", "0"])
+    for reviewer, actions in (("anna", ("accept", "accept", "accept", "keep")), ("ben", ("accept", "accept", "keep"))):
+        review = Review("tokloss-demo", reviewer)
+        for item, action in zip(review.next(Filter(), 0, 4)["items"], actions, strict=False):
+            review.decide(action, [tuple(item["key"])], None, 2.0)
+        review.close()
+
+
 SCENES: dict[str, Callable[[Path], None]] = {
     "interrupted": interrupted,
     "corrected": corrected,
     "misspelt": misspelt,
     "other model": other_model,
+    "disputed": disputed,
 }
 
 

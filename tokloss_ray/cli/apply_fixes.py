@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -12,12 +12,16 @@ from tokloss_ray.errors import before_work
 from tokloss_ray.text import visible
 
 _MATCH = "Columns and tags"
+_REVIEW = "Decisions of tokloss review"
 
 
 def apply_fixes(
     corrected: Annotated[
         str,
-        typer.Argument(metavar="CORRECTED", help="Corrected file of tokloss export; for Label Studio, its own export."),
+        typer.Argument(
+            metavar="CORRECTED",
+            help="Corrected file of tokloss export (for Label Studio, its own export), or an OUTPUT that was reviewed.",
+        ),
     ],
     to: Annotated[str, typer.Option("--to", metavar="DATASET", help="Dataset that was scored, a file or folder.")],
     output: Annotated[
@@ -52,6 +56,18 @@ def apply_fixes(
     split: Annotated[
         str | None, typer.Option(metavar="NAME", help="Split to read from a saved DatasetDict.", rich_help_panel=_MATCH)
     ] = None,
+    reviewer: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Use only this person's decisions (repeatable).", rich_help_panel=_REVIEW),
+    ] = None,
+    conflicts: Annotated[
+        Literal["refuse", "leave", "latest"],
+        typer.Option(
+            metavar="refuse|leave|latest",
+            help="Where reviewers disagree: refuse, leave the labels as they are, or take the latest decision.",
+            rich_help_panel=_REVIEW,
+        ),
+    ] = "refuse",
 ) -> None:
     """Copy a dataset with corrected tags. Nothing else changes; corrections that do not match are refused.
 
@@ -69,6 +85,8 @@ def apply_fixes(
             id_column=id_column,
             tags=tuple(tags.split(",")) if tags else None,
             split=split,
+            reviewers=reviewer or (),
+            conflicts=conflicts,
         )
     console = Console(soft_wrap=True)
     already = f" ({done.words_same:,} already had the corrected tag)" if done.words_same else ""

@@ -56,6 +56,16 @@ def export(
             rich_help_panel=_CHOOSE,
         ),
     ] = None,
+    reviewed: Annotated[
+        bool | None,
+        typer.Option(
+            "--reviewed/--not-reviewed",
+            metavar="",
+            help="Of these, only sentences with decisions of tokloss review, which are filled in; or only the others.",
+            rich_help_panel=_CHOOSE,
+            show_default=False,
+        ),
+    ] = None,
     loss: Annotated[bool, typer.Option("--loss", metavar="", help="CoNLL: add a column with the loss.")] = False,
     scheme: Annotated[
         Literal["IOB1", "IOB2", "IOBES", "BILOU", "IO"] | None,
@@ -86,6 +96,7 @@ def export(
             loss=loss,
             scheme=scheme,
             overwrite=overwrite,
+            reviewed=reviewed,
         )
     console, next_step = Console(soft_wrap=True), format_named(format).next_step.format(file=file)
     sentences = "sentence" if count == 1 else "sentences"

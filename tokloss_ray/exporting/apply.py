@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from tokloss_ray.exporting.dataset.fix_conll import fix_conll
 from tokloss_ray.exporting.dataset.fix_parquet import fix_parquet
 from tokloss_ray.exporting.dataset.fix_rows import Seen, Tags, fix_arrow, fix_jsonl
 from tokloss_ray.exporting.dataset.publish import whole_folder
+from tokloss_ray.exporting.decided import REFUSE, corrections, is_folder_of_decisions, read_decided
 from tokloss_ray.exporting.formats import format_of
 from tokloss_ray.exporting.sentences import Correction
 from tokloss_ray.inputs.columns import ColumnOptions, find_columns
@@ -31,7 +32,7 @@ class Applied:
     """What `apply_fixes` did.
 
     Attributes:
-        rows_read: rows in the corrected file.
+        rows_read: rows in the corrected file, or with decisions.
         rows_changed: rows in which at least one tag changed.
         words_changed: words that got another tag.
         words_same: corrected words that already had the corrected tag in the dataset.
@@ -57,11 +58,14 @@ def apply_fixes(
     id_column: str | None = None,
     tags: tuple[str, ...] | None = None,
     split: str | None = None,
+    reviewers: Sequence[str] = (),
+    conflicts: str = REFUSE,
 ) -> Applied:
     """Copy a dataset with the tags that were corrected in `corrected`, and change nothing else.
 
     Args:
-        corrected: an edited file of `tokloss export`: CSV, CoNLL columns, or Label Studio's JSON or JSON-MIN export.
+        corrected: an edited file of `tokloss export`: CSV, CoNLL columns, or Label Studio's JSON or JSON-MIN export; or
+            an output that was reviewed with `tokloss review`.
         dataset: the dataset that was scored, a file or folder: Parquet, JSON Lines, CoNLL columns, or a folder of
             `datasets`.
         output: the new file or folder, with the same layout as the dataset; must not exist.
@@ -69,6 +73,8 @@ def apply_fixes(
         id_column: match rows by this column instead of by file and row.
         tags: names for integer tags that the data does not name; or additional string tags to allow.
         split: split to read from a saved DatasetDict.
+        reviewers: of a reviewed output, use only the decisions of these people.
+        conflicts: where they disagree: "refuse", "leave" the labels as they are, or take the "latest" decision.
 
     Returns:
         How many rows, words and files were read and changed.
@@ -85,18 +91,18 @@ def apply_fixes(
         >>> done.rows_read, done.words_changed  # nobody has corrected anything yet
         (3, 0)
     """
-    corrections = merged(read_corrections(corrected), corrected)
+    rows = merged(read_corrections(corrected, reviewers, conflicts), corrected)
     check_target(dataset, output)
     files = list_inputs([dataset], split)
     inspected = inspect_files(files, every=True)
     columns = find_columns(ColumnOptions(tokens_column, labels_column, id_column), inspected)
     if columns.words is None:
         raise Refused(f"{dataset} holds token ids, not words: pass the dataset that has the words to --to")
-    by_file = _by_file(corrections, files, dataset, id_column)
+    by_file = _by_file(rows, files, dataset, id_column)
     fixes = _Fixes(columns.example_id is not None, tags)
 
     def each_file(use: Callable[[InputFile, bytes | None], None]) -> None:
-        fixes.start_pass(corrections)
+        fixes.start_pass(rows)
         for item in inspected:
             fixes.of_file = by_file(item.file.source)
             new = _fixed(item, columns, fixes, tags)
@@ -139,12 +145,17 @@ def _fixed(item: Inspected, columns: Columns, fixes: _Fixes, tags: tuple[str, ..
     return fixer(data, names, fixes.wanted, fixes.fix, fixes.seen)
 
 
-def read_corrections(corrected: str) -> Iterator[Correction]:
-    """The corrections in a file, whichever format it has.
+def read_corrections(corrected: str, reviewers: Sequence[str] = (), conflicts: str = REFUSE) -> Iterator[Correction]:
+    """The corrections in a file, whichever format it has, or the decisions about an output.
 
     Raises:
-        Refused: there is no such file, or it is none of them.
+        Refused: there is no such file, it is none of them, or reviewers disagree.
     """
+    if is_folder_of_decisions(corrected):
+        yield from corrections(read_decided(corrected, reviewers), conflicts)
+        return
+    if reviewers or conflicts != REFUSE:
+        raise Refused(f"--reviewer and --conflicts are for an output that was reviewed, not for the file {corrected}")
     fs, path = open_location(corrected)
     if kind_of(fs, path) != "file":
         raise Refused(f"no such file: {corrected}")

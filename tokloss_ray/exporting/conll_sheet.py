@@ -23,7 +23,7 @@ _LOSS, _CORRECTED = f"{OWN_PREFIX}LOSS", f"{OWN_PREFIX}CORRECTED"
 def conll(sentences: Iterable[Sentence], loss: bool = False) -> Iterator[bytes]:
     """The sentences as CoNLL columns, piece by piece: word, label, predicted tag, with `loss` the loss, corrected tag.
 
-    The last column is a copy of the labels, for annotators to change.
+    The last column is a copy of the labels, or what reviewers decided, for annotators to change.
     """
     columns = [_FORM, _LABEL, _PREDICTED, *([_LOSS] if loss else []), _CORRECTED]
     yield f"{HEADER}{' '.join(columns)}\n".encode()
@@ -33,9 +33,11 @@ def conll(sentences: Iterable[Sentence], loss: bool = False) -> Iterator[bytes]:
             f"# source = {cell(s.source)}",
             f"# source_row = {s.source_row}",
         ]
-        for word, label, predicted, nats in zip(s.words, s.labels, s.predicted, s.losses, strict=True):
+        for word, label, predicted, nats, corrected in zip(
+            s.words, s.labels, s.predicted, s.losses, s.corrected, strict=True
+        ):
             figure = [NONE if nats is None else f"{nats:.4f}"] if loss else []
-            lines.append("\t".join([cell(word), tag_cell(label), tag_cell(predicted), *figure, tag_cell(label)]))
+            lines.append("\t".join([cell(word), tag_cell(label), tag_cell(predicted), *figure, tag_cell(corrected)]))
         yield ("\n".join(lines) + "\n\n").encode()
 
 

@@ -42,17 +42,29 @@ csv.field_size_limit(1 << 30)
 def csv_words(sentences: Iterable[Sentence]) -> Iterator[bytes]:
     """The sentences as CSV in UTF-8 with a byte order mark (Excel asks for one), piece by piece.
 
-    `corrected` is a copy of `label`, for annotators to change; both are empty where a word carries no label.
+    `corrected` is a copy of `label`, or what reviewers decided, for annotators to change; both are empty where a word
+    carries no label.
     """
     yield "\ufeff".encode() + _lines([COLUMNS])
     for s in sentences:
         key = _safe(s.example_id), _safe(s.source), s.source_row
         yield _lines(
-            (*key, i, _safe(word), label, _safe(predicted or ""), "" if loss is None else f"{loss:.4f}", label)
-            for i, (word, label, predicted, loss) in enumerate(
-                zip(s.words, (_safe(t or "") for t in s.labels), s.predicted, s.losses, strict=True)
+            (
+                *key,
+                i,
+                _safe(word),
+                *map(_tag, (label, predicted)),
+                "" if loss is None else f"{loss:.4f}",
+                _tag(corrected),
+            )
+            for i, (word, label, predicted, loss, corrected) in enumerate(
+                zip(s.words, s.labels, s.predicted, s.losses, s.corrected, strict=True)
             )
         )
+
+
+def _tag(tag: str | None) -> str:
+    return _safe(tag or "")
 
 
 def _lines(rows: Iterable[Iterable[object]]) -> bytes:

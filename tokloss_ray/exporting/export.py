@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from tokloss_ray.errors import Refused
+from tokloss_ray.exporting.decided import LEAVE, corrections, read_decided
 from tokloss_ray.exporting.formats import format_named
 from tokloss_ray.exporting.sentences import Sentence, issue_keys, keys_of_id, read_sentences, worst_keys
+from tokloss_ray.output.decisions import read_decisions
 from tokloss_ray.output.opened import open_outputs
 from tokloss_ray.storage.files import exists, open_location, write_whole
 from tokloss_ray.storage.writing import writing_whole
@@ -25,6 +28,7 @@ def export(
     loss: bool = False,
     scheme: str | None = None,
     overwrite: bool = False,
+    reviewed: bool | None = None,
 ) -> int:
     """Write sentences of a finished output to a file, for relabelling. By default, all of them.
 
@@ -39,6 +43,8 @@ def export(
         loss: add a column with the loss (CoNLL).
         scheme: tag scheme such as "IOB1", if the tag names do not tell.
         overwrite: replace an existing file.
+        reviewed: of these sentences, only those that somebody has decided on in `tokloss review`, with the decided tags
+            as what annotators start from; or, False, only the others.
 
     Returns:
         The number of sentences written.
@@ -67,7 +73,8 @@ def export(
         keys = issue_keys(output, issues)
     elif ids:
         keys = keys_of_id(output, ids)
-    counter = _Counted(read_sentences(output, keys, where))
+    sentences = read_sentences(output, keys, where)
+    counter = _Counted(sentences if reviewed is None else _by_review(output, sentences, reviewed))
     tag_set = tag_set_of(tags, scheme)
     with writing_whole(fs, path) as write:
         for piece in written.write(counter, tag_set, loss):
@@ -77,6 +84,19 @@ def export(
     if written.beside is not None:
         write_whole(fs, f"{path}.xml", written.beside(tag_set).encode())
     return counter.count
+
+
+def _by_review(output: str, sentences: Iterable[Sentence], reviewed: bool) -> Iterator[Sentence]:
+    """The sentences that have decisions, with the tags that they give and where nobody disagrees; or the others."""
+    decisions = read_decided(output) if reviewed else read_decisions(output)
+    rows = {(c.source, c.source_row): c for c in corrections(decisions, LEAVE)}
+    for sentence in sentences:
+        found = rows.get((sentence.source, sentence.source_row))
+        if found is None and not reviewed:
+            yield sentence
+        elif found is not None and reviewed:
+            tags = [found.changes[i][1] if i in found.changes else label for i, label in enumerate(sentence.labels)]
+            yield replace(sentence, decided=tags)
 
 
 class _Counted:

@@ -45,7 +45,7 @@ def tasks_json(sentences: Iterable[Sentence], tag_set: TagSet) -> Iterator[bytes
 
 
 def task_of(sentence: Sentence, tag_set: TagSet) -> dict[str, Any]:
-    """One task: the sentence, and its entities by the labels and by the model, both as predictions.
+    """One task: the sentence, and its entities by the labels, by the model and by reviewers, all as predictions.
 
     The model's entities have a score, the mean probability of their words; the sentence's is that of its least certain
     word.
@@ -70,6 +70,8 @@ def task_of(sentence: Sentence, tag_set: TagSet) -> dict[str, Any]:
         return found
 
     probs = [p for p in sentence.probs if p is not None]
+    decided = sentence.decided
+    review = [] if decided is None else [{"model_version": "review", "result": results(decided, "review", False)}]
     return {
         "data": {
             "text": text,
@@ -89,6 +91,7 @@ def task_of(sentence: Sentence, tag_set: TagSet) -> dict[str, Any]:
                 "score": round(min(probs, default=0.0), 6),
                 "result": results(sentence.predicted, "model", True),
             },
+            *review,
         ],
     }
 
