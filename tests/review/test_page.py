@@ -26,7 +26,7 @@ class Page:
         review.start()
         review.places.wait()
         self.context = browser.new_context(**options)
-        self.context.set_default_timeout(5000)
+        self.context.set_default_timeout(20_000)
         self.tab = self.context.new_page()
         self.said: list[str] = []
         self.asked: list[str] = []
@@ -48,7 +48,8 @@ class Page:
             assert {url.split("/")[2] for url in self.asked} == {f"127.0.0.1:{self.server.access.port}"}
 
     def settled(self) -> None:
-        """Wait for an issue, or for the end."""
+        """Wait until the page has taken what was pressed or clicked, and shows an issue, or the end."""
+        self.tab.evaluate("() => new Promise(done => requestAnimationFrame(() => setTimeout(done)))")
         self.tab.locator("#card:not([hidden]), #end:not([hidden])").wait_for()
         self.tab.locator("body:not([aria-busy])").wait_for()
 

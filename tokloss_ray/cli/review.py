@@ -19,6 +19,15 @@ def review(
     port: Annotated[
         int, typer.Option(min=0, max=65535, metavar="PORT", help="Port to serve the page on (default: a free one).")
     ] = 0,
+    learn: Annotated[
+        bool,
+        typer.Option(
+            "--learn/--no-learn",
+            metavar="",
+            help="Rank what is left again after every 50 decisions, by what you decided (default: yes).",
+            show_default=False,
+        ),
+    ] = True,
     open_browser: Annotated[
         bool, typer.Option("--open/--no-open", metavar="", help="Open the page in your browser.", show_default=False)
     ] = False,
@@ -40,7 +49,7 @@ def review(
     said = Console(stderr=True, soft_wrap=True, highlight=False)
     name = reviewer if reviewer is not None else _login()
     with before_work():
-        session = Review(output, name)
+        session = Review(output, name, learn)
     try:
         server = Server(session, port, lambda: _say_again(said, server))
         server.start()

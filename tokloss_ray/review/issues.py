@@ -87,7 +87,7 @@ class Filter:
         )
 
 
-class _Index(NamedTuple):
+class Index(NamedTuple):
     """Of every row of the table: codes of its strings, [N] int32 each, with the strings; and its score, [N] float64."""
 
     codes: dict[str, np.ndarray]
@@ -131,11 +131,18 @@ class IssueTable:
         self._lock = threading.Lock()
         self._built = in_background(self._build)
         self._found: tuple[Any, np.ndarray] | None = None
+        self._order: np.ndarray | None = None
 
     @property
-    def indexed(self) -> bool:
-        """Whether filters and groups have what they need; until then they wait."""
-        return self._built.done()
+    def index(self) -> Index:
+        """What filters, groups and learning use; waits until it is made."""
+        return self._built.result()
+
+    def reorder(self, value: np.ndarray) -> None:
+        """Show issues by another score from now on: [rows], higher is more suspicious; ties as they stood."""
+        rows = np.arange(self.rows) if self.index.order is None else self.index.order
+        self._order = rows[np.argsort(-value[rows], kind="stable")]
+        self._found = None
 
     def walk(self, chosen: Filter, start: int, count: int, wanted: Callable[[Issue], bool]) -> tuple[list[Issue], int]:
         """The next issues that the filter lets through and that are wanted, from place `start` on, and the place to go
@@ -166,7 +173,7 @@ class IssueTable:
 
     def pairs(self) -> list[tuple[str, str, int]]:
         """Label, suggestion and number of the issues of each pair of tags, the most frequent first."""
-        index = self._index()
+        index = self.index
         codes = [index.codes[name].astype(np.int64) for name in ("label", "suggested_label")]
         if index.order is not None:
             codes = [values[index.order] for values in codes]
@@ -177,20 +184,21 @@ class IssueTable:
 
     def slice_values(self) -> dict[str, list[str]]:
         """The values of each column that the table is sliced by."""
-        return {name: sorted(filter(None, self._index().strings[name].to_pylist())) for name in self.by}
+        return {name: sorted(filter(None, self.index.strings[name].to_pylist())) for name in self.by}
 
     def _is_plain(self, chosen: Filter) -> bool:
         """Whether the rows are to be shown as they stand, for which no index is needed."""
-        return chosen.is_empty and not self.by and self._own is None
+        return chosen.is_empty and not self.by and self._own is None and self._order is None
 
     def _rows_at(self, chosen: Filter, start: int, stop: int) -> np.ndarray:
         return np.arange(start, stop) if self._is_plain(chosen) else self._matching(chosen)[start:stop]
 
     def _matching(self, chosen: Filter) -> np.ndarray:
         """Rows that a filter lets through, the most suspicious first."""
-        if self._found is not None and self._found[0] == chosen.key:
-            return self._found[1]
-        index = self._index()
+        index, order = self.index, self._order if self._order is not None else self.index.order
+        found = self._found
+        if found is not None and found[0] == (chosen.key, id(order)):
+            return found[1]
         keep = np.ones(self.rows, dtype=bool)
         equal = {"label": chosen.label, "suggested_label": chosen.suggested, "word": chosen.word, **chosen.slices}
         for name, value in equal.items():
@@ -203,8 +211,8 @@ class IssueTable:
             keep &= index.score >= chosen.min_score
         if chosen.max_score is not None:
             keep &= index.score <= chosen.max_score
-        rows = np.flatnonzero(keep) if index.order is None else index.order[keep[index.order]]
-        self._found = (chosen.key, rows)
+        rows = np.flatnonzero(keep) if order is None else order[keep[order]]
+        self._found = ((chosen.key, id(order)), rows)
         return rows
 
     def take(self, rows: np.ndarray) -> list[Issue]:
@@ -230,10 +238,7 @@ class IssueTable:
             self._groups.move_to_end(number)
             return self._groups[number]
 
-    def _index(self) -> _Index:
-        return self._built.result()
-
-    def _build(self) -> _Index:
+    def _build(self) -> Index:
         names = [*_INDEXED, *self.by, *([OUTPUT] if self._own is not None else [])]
         codes: dict[str, list[pa.Array]] = {name: [] for name in names}
         scores = []
@@ -250,7 +255,7 @@ class IssueTable:
             if self._own is not None:
                 ours = pc.index(column[OUTPUT][1], pa.scalar(self._own)).as_py()
                 order = order[column[OUTPUT][0][order] == ours]
-        return _Index({n: c[0] for n, c in column.items()}, {n: c[1] for n, c in column.items()}, score, order)
+        return Index({n: c[0] for n, c in column.items()}, {n: c[1] for n, c in column.items()}, score, order)
 
 
 def _issue(values: tuple[Any, ...]) -> Issue:

@@ -96,6 +96,7 @@ def make_app(review: Review, access: Access, spent: Callable[[], None]) -> web.A
             web.get(f"{base}/api/choices", get(lambda request: review.choices())),
             web.get(f"{base}/api/issues", get(issues)),
             web.get(f"{base}/api/agreement", get(lambda request: review.agreement())),
+            web.get(f"{base}/api/learnt", get(lambda request: review.learnt())),
             web.post(f"{base}/api/group", post(lambda body: review.group(_keys([body["key"]])[0]))),
             web.post(f"{base}/api/elsewhere", post(lambda body: _elsewhere(review, body))),
             web.post(f"{base}/api/decide", post(lambda body: _decide(review, body))),

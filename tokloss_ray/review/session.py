@@ -25,12 +25,13 @@ from tokloss_ray.output.decisions import (
 from tokloss_ray.review.corpus import Corpus
 from tokloss_ray.review.issues import Filter, Issue, IssueTable
 from tokloss_ray.review.journal import Journal
+from tokloss_ray.review.learning import EVERY, examples, fit, rates, values
 from tokloss_ray.review.places import Places
 from tokloss_ray.review.proposal import Change, changed, proposal, scheme_of, spans_in
 from tokloss_ray.review.shown import Shown, shown, usage_as_json
 from tokloss_ray.tags.sentence_spans import Span
 from tokloss_ray.text import visible
-from tokloss_ray.threads import map_in_threads
+from tokloss_ray.threads import in_background, map_in_threads
 
 GROUP_MOST = 200
 """Places of a group that are shown, and so decided, at once."""
@@ -38,6 +39,8 @@ LISTED_MOST = 500
 """Decisions that are listed to be looked at again."""
 WORDS_MOST, USAGES_MOST = 8, 8
 """Words, and labels of each, that are looked up elsewhere."""
+RATE_LEAST = 5
+"""Decisions on a pair of tags from which on it is said how often it is changed."""
 _RECENT = 20
 
 Key = tuple[str, int, int]
@@ -56,9 +59,9 @@ class Review:
         Refused: there is nothing to review, or the reviewer is at work in another process.
     """
 
-    def __init__(self, output: str, reviewer: str) -> None:
+    def __init__(self, output: str, reviewer: str, learn: bool = True) -> None:
         file_stem(reviewer)
-        self.output, self.reviewer = output, reviewer
+        self.output, self.reviewer, self.learn = output, reviewer, learn
         self.corpus = Corpus(output)
         self.table = IssueTable(output, self.corpus.scores.runs[0])
         self.scheme = scheme_of(self.corpus.scores.tags, self.table.scheme)
@@ -68,18 +71,36 @@ class Review:
         self.journal = Journal(output, reviewer, max((d.batch for d in own), default=0))
         self.places = Places(self.corpus.scores)
         self._issued: dict[Key, Issue] = {}
+        self.ranking, self._learnt_from = 0, 0
+        self._learning = threading.Lock()
         self._lock = threading.Lock()
         self._settle()
 
     def start(self) -> None:
         """Begin to look for other places of all words, in the background."""
         self.places.start()
+        self._learn_if_due()
 
     def close(self) -> None:
         """End it; nothing is left to be written."""
         self.places.stop()
         with self._lock:
             self.journal.close()
+
+    def _learn_if_due(self) -> None:
+        """After every fifty decisions, rank the issues that are left again, in the background."""
+        due = sum(decision.counts for decision in self.standing) // EVERY * EVERY
+        if self.learn and due and due != self._learnt_from:
+            self._learnt_from = due
+            in_background(self.rank_again)
+
+    def rank_again(self) -> None:
+        """Rank all issues by what was decided so far; `ranking` counts how often that was done."""
+        with self._learning:
+            given = examples(list(self.standing))
+            if given:
+                self.table.reorder(values(fit(given), self.table.index))
+                self.ranking += 1
 
     def _settle(self) -> None:
         """What the reviewer's decisions come to, after some were undone."""
@@ -98,6 +119,7 @@ class Review:
             "rank": self.table.rank,
             "issues": self.table.rows,
             "by": list(self.table.by),
+            "learn": self.learn,
             "progress": self.progress(),
         }
 
@@ -202,8 +224,14 @@ class Review:
             **{action: counts[action] for action in ACTIONS},
             "decided": sum(counts.values()) - counts["skip"],
             "pace": pace,
+            "ranking": self.ranking,
             "can_undo": bool(self.standing),
         }
+
+    def learnt(self) -> dict[str, Any]:
+        """What the order of the issues follows from, beside their scores."""
+        pairs = [rate._asdict() for rate in rates(examples(list(self.standing)))[:20] if rate.decided >= RATE_LEAST]
+        return {"on": self.learn, "every": EVERY, "rankings": self.ranking, "pairs": pairs}
 
     def agreement(self) -> dict[str, Any]:
         """Between all reviewers of the output."""
@@ -245,6 +273,7 @@ class Review:
             self.standing += new
             for row, words in by_word(new).items():
                 self.words.setdefault(row, {}).update(words)
+        self._learn_if_due()
         ranges = [[d.source, d.source_row, d.start, d.stop] for d in new]
         return {"decided": ranges, "progress": self.progress()}
 

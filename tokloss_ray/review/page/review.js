@@ -3,7 +3,7 @@
 const $ = id => document.getElementById(id);
 const AHEAD = 8, REFILL = 4;
 
-let about = null, queue = [], place = 0, total = 0, atEnd = false, loading = null, round = 0;
+let about = null, ranking = 0, queue = [], place = 0, total = 0, atEnd = false, loading = null, round = 0;
 let filter = {which: "open"}, shownAt = 0, busy = false, edit = null, members = [], choicesLoaded = false;
 
 // ---- talking to the server
@@ -183,13 +183,19 @@ function showEnd() {
 
 async function start() {
   round += 1;
-  [queue, place, atEnd, loading] = [[], 0, false, null];
+  [queue, place, atEnd, loading, ranking] = [[], 0, false, null, about.progress.ranking];
   await load(1);
   show();
-  if (!atEnd) await load(AHEAD);
+  if (!atEnd) load(AHEAD).catch(problem);  // keys work meanwhile
 }
 
 async function advance() {
+  if (filter.which === "open" && about.progress.ranking !== ranking) {
+    // The order has changed: what was fetched ahead is no longer what comes next. (Decided issues do not come again.)
+    ranking = about.progress.ranking;
+    await loading;
+    [queue, place, atEnd] = [queue.slice(0, 1), 0, false];
+  }
   if (!queue.length && !atEnd) await load(AHEAD);
   show();
   if (queue.length < REFILL && !atEnd) load(AHEAD).catch(problem);
@@ -352,6 +358,13 @@ const applyFilter = () => guarded(async () => { readFilter(); await start(); });
 async function openHelp() {
   $("help").showModal();
   try {
+    const {on, every, rankings, pairs: rates} = await ask("learnt");
+    const often = rates.map(({label, suggested, decided, changed}) => element("li", {},
+      `of ${label} → ${suggested} you change ${Math.round(100 * changed / decided)} % (${changed} of ${decided})`));
+    const order = !on ? "The order of the issues is that of the table." : rankings ?
+      `The issues that are left follow your decisions as well as their scores; they are ranked again after every ${every} decisions.` :
+      `After ${every} decisions, the issues that are left are ranked again, by what you have decided.`;
+    $("learnt").replaceChildren(element("p", {}, order), element("ul", {}, ...often));
     const {pairs, conflicts} = await ask("agreement");
     const lines = pairs.map(pair => element("p", {}, `${pair.first} and ${pair.second}: the same tag for ${pair.same} of ${pair.words} words` +
       (pair.kappa === null ? "" : `, Cohen’s kappa ${pair.kappa.toFixed(2)}`)));
