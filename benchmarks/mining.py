@@ -54,7 +54,8 @@ def copy_output(source: Path, target: Path, tokens: int) -> int:
                 (target / path).parent.mkdir(parents=True, exist_ok=True)
                 pq.write_table(table, target / path, compression="zstd", write_page_checksum=True)
                 written.append({"path": path, "rows": table.num_rows, "bytes": (target / path).stat().st_size})
-            about = {**record, "shard": shard, "unit": copy, "source": f"copy-{copy:04d}.parquet", "files": written}
+            source = f"copy-{copy:04d}.parquet"
+            about = {**record, "shard": shard, "unit": copy, "files": written, "source": source, "last_source": source}
             (target / f"_commits/{shard}.json").write_bytes(sealed(about))
             made += record["tokens"]
             if made >= tokens:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, defaultdict
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tokloss_ray import schema
 from tokloss_ray.errors import JobFailed
@@ -19,6 +22,66 @@ from tokloss_ray.ragged import one_array
 
 CACHE_BYTES = 256 << 20
 """Of tables that stay in memory: neighbouring issues are often of one shard."""
+
+
+class ShardRows(NamedTuple):
+    """A shard's files, and the rows that they hold: from `first` of one file of the input to `last` of the same, or of
+    a later one, where small files share a shard."""
+
+    source: str
+    last_source: str
+    first: float
+    last: float
+    files: tuple[ScoreFile, ...]
+
+
+def read_shards(output: str, scores: Scores) -> list[ShardRows]:
+    """The committed shards of an output."""
+    by_path = {file.path: file for file in scores.files}
+    return [
+        ShardRows(
+            record.source,
+            record.last_source or record.source,
+            -np.inf if record.first_row is None else record.first_row,
+            np.inf if record.last_row is None else record.last_row,
+            tuple(by_path[file.path] for file in record.files if file.path in by_path),
+        )
+        for record in read_records(output, scores.runs[0].fingerprint[:6]).values()
+    ]
+
+
+class Shards:
+    """The committed shards of an output by the files of the input that their records name.
+
+    Attributes:
+        named: by the first and by the last file of each.
+        shared: those that hold more than one.
+    """
+
+    def __init__(self, shards: Iterable[ShardRows]) -> None:
+        self.named: dict[str, list[ShardRows]] = defaultdict(list)
+        self.shared: list[ShardRows] = []
+        for shard in shards:
+            for name in {shard.source, shard.last_source}:
+                self.named[name].append(shard)
+            if shard.source != shard.last_source:
+                self.shared.append(shard)
+
+
+def candidates(shards: Shards, row: Row) -> Iterator[ScoreFile]:
+    """The files that may have a row, the likely ones first.
+
+    A record names the first and the last of its files of the input. Those in between mostly come between these two in
+    the alphabet too; but if there are several inputs they need not.
+    """
+    source, source_row = row
+    for shard in shards.named.get(source, ()):
+        after = source != shard.source or shard.first <= source_row
+        if after and (source != shard.last_source or source_row <= shard.last):
+            yield from shard.files
+    rest = [shard for shard in shards.shared if source not in (shard.source, shard.last_source)]
+    for shard in sorted(rest, key=lambda shard: not shard.source < source < shard.last_source):
+        yield from shard.files
 
 
 class Corpus:
@@ -34,13 +97,7 @@ class Corpus:
 
     def __init__(self, output: str) -> None:
         self.scores: Scores = open_outputs(output, partial=True)
-        self._files: dict[str, list[tuple[float, float, ScoreFile]]] = defaultdict(list)
-        by_path = {file.path: file for file in self.scores.files}
-        for record in read_records(output, self.scores.runs[0].fingerprint[:6]).values():
-            first = -np.inf if record.first_row is None else record.first_row
-            last = np.inf if record.last_row is None else record.last_row
-            files = [by_path[file.path] for file in record.files if file.path in by_path]
-            self._files[record.source] += [(first, last, file) for file in files]
+        self._shards = Shards(read_shards(output, self.scores))
         self._tables: OrderedDict[str, pa.Table] = OrderedDict()
         self._lock = threading.Lock()
         self.cached = 0
@@ -53,16 +110,14 @@ class Corpus:
             JobFailed: a file is damaged, or no file has the row.
         """
         source, source_row = row
-        for first, last, file in self._files.get(source, ()):
-            if not first <= source_row <= last:
-                continue
+        for file in candidates(self._shards, row):
             table = self._table(file)
             at = np.flatnonzero(table.column(schema.SOURCE_ROW).to_numpy() == source_row)
-            if not len(at):
-                continue
-            chosen = table.take(pa.array(at)).sort_by(schema.WINDOW)
-            with reading(file.output, file.path):
-                return next(join_windows(chosen))
+            found = table.take(pa.array(at))
+            found = found.filter(pc.equal(found.column(schema.SOURCE), source)).sort_by(schema.WINDOW)
+            if found.num_rows:
+                with reading(file.output, file.path):
+                    return next(join_windows(found))
         raise JobFailed(f"no file of scores/ has row {source_row} of {source}: run tokloss verify")
 
     def _table(self, file: ScoreFile) -> pa.Table:
