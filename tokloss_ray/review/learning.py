@@ -28,8 +28,9 @@ MOST_WORDS = 300
 """With effects of their own: those that were decided on most often."""
 
 _SCORE, _SCORE_SD, _CONSTANT_SD = 0.5, 0.2, 3.0
-_SD = {"label": 0.5, "suggested": 0.5, "pair": 0.7, "shape": 0.5, "word": 0.7}
-"""Prior mean and deviation of the score's weight, in log-odds per point, and deviations of effects."""
+_SD = {"label": 0.3, "suggested": 0.3, "pair": 0.42, "shape": 0.3, "word": 0.42}
+"""Prior mean and deviation of the score's weight, in log-odds per point, and deviations of effects. Chosen with
+`benchmarks/learning.py`: with wider ones more is found in the first 200 words, and less in 2,000."""
 _STEPS = 12
 SHAPES = ("lower", "title", "upper", "digits", "other")
 
