@@ -169,6 +169,7 @@ def test_filters_and_what_was_decided(opened: Callable[..., Page]) -> None:
         tab = page.tab
         first = page.question
         page.press("a", "k", "s")
+        assert [d.action for d in page.done()] == ["accept", "keep", "skip"]
         tab.get_by_text("Filter").first.click()
         tab.locator("#pair option").nth(1).wait_for(state="attached")
         option = tab.locator("#pair option").nth(1)

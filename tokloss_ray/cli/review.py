@@ -17,7 +17,14 @@ def review(
         str | None, typer.Option(metavar="NAME", help="Whose decisions these are (default: your login name).")
     ] = None,
     port: Annotated[
-        int, typer.Option(min=0, max=65535, metavar="PORT", help="Port to serve the page on (default: a free one).")
+        int,
+        typer.Option(
+            min=0,
+            max=65535,
+            metavar="PORT",
+            help="Port to serve the page on (default: a free one).",
+            show_default=False,
+        ),
     ] = 0,
     learn: Annotated[
         bool,

@@ -218,8 +218,8 @@ async function guarded(work) {
 
 const decide = (action, keys, spans) => guarded(async () => {
   const seconds = (performance.now() - shownAt) / 1000;
-  const answer = await ask("decide", {action, keys, spans, seconds});
   const first = queue[0];
+  const answer = await ask("decide", {action, keys, spans, seconds});
   queue = queue.filter(item => item !== first && !covered(item, answer.decided));
   drawProgress(answer.progress);
   if ($("group").open) $("group").close();
