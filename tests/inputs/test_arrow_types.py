@@ -57,7 +57,10 @@ def test_arrow_types(run: Callable[..., Inline], tmp_path: Path, words_type: str
         "tokens": as_type([SENTENCES[0], None, SENTENCES[1]], type_),
         "ner_tags": as_type([[1, 0, 3, None]] * 3, tags.get(words_type, pa.list_(integer))),
     }
-    pq.write_table(pa.table(columns), tmp_path / "in.parquet")
+    try:
+        pq.write_table(pa.table(columns), tmp_path / "in.parquet")
+    except pa.ArrowNotImplementedError as error:
+        pytest.skip(f"this pyarrow does not write it: {error}")
     result = run(tmp_path / "in.parquet", max_error_rate=0.5)
     check_types(result, ["B-PER", "O", "B-LOC", "IGN"])
 
@@ -69,7 +72,10 @@ def test_dictionary_strings(run: Callable[..., Inline], tmp_path: Path, list_cla
         "ner_tags": dictionaries([["B-PER", "O", "O", "B-LOC"]] * 3, list_class),
         "lang": pa.array(["de", "en", "de"]).dictionary_encode(),
     }
-    pq.write_table(pa.table(columns), tmp_path / "in.parquet")
+    try:
+        pq.write_table(pa.table(columns), tmp_path / "in.parquet")
+    except pa.ArrowNotImplementedError as error:
+        pytest.skip(f"this pyarrow does not write it: {error}")
     result = run(tmp_path / "in.parquet", max_error_rate=0.5, keep=["lang"])
     check_types(result, ["B-PER", "O", "O", "B-LOC"])
     assert [r["lang"] for r in result.rows] == ["de", "de"]

@@ -20,7 +20,7 @@ from tests.support.mining_outputs import demo_sentences, score_demo
 from tokloss_ray.cli.app import app
 from tokloss_ray.errors import JobFailed, TokLossError
 from tokloss_ray.exporting.sentences import read_sentences
-from tokloss_ray.mining.diff.row_ranges import row_ranges
+from tokloss_ray.mining.diff.row_ranges import place_files
 from tokloss_ray.mining.words.load import read_tokens
 from tokloss_ray.output.opened import open_outputs
 from tokloss_ray.output.search import find_sequences, open_scores, sequences_by_id
@@ -77,7 +77,7 @@ READERS: dict[str, Callable[[str], Any]] = {
         for scores in [open_outputs(output)]
         for w in read_tokens(scores.files, scores.tags)
     ],
-    "diff": lambda output: {k: [r[:2] for r in v] for k, v in row_ranges(open_outputs(output).files).items()},
+    "diff": lambda output: [place[:2] for place in place_files([open_outputs(output).files])[1][0]],
 }
 
 

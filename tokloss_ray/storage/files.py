@@ -84,9 +84,16 @@ def kind_of(fs: fsspec.AbstractFileSystem, path: str) -> str | None:
     except (FileNotFoundError, NotADirectoryError):
         bucket = path.strip("/").split("/")[0]
         if not is_local(fs) and bucket != path.strip("/"):
-            attempt(fs, bucket, "read", lambda: fs.info(bucket))
+            attempt(fs, bucket, "read", lambda: _look_for_bucket(fs, bucket))
         return None
     return str(info["type"]) if is_local(fs) or info["type"] == "directory" else "file"
+
+
+def _look_for_bucket(fs: fsspec.AbstractFileSystem, bucket: str) -> None:
+    try:
+        fs.info(bucket)
+    except FileNotFoundError:
+        fs.ls(bucket)  # s3fs before 2025.12 says of an empty bucket that there is none
 
 
 def exists(fs: fsspec.AbstractFileSystem, path: str) -> bool:
