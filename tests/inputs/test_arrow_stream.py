@@ -121,7 +121,7 @@ def test_headers_of_short_messages_are_not_fetched_one_by_one(tmp_path: Path, mo
     """Nor are long messages fetched whole."""
     fetched: list[int] = []
 
-    class Counted(arrow_stream._Steps):
+    class Counted(arrow_stream.Steps):
         def get(self, offset: int, count: int) -> bytes:
             before = self.data
             found = super().get(offset, count)
@@ -129,7 +129,7 @@ def test_headers_of_short_messages_are_not_fetched_one_by_one(tmp_path: Path, mo
                 fetched.append(len(self.data))
             return found
 
-    monkeypatch.setattr(arrow_stream, "_Steps", Counted)
+    monkeypatch.setattr(arrow_stream, "Steps", Counted)
     for rows, most_requests, most_bytes in ((1, 6, 1.1), (5000, 30, 0.02)):
         table = pa.concat_tables([ROWS] * (10 if rows == 1 else 250)).combine_chunks()
         path = written(tmp_path / "x", table.to_batches(max_chunksize=rows))

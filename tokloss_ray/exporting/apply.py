@@ -16,6 +16,7 @@ from tokloss_ray.exporting.dataset.publish import whole_folder
 from tokloss_ray.exporting.decided import REFUSE, corrections, is_folder_of_decisions, read_decided
 from tokloss_ray.exporting.formats import format_of
 from tokloss_ray.exporting.sentences import Correction
+from tokloss_ray.inputs.arrow_file import MAGIC
 from tokloss_ray.inputs.columns import ColumnOptions, find_columns
 from tokloss_ray.inputs.conll_layout import layout_of
 from tokloss_ray.inputs.formats import format_named
@@ -139,8 +140,8 @@ def _fixed(item: Inspected, columns: Columns, fixes: _Fixes, tags: tuple[str, ..
     fixes.names = tags or (declared_tags(item.schema, columns.labels) if item.schema is not None else None)
     names = (columns.words, columns.labels, columns.example_id)
     fixer = _FIXERS.get(item.file.format)
-    if fixer is None:
-        title = format_named(item.file.format).title
+    if fixer is None or data.startswith(MAGIC):
+        title = "an Arrow IPC file" if data.startswith(MAGIC) else format_named(item.file.format).title
         raise Refused(f"{item.file.source} is {title}, to which corrections cannot be written back: convert it first")
     return fixer(data, names, fixes.wanted, fixes.fix, fixes.seen)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from tokloss_ray.inputs.arrow_stream import ARROW
+from tokloss_ray.inputs.arrow import ARROW
 from tokloss_ray.inputs.conll import CONLL
 from tokloss_ray.inputs.format import PACKED, Format
 from tokloss_ray.inputs.jsonl import JSONL
 from tokloss_ray.inputs.parquet import PARQUET
 
-FORMATS: tuple[Format, ...] = (PARQUET, ARROW, JSONL, CONLL)
+FORMATS: tuple[Format, ...] = (PARQUET, JSONL, CONLL, ARROW)
 
 
 def format_named(name: str) -> Format:

@@ -13,7 +13,7 @@ import fsspec
 import pyarrow as pa
 
 from tokloss_ray.errors import Refused
-from tokloss_ray.inputs.arrow_stream import ARROW
+from tokloss_ray.inputs.arrow import ARROW
 from tokloss_ray.inputs.format import UNREADABLE, Groups
 from tokloss_ray.inputs.formats import format_named, format_of, known_formats
 from tokloss_ray.storage.failures import display
@@ -133,10 +133,22 @@ def _one_input(
         beside = [file for file in shown if posixpath.dirname(file.path) in folders]
         return path, [(file, ARROW.name) for file in saved], beside
     _no_split(split)
-    known = [(file, found.name) for file in shown if (found := format_of(file.path, in_folder=True))]
+    states = {posixpath.dirname(file.path) for file in files if posixpath.basename(file.path) == "state.json"}
+    known = [
+        (file, found.name)
+        for file in shown
+        if (found := format_of(file.path, in_folder=True)) and not (found is ARROW and _is_of_datasets(file, states))
+    ]
     if not known:
         raise Refused(f"no input: {uri} holds no {' or '.join(known_formats(named=False))} files")
     return path, known, shown
+
+
+def _is_of_datasets(file: Listed, states: set[str]) -> bool:
+    """Whether `datasets` keeps an Arrow file there for itself: a cached result of `map`, or a part of a saved dataset,
+    of which only its `state.json` says which files count: --input must name the dataset's own folder."""
+    folder, name = posixpath.split(file.path)
+    return name.lower().startswith("cache-") or folder in states
 
 
 def _left_out(uri: str, root: str, there: list[Listed], read: set[str]) -> str | None:

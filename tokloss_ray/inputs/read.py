@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from tokloss_ray import schema
 from tokloss_ray.errors import JobFailed
-from tokloss_ray.inputs.arrow_types import as_list, is_text
+from tokloss_ray.inputs.arrow_types import as_list, is_text, without_views
 from tokloss_ray.inputs.columns import schema_problem
 from tokloss_ray.inputs.format import CHUNK_ROWS, UNREADABLE, RawChunk
 from tokloss_ray.inputs.formats import format_named
@@ -180,7 +180,7 @@ def validate(rules: RowRules, sources: Sequence[str], raw: PartRows) -> Chunk:
     if masks is not None:
         made[schema.ATTENTION_MASK] = masks
     for field in columns.carried:
-        made[field.name] = one_array(table.column(field.name)).cast(field.type)
+        made[field.name] = without_views(one_array(table.column(field.name))).cast(field.type)
         if field.name in rules.partition_by:
             mark(_too_long_for_a_folder(field.name, made[field.name]), "malformed")
     good = reasons == ""
@@ -239,7 +239,7 @@ def _masks(column: pa.ChunkedArray, lengths: np.ndarray) -> pa.ListArray:
 
 def _example_ids(rules: RowRules, sources: Sequence[str], raw: PartRows) -> pa.Array:
     if rules.columns.example_id:
-        return one_array(raw.table.column(rules.columns.example_id)).cast(pa.string())
+        return without_views(one_array(raw.table.column(rules.columns.example_id))).cast(pa.string())
     numbers = zip(raw.parts.tolist(), raw.source_rows.tolist(), strict=True)
     return pa.array([f"{sources[part]}:{row}" for part, row in numbers], pa.string())
 

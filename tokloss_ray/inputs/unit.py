@@ -21,7 +21,7 @@ class FilePart:
     Attributes:
         source: path relative to the input root, with forward slashes.
         path: where the file is now; version: its etag or time of change when the plan was made.
-        format: parquet, arrow, jsonl or conll.
+        format: the name of one in `formats.FORMATS`.
         start, stop: rows of a Parquet or Arrow file, bytes of a text file; stop -1 is the end.
         rows: rows in it where metadata tell, else None.
         size: bytes that will be read, about; of an Arrow file exactly.

@@ -1,0 +1,97 @@
+"""The same sentences of the demo in every shape of input: scores are those of the Parquet file, paths aside."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.feather as feather
+import pyarrow.parquet as pq
+import pytest
+
+from tests.support import models
+from tests.support.inline import Inline, Row, score_inline
+from tokloss_ray import ScoreConfig
+from tokloss_ray.demo import DATA
+from tokloss_ray.output.verify import verify
+
+NER = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC"]
+COUNT = 200
+LARGE = 1 << 16
+PLACES = ("source", "source_row", "unit", "shard")
+
+READ = ("example_id", "window", "words", "labels", "input_ids", "lang")
+"""What does not depend on how rows are cut into micro-batches."""
+
+
+@functools.cache
+def rows() -> list[Row]:
+    """Real sentences, of which some have quotes, commas and brackets among their words; tags by name."""
+    found = pq.read_table(DATA).slice(0, COUNT).to_pylist()
+    return [row | {"ner_tags": [NER[tag] for tag in row["ner_tags"]]} for row in found]
+
+
+def table() -> pa.Table:
+    return pa.Table.from_pylist(rows())
+
+
+def arrow_stream(path: Path) -> None:
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, table().schema) as writer:
+        writer.write_table(table(), max_chunksize=30)
+
+
+def arrow_file(path: Path) -> None:
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table().schema) as writer:
+        writer.write_table(table(), max_chunksize=30)
+
+
+SHAPES: dict[str, tuple[Callable[[Path], Any], dict[str, Any]]] = {
+    "stream.arrow": (arrow_stream, {}),
+    "file.arrow": (arrow_file, {}),
+    "lz4.feather": (lambda path: feather.write_feather(table(), path, chunksize=50), {}),
+}
+"""How a file of that name is written, and the settings it needs."""
+WHOLE: tuple[str, ...] = ()
+"""Files that are read in one part, however large."""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    words = [row["tokens"] for row in rows()]
+    return models.build("bert", tmp_path_factory.mktemp("model"), words, NER, max_length=64)
+
+
+def scored(model: Path, folder: Path, name: str, shard_tokens: int, **settings: Any) -> Inline:
+    output = str(folder / f"out-{name}-{shard_tokens}")
+    settings = {"id_column": "id", "keep": ["lang"], "shard_tokens": shard_tokens} | settings
+    return score_inline(ScoreConfig(model=str(model), input=(str(folder / name),), output=output, **settings))
+
+
+@pytest.fixture(scope="module")
+def wanted(model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
+    folder = tmp_path_factory.mktemp("parquet")
+    pq.write_table(table(), folder / "in.parquet")
+    result = scored(model, folder, "in.parquet", LARGE)
+    assert len({row["example_id"] for row in result.rows}) == COUNT
+    return [without(PLACES, row) for row in result.rows]
+
+
+def without(names: tuple[str, ...], row: Row) -> Row:
+    return {name: value for name, value in row.items() if name not in names}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_scores_are_those_of_parquet(model: Path, tmp_path: Path, wanted: list[Row], name: str) -> None:
+    """In one shard to the last bit; in parts of a file, whose micro-batches are others, the same rows."""
+    write, settings = SHAPES[name]
+    write(tmp_path / name)
+    result = scored(model, tmp_path, name, LARGE, **settings)
+    assert [without(PLACES, row) for row in result.rows] == wanted
+    assert verify(result.plan.job.output).problems == []
+    parts = scored(model, tmp_path, name, 400, **settings)
+    assert (len(parts.plan.units) > 1) == (name not in WHOLE)
+    read = [[row[name] for name in READ] for row in wanted]
+    assert sorted([row[name] for name in READ] for row in parts.rows) == sorted(read)
