@@ -34,7 +34,7 @@ class ScoreConfig(BaseModel):
 
     model: str = Field(description="Token-classification model: a folder or a Hugging Face Hub id.")
     input: tuple[str, ...] = Field(
-        description="Parquet, Arrow, JSON Lines or CoNLL files, globs, folders, or a folder saved by datasets."
+        description="Parquet, Arrow, JSON Lines, CoNLL or CSV files, globs, folders, or a folder saved by datasets."
     )
     output: str = Field(description="Output folder.")
 

@@ -244,7 +244,7 @@ def test_names_of_files(read: Read, tmp_path: Path) -> None:
     for name in ("a.conll", "a.conllup", "a.iob", "a.BIO", "a.tsv", "train.txt"):
         assert read(TWO, name)[0] == [ANNA, OTTO]
     with pytest.raises(Refused, match=r"nor CoNLL columns \(\.conll, "):
-        read(TWO, "a.csv")
+        read(TWO, "a.xml")
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "README.txt").write_text("Read me")

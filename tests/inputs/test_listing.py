@@ -41,13 +41,13 @@ def test_no_match_for_a_pattern(refused: Callable[..., str], tmp_path: Path) -> 
 
 def test_folder_without_input(refused: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "data.csv").write_text("a,b\n", encoding="utf-8")
+    (tmp_path / "folder" / "data.xml").write_text("a,b\n", encoding="utf-8")
     assert "holds no Parquet (.parquet, .pq) or JSON Lines (.jsonl, " in refused(input=tmp_path / "folder")
 
 
 def test_format_that_is_not_known(refused: Callable[..., str], tmp_path: Path) -> None:
-    (tmp_path / "data.csv").write_text("a,b\n", encoding="utf-8")
-    assert "data.csv is neither Parquet (.parquet, .pq) nor JSON Lines (.jsonl" in refused(input=tmp_path / "data.csv")
+    (tmp_path / "data.xml").write_text("a,b\n", encoding="utf-8")
+    assert "data.xml is neither Parquet (.parquet, .pq) nor JSON Lines (.jsonl" in refused(input=tmp_path / "data.xml")
 
 
 @pytest.mark.parametrize("content", [b"", b"not Parquet at all, whatever the name says"])
@@ -153,7 +153,8 @@ def test_files_of_a_folder_that_are_no_input_are_named(run: Callable[..., Inline
     (warning,) = run(tree, tags=TAGS).plan.warnings
     assert warning == (
         f"5 files in {tree} are not input, judging by the name, and skipped: notes.txt, sub/deep/g.TSV.gz, sub/f.csv "
-        "and 2 more; CoNLL columns in files named .txt or .tsv are read only if --input names them"
+        "and 2 more; CoNLL columns in files named .txt or .tsv and CSV in files named .csv are read only if --input "
+        "names them"
     )
     named = run([str(tree / "sub"), str(tree / "notes.txt")], limit=3, tags=TAGS)
     (warning,) = named.plan.warnings

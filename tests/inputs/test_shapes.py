@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import functools
+import gzip
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,13 +51,37 @@ def arrow_file(path: Path) -> None:
         writer.write_table(table(), max_chunksize=30)
 
 
+def csv_table(path: Path, separator: str, write: Callable[[list[str]], Any], names: tuple[str, str]) -> None:
+    """With a column of text that has quotes, separators and line breaks."""
+    packed: Any = {".gz": gzip.open}.get(path.suffix, open)
+    with packed(path, "wt", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, delimiter=separator)
+        writer.writerow(["id", "text", names[0], names[1], "lang"])
+        for row in rows():
+            text = ' ,;"\n'.join(row["tokens"])
+            writer.writerow([row["id"], text, write(row["tokens"]), write(row["ner_tags"]), row["lang"]])
+
+
+def as_json(items: list[str]) -> str:
+    return json.dumps(items, ensure_ascii=False)
+
+
+USUAL = ("tokens", "ner_tags")
+OWN = ("sentence_words", "bio")
+NAMED = {"tokens_column": OWN[0], "labels_column": OWN[1]}
 SHAPES: dict[str, tuple[Callable[[Path], Any], dict[str, Any]]] = {
     "stream.arrow": (arrow_stream, {}),
     "file.arrow": (arrow_file, {}),
+    "json.csv": (lambda path: csv_table(path, ",", as_json, USUAL), {}),
+    "python.csv": (lambda path: csv_table(path, ",", str, OWN), NAMED),
+    "spaces.csv": (lambda path: csv_table(path, ";", " ".join, OWN), NAMED),
+    "spaces.tsv": (lambda path: csv_table(path, "\t", " ".join, USUAL), {}),
+    "json.txt": (lambda path: csv_table(path, "\t", as_json, OWN), NAMED),
+    "json.csv.gz": (lambda path: csv_table(path, ",", as_json, USUAL), {}),
     "lz4.feather": (lambda path: feather.write_feather(table(), path, chunksize=50), {}),
 }
 """How a file of that name is written, and the settings it needs."""
-WHOLE: tuple[str, ...] = ()
+WHOLE = {name for name in SHAPES if any(part in name for part in (".csv", ".tsv", ".txt", ".gz"))}
 """Files that are read in one part, however large."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pyarrow as pa
+import pyarrow.feather as feather
 import pyarrow.parquet as pq
 import pytest
 
@@ -85,16 +87,25 @@ def conll(sentence: dict) -> str:
     return "".join(f"{word} {tag}\n" for word, tag in pairs) + "\n"
 
 
+ENDINGS = ("parquet", "jsonl", "jsonl.gz", "conll", "feather", "csv")
+
+
 def small_files(folder: Path, sentences: list[dict]) -> list[Path]:
-    """The same sentences in files of one to four rows and four formats, in the order of their names."""
+    """The same sentences in files of one to four rows and of `ENDINGS`, in the order of their names."""
     folder.mkdir()
     paths, start = [], 0
     while start < len(sentences):
         number, count = len(paths), 1 + len(paths) % 4
         rows = sentences[start : start + count]
-        path = folder / f"{number:03d}.{('parquet', 'jsonl', 'jsonl.gz', 'conll')[number % 4]}"
+        path = folder / f"{number:03d}.{ENDINGS[number % len(ENDINGS)]}"
         if path.suffix == ".parquet":
             pq.write_table(pa.Table.from_pylist(rows), path)
+        elif path.suffix == ".feather":
+            feather.write_feather(pa.Table.from_pylist(rows), path)
+        elif path.suffix == ".csv":
+            with open(path, "w", newline="") as file:
+                writer = csv.writer(file)
+                writer.writerows([list(rows[0]), *([json.dumps(cell) for cell in row.values()] for row in rows)])
         elif path.suffix == ".conll":
             path.write_text("".join(map(conll, rows)))
         else:
@@ -111,7 +122,7 @@ def test_small_files_share_units_and_shards(run: Callable[..., Inline], tmp_path
     pq.write_table(pa.Table.from_pylist(sentences), tmp_path / "one.parquet")
     paths = small_files(tmp_path / "many", sentences)
     one = run(tmp_path / "one.parquet", shard_tokens=100)
-    many = run(tmp_path / "many", shard_tokens=100)
+    many = run(tmp_path / "many" / "*", shard_tokens=100)
     assert len(paths) > 30
     assert len(many.plan.units) < len(paths) / 4
     assert len(many.records) < len(paths) / 4
@@ -153,12 +164,12 @@ def test_bad_rows_of_small_files_keep_their_place(run: Callable[..., Inline], tm
 
 def test_a_file_that_breaks_among_small_ones_is_named(run: Callable[..., Inline], tmp_path: Path) -> None:
     paths = small_files(tmp_path / "in", [row("Anna", tags=["O"]) for _ in range(30)])
-    broken = paths[8]
+    broken = paths[len(ENDINGS)]
     assert broken.suffix == ".parquet"
     data = broken.read_bytes()
     broken.write_bytes(data[:4] + bytes(len(data) // 2) + data[4 + len(data) // 2 :])
     with pytest.raises(TokLossError, match=rf"cannot read {broken.name}"):
-        run(tmp_path / "in")
+        run(tmp_path / "in" / "*")
 
 
 @pytest.fixture
@@ -177,14 +188,14 @@ def test_files_that_were_not_looked_into_are_scored_alike(
 ) -> None:
     sentences = [row(*SENTENCES[i % 3][: 1 + i % 4], tags=[TAGS[i % 4]] * (1 + i % 4)) for i in range(60)]
     small_files(tmp_path / "in", sentences)
-    every = run(tmp_path / "in", shard_tokens=60)
+    every = run(tmp_path / "in" / "*", shard_tokens=60)
     monkeypatch.setattr(listing, "MOST_LOOKED_AT", 3)
-    few = run(tmp_path / "in", shard_tokens=60)
+    few = run(tmp_path / "in" / "*", shard_tokens=60)
     kept = ("source", "source_row", "words", "labels", "input_ids")
     wanted = [[r[name] for name in kept] for r in every.rows]
     assert [[r[name] for name in kept] for r in few.rows] == wanted
     assert any(part.rows is None and part.format == "parquet" for unit in few.plan.units for part in unit.parts)
-    assert [[r[name] for name in kept] for r in run(tmp_path / "in", limit=25).rows] == wanted[:25]
+    assert [[r[name] for name in kept] for r in run(tmp_path / "in" / "*", limit=25).rows] == wanted[:25]
 
 
 UNLIKE: dict[str, tuple[Callable[[list[dict]], pa.Table], str]] = {

@@ -50,6 +50,7 @@ class Format:
         read: the columns and a part of a file -> its rows, some at a time.
         records: a part of a text file -> its records: of each the offset, the bytes, and what else there is. None:
             parts are runs of groups, not ranges of bytes.
+        whole: a text file is one part, however large, as it cannot be entered midway.
     """
 
     name: str
@@ -61,3 +62,4 @@ class Format:
     inspect: Callable[[Listed], tuple[pa.Schema | None, Groups]]
     read: Callable[[Columns, FilePart], Iterator[RawChunk]]
     records: Callable[[FilePart], Iterator[tuple[Any, ...]]] | None = None
+    whole: bool = False

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from tokloss_ray.inputs.arrow import ARROW
 from tokloss_ray.inputs.conll import CONLL
+from tokloss_ray.inputs.csv_table import CSV
 from tokloss_ray.inputs.format import PACKED, Format
 from tokloss_ray.inputs.jsonl import JSONL
 from tokloss_ray.inputs.parquet import PARQUET
 
-FORMATS: tuple[Format, ...] = (PARQUET, JSONL, CONLL, ARROW)
+FORMATS: tuple[Format, ...] = (PARQUET, JSONL, CONLL, ARROW, CSV)
 
 
 def format_named(name: str) -> Format:

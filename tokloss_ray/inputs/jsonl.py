@@ -63,19 +63,29 @@ def _json_rows(columns: Columns, records: list[tuple[int, bytes, int]]) -> Itera
         row: Any = None
         try:
             row = json.loads(line.strip()) if length == len(line) else None
-            problem = ("malformed", "not a JSON object") if not isinstance(row, dict) else _json_problem(columns, row)
+            problem = ("malformed", "not a JSON object") if not isinstance(row, dict) else problem_of(columns, row)
         except (ValueError, RecursionError) as error:
             problem = ("malformed", str(error))
         if length > len(line):
             problem = ("malformed", too_long(length))
         if problem[0]:
-            record = {"source_row": offset, "reason": problem[0], "detail": problem[1], "payload": text_of(line)}
-            if isinstance(row, dict) and columns.example_id and row.get(columns.example_id) is not None:
-                text = _as_text(row[columns.example_id]) or ""
-                record["example_id"] = text.encode("utf-8", "replace").decode()  # it may hold a lone surrogate
-            broken.append(record)
+            broken.append(broken_row(columns, offset, line, row if isinstance(row, dict) else {}, problem))
         else:
             rows.append((offset, row, line))
+    yield from row_chunks(columns, rows, broken)
+
+
+def broken_row(columns: Columns, offset: int, line: bytes, row: dict, problem: tuple[str, str]) -> dict:
+    """A record that is not a row: its reason and detail (`problem`), and its id if it has one."""
+    record = {"source_row": offset, "reason": problem[0], "detail": problem[1], "payload": text_of(line)}
+    if columns.example_id and row.get(columns.example_id) is not None:
+        text = _as_text(row[columns.example_id]) or ""
+        record["example_id"] = text.encode("utf-8", "replace").decode()  # it may hold a lone surrogate
+    return record
+
+
+def row_chunks(columns: Columns, rows: list[tuple[int, dict, bytes]], broken: list[dict]) -> Iterator[RawChunk]:
+    """Rows of JSON values, each with its offset and its bytes, as columns; `broken` goes on as it is."""
     # Integer and string tags may alternate in one file; an Arrow column holds one kind.
     for kind, run in _runs_of_tag_kind(columns, rows):
         try:
@@ -102,7 +112,7 @@ def text_of(line: bytes) -> str:
     return line.decode("utf-8", "replace").strip()
 
 
-def _json_problem(columns: Columns, row: dict) -> tuple[str, str]:
+def problem_of(columns: Columns, row: dict) -> tuple[str, str]:
     """The reason why a JSON row cannot be put into columns, or ('', '')."""
     first = columns.words or schema.INPUT_IDS
     lists = {first: (str,) if columns.words else (int,), columns.labels: (int, str)}

@@ -14,6 +14,8 @@ import pyarrow as pa
 
 from tokloss_ray.errors import Refused
 from tokloss_ray.inputs.arrow import ARROW
+from tokloss_ray.inputs.conll import CONLL
+from tokloss_ray.inputs.csv_table import CSV, is_table
 from tokloss_ray.inputs.format import UNREADABLE, Groups
 from tokloss_ray.inputs.formats import format_named, format_of, known_formats
 from tokloss_ray.storage.failures import display
@@ -114,12 +116,12 @@ def _one_input(
             kind_of(fs, root)  # says so if there is not even a bucket
             raise Refused(f"no input: nothing matches {uri}")
         _no_split(split)
-        return root, [(file, _format(file.path)) for file in matches], []
+        return root, list(zip(matches, _formats(fs, [file.path for file in matches]), strict=True)), []
     if kind is None:
         raise Refused(f"no input: {uri} does not exist")
     if kind != "directory":
         _no_split(split)
-        return posixpath.dirname(path), [(listed(fs, path), _format(path))], []
+        return posixpath.dirname(path), [(listed(fs, path), _formats(fs, [path])[0])], []
     files = files_below(fs, path)
     if any(file.path == posixpath.join(path, INCOMPLETE) for file in files):
         raise Refused(f"{uri} is incomplete: apply-fixes is still writing it, or was interrupted and must be run again")
@@ -140,7 +142,9 @@ def _one_input(
         if (found := format_of(file.path, in_folder=True)) and not (found is ARROW and _is_of_datasets(file, states))
     ]
     if not known:
-        raise Refused(f"no input: {uri} holds no {' or '.join(known_formats(named=False))} files")
+        unread = sorted({posixpath.splitext(file.path)[1] for file in shown if format_of(file.path, in_folder=False)})
+        hint = f"; name the others: {posixpath.join(uri, '*' + unread[0])}" if unread else ""
+        raise Refused(f"no input: {uri} holds no {' or '.join(known_formats(named=False))} files{hint}")
     return path, known, shown
 
 
@@ -178,11 +182,27 @@ def _hidden(relative: str) -> bool:
     return any(part.startswith((".", "_")) for part in relative.split("/"))
 
 
-def _format(path: str) -> str:
-    found = format_of(path, in_folder=False)
-    if found is None:
-        raise Refused(f"{path} is neither {' nor '.join(known_formats(named=True))}, judging by its name")
-    return found.name
+def _formats(fs: fsspec.AbstractFileSystem, paths: list[str]) -> list[str]:
+    """The formats of files that --input names, by their names; where these say too little, by their first lines.
+
+    Raises:
+        Refused: one has none, or cannot be looked into.
+    """
+
+    def look(path: str) -> str:
+        try:
+            return CSV.name if is_table(display(fs, path)) else CONLL.name
+        except UNREADABLE as error:
+            raise Refused(f"cannot read {path}: {error}") from None
+
+    found = [format_of(path, in_folder=False) for path in paths]
+    strange = next((path for path, format_ in zip(paths, found, strict=True) if format_ is None), None)
+    if strange is not None:
+        raise Refused(f"{strange} is neither {' nor '.join(known_formats(named=True))}, judging by its name")
+    unclear = [path for path, f in zip(paths, found, strict=True) if f is CONLL and not format_of(path, in_folder=True)]
+    with ThreadPoolExecutor(16) as pool:
+        looked = dict(zip(unclear, pool.map(in_context(look), unclear), strict=True))
+    return [looked.get(path) or f.name for path, f in zip(paths, found, strict=True) if f is not None]
 
 
 def _saved_dataset(

@@ -125,7 +125,7 @@ def _row_parts(
 
 
 def _text_parts(file: InputFile, target: int, left: int | None) -> Iterator[tuple[int, int, int | None, int, int]]:
-    """Byte ranges as (start, stop, rows or None, bytes, 0). A packed file, which cannot be entered midway, is one."""
+    """Byte ranges as (start, stop, rows or None, bytes, 0). A file that cannot be entered midway is one."""
     size = file.listed.size
     if not size:
         return
@@ -144,6 +144,7 @@ def _text_parts(file: InputFile, target: int, left: int | None) -> Iterator[tupl
     elif os.path.splitext(file.source.lower())[1] in PACKED:
         yield 0, -1, None, size, 0
     else:
+        target = size if format_named(file.format).whole else target
         for start in range(0, size, target):
             stop = min(start + target, size)
             yield start, stop, None, stop - start, 0
