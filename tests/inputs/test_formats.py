@@ -83,6 +83,6 @@ def test_every_file_has_one_format_at_most() -> None:
     assert len(set(endings)) == len(endings)
     for f in formats.FORMATS:
         for ending in (*f.suffixes, *f.named_suffixes):
-            packed = [".gz", ".bz2", ".xz"] if f.packed else []
+            packed = [".gz", ".bz2", ".xz", ".zst"] if f.packed else []
             assert all(formats.format_of(f"x{ending}{p}".upper(), in_folder=False) is f for p in ["", *packed])
             assert (formats.format_of(f"x{ending}", in_folder=True) is f) == (ending in f.suffixes)

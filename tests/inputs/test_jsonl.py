@@ -21,6 +21,7 @@ from tests.support.tiny import (
 )
 from tokloss_ray.inputs.read import read_unit
 from tokloss_ray.inputs.unit import FilePart, ReadUnit
+from tokloss_ray.storage import zstd
 
 JSON_ROWS = [row("Köln", "日本"), row("Anna"), row(*SENTENCES[0]), row("Otto", "\U0001f600", "am", "See")] * 2
 
@@ -79,7 +80,12 @@ def test_every_boundary_between_byte_ranges(run: Callable[..., Inline], tmp_path
         assert source_rows(sorted(rng.sample(range(1, len(data)), 20))) == offsets
 
 
-@pytest.mark.parametrize(("suffix", "pack"), [(".gz", gzip.compress), (".bz2", bz2.compress)])
+def zstd_frames(data: bytes) -> bytes:
+    """In several frames, which end within lines."""
+    return b"".join(zstd.packed(data[i : i + 50]) for i in range(0, len(data), 50))
+
+
+@pytest.mark.parametrize(("suffix", "pack"), [(".gz", gzip.compress), (".bz2", bz2.compress), (".zst", zstd_frames)])
 def test_packed_lines(run: Callable[..., Inline], tmp_path: Path, suffix: str, pack: Callable[[bytes], bytes]) -> None:
     """A packed file cannot be entered midway: one unit, and offsets count the bytes of the text."""
     data, offsets = LINES["plain"]

@@ -22,9 +22,11 @@ from tokloss_ray import ScoreConfig
 from tokloss_ray.errors import TokLossError
 from tokloss_ray.inputs import conll, lines, units
 from tokloss_ray.scoring import sample
+from tokloss_ray.storage import zstd
 
 LINES = "".join(json.dumps(row(*VOCABULARY, number=i**5)) + "\n" for i in range(2000)).encode()
 PACKED = gzip.compress(LINES)
+ZSTD = zstd.packed(LINES)
 
 
 @pytest.mark.parametrize(
@@ -35,8 +37,10 @@ PACKED = gzip.compress(LINES)
         ("in.jsonl.gz", PACKED[:100] + bytes(byte ^ 255 for byte in PACKED[100:])),
         ("in.jsonl.bz2", b"not bzip2"),
         ("in.jsonl.xz", b"not xz"),
+        ("in.jsonl.zst", b"not zstd"),
+        ("in.jsonl.zst", ZSTD[: len(ZSTD) // 20]),
     ],
-    ids=["not-gzip", "cut-off", "corrupt", "not-bzip2", "not-xz"],
+    ids=["not-gzip", "cut-off", "corrupt", "not-bzip2", "not-xz", "not-zstd", "zstd-cut-off"],
 )
 def test_packed_file_that_does_not_unpack(
     refused: Callable[..., str], tmp_path: Path, name: str, content: bytes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import functools
 import gzip
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from tests.support.inline import Inline, Row, score_inline
 from tokloss_ray import ScoreConfig
 from tokloss_ray.demo import DATA
 from tokloss_ray.output.verify import verify
+from tokloss_ray.storage import zstd
 
 NER = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC"]
 COUNT = 200
@@ -53,13 +55,30 @@ def arrow_file(path: Path) -> None:
 
 def csv_table(path: Path, separator: str, write: Callable[[list[str]], Any], names: tuple[str, str]) -> None:
     """With a column of text that has quotes, separators and line breaks."""
-    packed: Any = {".gz": gzip.open}.get(path.suffix, open)
-    with packed(path, "wt", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, delimiter=separator)
-        writer.writerow(["id", "text", names[0], names[1], "lang"])
-        for row in rows():
-            text = ' ,;"\n'.join(row["tokens"])
-            writer.writerow([row["id"], text, write(row["tokens"]), write(row["ner_tags"]), row["lang"]])
+    file = io.StringIO(newline="")
+    writer = csv.writer(file, delimiter=separator)
+    writer.writerow(["id", "text", names[0], names[1], "lang"])
+    for row in rows():
+        text = ' ,;"\n'.join(row["tokens"])
+        writer.writerow([row["id"], text, write(row["tokens"]), write(row["ner_tags"]), row["lang"]])
+    write_packed(path, file.getvalue())
+
+
+def write_packed(path: Path, text: str) -> None:
+    pack = {".gz": gzip.compress, ".zst": zstd.packed}.get(path.suffix, bytes)
+    path.write_bytes(pack(text.encode()))
+
+
+def conll(path: Path) -> None:
+    text = ""
+    for row in rows():
+        pairs = zip(row["tokens"], row["ner_tags"], strict=True)
+        text += f"# id = {row['id']}\n# lang = {row['lang']}\n" + "".join(f"{a}\t{b}\n" for a, b in pairs) + "\n"
+    write_packed(path, text)
+
+
+def json_lines(path: Path) -> None:
+    write_packed(path, "".join(json.dumps(row) + "\n" for row in rows()))
 
 
 def as_json(items: list[str]) -> str:
@@ -78,10 +97,15 @@ SHAPES: dict[str, tuple[Callable[[Path], Any], dict[str, Any]]] = {
     "spaces.tsv": (lambda path: csv_table(path, "\t", " ".join, USUAL), {}),
     "json.txt": (lambda path: csv_table(path, "\t", as_json, OWN), NAMED),
     "json.csv.gz": (lambda path: csv_table(path, ",", as_json, USUAL), {}),
+    "json.csv.zst": (lambda path: csv_table(path, ",", as_json, USUAL), {}),
+    "in.jsonl": (json_lines, {}),
+    "in.jsonl.zst": (json_lines, {}),
+    "in.conll": (conll, {}),
+    "in.conll.zst": (conll, {}),
     "lz4.feather": (lambda path: feather.write_feather(table(), path, chunksize=50), {}),
 }
 """How a file of that name is written, and the settings it needs."""
-WHOLE = {name for name in SHAPES if any(part in name for part in (".csv", ".tsv", ".txt", ".gz"))}
+WHOLE = {name for name in SHAPES if any(part in name for part in (".csv", ".tsv", ".txt", ".gz", ".zst"))}
 """Files that are read in one part, however large."""
 
 

@@ -29,6 +29,7 @@ from tokloss_ray.inputs import listing
 from tokloss_ray.inputs.listing import InputFile
 from tokloss_ray.output.verify import verify
 from tokloss_ray.scoring.plan import _auto_shard_tokens
+from tokloss_ray.storage import zstd
 from tokloss_ray.storage.files import Listed
 
 
@@ -87,7 +88,7 @@ def conll(sentence: dict) -> str:
     return "".join(f"{word} {tag}\n" for word, tag in pairs) + "\n"
 
 
-ENDINGS = ("parquet", "jsonl", "jsonl.gz", "conll", "feather", "csv")
+ENDINGS = ("parquet", "jsonl", "jsonl.gz", "conll", "feather", "csv", "jsonl.zst")
 
 
 def small_files(folder: Path, sentences: list[dict]) -> list[Path]:
@@ -110,7 +111,7 @@ def small_files(folder: Path, sentences: list[dict]) -> list[Path]:
             path.write_text("".join(map(conll, rows)))
         else:
             text = "".join(json.dumps(row) + "\n" for row in rows).encode()
-            path.write_bytes(gzip.compress(text) if path.suffix == ".gz" else text)
+            path.write_bytes({".gz": gzip.compress, ".zst": zstd.packed}.get(path.suffix, bytes)(text))
         paths.append(path)
         start += count
     return paths

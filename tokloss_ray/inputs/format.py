@@ -14,7 +14,7 @@ import pyarrow as pa
 from tokloss_ray.inputs.unit import Columns, FilePart
 from tokloss_ray.storage.files import Listed
 
-PACKED = (".gz", ".bz2", ".xz")
+PACKED = (".gz", ".bz2", ".xz", ".zst")
 CHUNK_ROWS = 1024
 UNREADABLE = (OSError, EOFError, zlib.error, lzma.LZMAError)
 """What opening or unpacking a text file raises."""

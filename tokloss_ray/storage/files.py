@@ -21,6 +21,7 @@ from fsspec.core import get_compression, url_to_fs
 
 from tokloss_ray.errors import Refused
 from tokloss_ray.faults import fault_point
+from tokloss_ray.storage import zstd
 from tokloss_ray.storage.failures import as_storage_failure, attempt, is_local
 from tokloss_ray.threads import in_context
 
@@ -213,10 +214,12 @@ def read_files(fs: fsspec.AbstractFileSystem, folder: str, suffix: str) -> list[
 
 
 def open_file(fs: fsspec.AbstractFileSystem, path: str, size: int | None = None, unpack: bool = False) -> BinaryIO:
-    """A file to read from, forwards; `unpack` goes by its name (.gz, .bz2, .xz). On object storage in large steps."""
+    """A file to read from, forwards; of an object in large steps. `unpack` goes by its name (.gz, .bz2, .xz, .zst)."""
     file = open_random(fs, path, size)
     if not is_local(fs):
         file = cast(BinaryIO, io.BufferedReader(cast(RangeFile, file), _READ_AHEAD))
+    if unpack and path.lower().endswith(zstd.SUFFIX):
+        return zstd.unpacked(file)
     packing = get_compression(path, "infer") if unpack else None
     return compr[packing](file, mode="rb") if packing else file
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import csv
 import gzip
+import io
 import lzma
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from tokloss_ray.errors import Refused
 from tokloss_ray.exporting.dataset.fix_conll import fix_conll
 from tokloss_ray.inputs.conll_layout import layout_of
 from tokloss_ray.inputs.unit import Columns
+from tokloss_ray.storage import zstd
 
 TAGS = ["O", "B-PER", "I-PER", "B-LOC"]
 WORDS = ["Anna", "wohnt", "in", "Ulm", "Otto", "#nlp", "São Paulo", "😀", "-", "x"]
@@ -97,8 +99,14 @@ def test_tags_change_and_nothing_beside_them(
     assert (fixed is None) == (expected == before)
 
 
-PACKS = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
-UNPACK = {"": bytes, ".gz": gzip.decompress, ".bz2": bz2.decompress, ".xz": lzma.decompress}
+PACKS = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstd.packed}
+UNPACK = {
+    "": bytes,
+    ".gz": gzip.decompress,
+    ".bz2": bz2.decompress,
+    ".xz": lzma.decompress,
+    ".zst": lambda data: zstd.unpacked(io.BytesIO(data)).read(),
+}
 
 
 def corrected(output: Path, file: Path, changes: dict[tuple[str, int], str], **options: list[str]) -> str:

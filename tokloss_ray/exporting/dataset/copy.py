@@ -16,9 +16,11 @@ from fsspec.core import get_compression
 from tokloss_ray.errors import Refused
 from tokloss_ray.exporting.dataset.publish import check_free
 from tokloss_ray.faults import fault_point
+from tokloss_ray.inputs.format import PACKED
 from tokloss_ray.inputs.formats import format_named
 from tokloss_ray.inputs.listing import InputFile
-from tokloss_ray.storage.files import files_below, kind_of, open_location, read_whole, write_whole
+from tokloss_ray.storage import zstd
+from tokloss_ray.storage.files import files_below, kind_of, open_file, open_location, read_whole, write_whole
 
 _STATE, _INFO, _SPLITS = "state.json", "dataset_info.json", "dataset_dict.json"
 _FINGERPRINT = "_fingerprint"
@@ -46,12 +48,10 @@ def is_folder(dataset: str) -> bool:
 def read_unpacked(file: InputFile) -> bytes:
     """The bytes of a file of the dataset; of a packed text file, what is in it."""
     fs, path = open_location(file.listed.path)
-    data = read_whole(fs, path)
-    packing = get_compression(path, "infer")
-    if packing and format_named(file.format).packed:
-        with fs.open(path, "rb", compression=packing) as opened:
+    if format_named(file.format).packed and path.lower().endswith(PACKED):
+        with open_file(fs, path, unpack=True) as opened:
             return opened.read()
-    return data
+    return read_whole(fs, path)
 
 
 def _target(output: str, dataset: str, path: str) -> tuple[Any, str]:
@@ -71,7 +71,9 @@ def write_file(output: str, dataset: str, file: InputFile, new: bytes | None) ->
 
 
 def _packed(path: str, data: bytes) -> bytes:
-    packing = get_compression(path, "infer") if path.endswith((".gz", ".bz2", ".xz")) else None
+    if path.lower().endswith(zstd.SUFFIX):
+        return zstd.packed(data)
+    packing = get_compression(path, "infer") if path.lower().endswith(PACKED) else None
     if packing == "gzip":
         return gzip.compress(data, mtime=0)
     return bz2.compress(data) if packing == "bz2" else lzma.compress(data) if packing == "xz" else data
