@@ -43,6 +43,18 @@ def table() -> pa.Table:
     return pa.Table.from_pylist(rows())
 
 
+def nested() -> pa.Table:
+    inner = pa.StructArray.from_arrays(
+        [table().column("tokens").combine_chunks(), table().column("ner_tags").combine_chunks()], ["words", "bio"]
+    )
+    outer = pa.StructArray.from_arrays([inner, pa.array(range(COUNT))], ["gold", "number"])
+    return table().select(["id", "lang"]).append_column("data", outer)
+
+
+def nested_lines(path: Path) -> None:
+    write_packed(path, "".join(json.dumps(row) + "\n" for row in nested().to_pylist()))
+
+
 def arrow_stream(path: Path) -> None:
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, table().schema) as writer:
         writer.write_table(table(), max_chunksize=30)
@@ -88,6 +100,7 @@ def as_json(items: list[str]) -> str:
 USUAL = ("tokens", "ner_tags")
 OWN = ("sentence_words", "bio")
 NAMED = {"tokens_column": OWN[0], "labels_column": OWN[1]}
+NESTED = {"tokens_column": "data.gold.words", "labels_column": "data.gold.bio"}
 SHAPES: dict[str, tuple[Callable[[Path], Any], dict[str, Any]]] = {
     "stream.arrow": (arrow_stream, {}),
     "file.arrow": (arrow_file, {}),
@@ -102,6 +115,9 @@ SHAPES: dict[str, tuple[Callable[[Path], Any], dict[str, Any]]] = {
     "in.jsonl.zst": (json_lines, {}),
     "in.conll": (conll, {}),
     "in.conll.zst": (conll, {}),
+    "nested.parquet": (lambda path: pq.write_table(nested(), path, row_group_size=50), NESTED),
+    "nested.feather": (lambda path: feather.write_feather(nested(), path, chunksize=50), NESTED),
+    "nested.jsonl": (nested_lines, NESTED),
     "lz4.feather": (lambda path: feather.write_feather(table(), path, chunksize=50), {}),
 }
 """How a file of that name is written, and the settings it needs."""

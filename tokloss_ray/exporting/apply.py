@@ -17,7 +17,7 @@ from tokloss_ray.exporting.decided import REFUSE, corrections, is_folder_of_deci
 from tokloss_ray.exporting.formats import format_of
 from tokloss_ray.exporting.sentences import Correction
 from tokloss_ray.inputs.arrow_file import MAGIC
-from tokloss_ray.inputs.columns import ColumnOptions, find_columns
+from tokloss_ray.inputs.columns import ColumnOptions, find_columns, nested_column
 from tokloss_ray.inputs.conll_layout import layout_of
 from tokloss_ray.inputs.formats import format_named
 from tokloss_ray.inputs.listing import InputFile, Inspected, declared_tags, inspect_files, list_inputs
@@ -99,6 +99,8 @@ def apply_fixes(
     columns = find_columns(ColumnOptions(tokens_column, labels_column, id_column), inspected)
     if columns.words is None:
         raise Refused(f"{dataset} holds token ids, not words: pass the dataset that has the words to --to")
+    if nested := nested_column(columns, inspected):
+        raise Refused(f"column {nested} is a field of another one, to which corrections cannot be written back")
     by_file = _by_file(rows, files, dataset, id_column)
     fixes = _Fixes(columns.example_id is not None, tags)
 

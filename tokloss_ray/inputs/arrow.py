@@ -11,6 +11,7 @@ from tokloss_ray.inputs.arrow_file import MAGIC, inspect_file, read_file
 from tokloss_ray.inputs.arrow_stream import inspect_stream, read_stream
 from tokloss_ray.inputs.batches import is_valid, row_range
 from tokloss_ray.inputs.format import CHUNK_ROWS, Format, Groups, RawChunk
+from tokloss_ray.inputs.nested import pick
 from tokloss_ray.inputs.unit import Columns, FilePart
 from tokloss_ray.storage.files import Listed, open_location, open_random
 
@@ -39,7 +40,7 @@ def _inspect(file: Listed) -> tuple[pa.Schema, Groups]:
 def _read(columns: Columns, part: FilePart) -> Iterator[RawChunk]:
     read = read_file if _is_file(part.path, part.version) else read_stream
     for row, whole in read(part):
-        batch = whole.select([name for name in columns.names if name in whole.schema.names])
+        batch = pick(whole, columns.names)
         valid = is_valid(batch)
         for start in range(0, batch.num_rows, CHUNK_ROWS):
             for chunk in row_range(batch.slice(start, CHUNK_ROWS), row + start, part, valid):

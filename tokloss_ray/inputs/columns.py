@@ -11,6 +11,7 @@ from tokloss_ray import schema
 from tokloss_ray.errors import Refused
 from tokloss_ray.inputs.arrow_types import is_text
 from tokloss_ray.inputs.listing import Inspected, declared_tags
+from tokloss_ray.inputs.nested import names_in, types_of, value_of
 from tokloss_ray.inputs.unit import LABELS_COLUMNS, WORDS_COLUMNS, Columns
 from tokloss_ray.inputs.units import sample_json, text_records
 from tokloss_ray.output.names import MAX_FOLDER_NAME, partition_folder
@@ -69,6 +70,18 @@ def find_columns(options: ColumnOptions, inspected: list[Inspected]) -> Columns:
     return Columns(words, labels, mask, options.id_column, carried, _text_tags(kinds[0][0], labels))
 
 
+def nested_column(columns: Columns, inspected: list[Inspected]) -> str | None:
+    """The first column of words, tags or ids that is a field of another column, by its dotted name."""
+    for name in filter(None, (columns.words, columns.labels, columns.example_id)):
+        if "." not in name:
+            continue
+        for item in inspected:
+            there = sample_json(item.file) if item.schema is None else [dict.fromkeys(item.schema.names)]
+            if there and not any(name in row for row in there):
+                return name
+    return None
+
+
 def _short_folders(options: ColumnOptions) -> None:
     """Refuse partition columns whose name, or whose constant, no folder can have."""
     for name in options.partition_by:
@@ -115,13 +128,13 @@ def _main_columns(options: ColumnOptions, names: list[str], source: str) -> tupl
 def _kinds(item: Inspected) -> dict[str, pa.DataType] | None:
     """Column types of a file; those of JSON lines from its first rows. None for a text file without rows."""
     if item.schema is not None:
-        return dict(zip(item.schema.names, item.schema.types, strict=True))
+        return types_of(item.schema)
     rows = sample_json(item.file)
     if not rows:
         return None
     kinds: dict[str, pa.DataType] = {}
-    for name in dict.fromkeys(key for row in rows for key in row):
-        seen = {type(row[name]) for row in rows if row.get(name) is not None}
+    for name in dict.fromkeys(key for row in rows for key in names_in(row)):
+        seen = {type(value) for row in rows if (value := value_of(row, name)) is not None}
         kinds[name] = next((t for ok, t in _JSON_TYPES if seen and seen <= ok), pa.string())
     return kinds
 
@@ -160,7 +173,7 @@ def _right_types(
 
 def schema_problem(columns: Columns, schema_: pa.Schema) -> str | None:
     """Why a file does not fit those that were looked into before the job began; None if it does."""
-    kind = dict(zip(schema_.names, schema_.types, strict=True))
+    kind = types_of(schema_)
     for name in columns.names:
         if name not in kind:
             return f"it has no column {name}, but the columns {', '.join(kind)}"
@@ -235,8 +248,9 @@ def find_tags(
 def _text_tags(item: Inspected, labels: str) -> bool:
     """Whether the tags of a file are strings; a text file's first tag says it."""
     if item.schema is not None:
-        return is_text(getattr(item.schema.field(labels).type, "value_type", pa.null()))
-    tags = (tag for row in sample_json(item.file) if isinstance(row.get(labels), list) for tag in row[labels])
+        return is_text(getattr(types_of(item.schema)[labels], "value_type", pa.null()))
+    lists = (value_of(row, labels) for row in sample_json(item.file))
+    tags = (tag for found in lists if isinstance(found, list) for tag in found)
     return isinstance(next((tag for tag in tags if tag is not None), ""), str)
 
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 from tokloss_ray import schema
 from tokloss_ray.inputs.format import CHUNK_ROWS, Format, Groups, RawChunk
 from tokloss_ray.inputs.lines import lines_of, next_line, too_long
+from tokloss_ray.inputs.nested import with_nested
 from tokloss_ray.inputs.unit import Columns, FilePart
 from tokloss_ray.storage.files import Listed, open_file, open_location
 
@@ -63,6 +64,7 @@ def _json_rows(columns: Columns, records: list[tuple[int, bytes, int]]) -> Itera
         row: Any = None
         try:
             row = json.loads(line.strip()) if length == len(line) else None
+            row = with_nested(row, columns.names) if isinstance(row, dict) else row
             problem = ("malformed", "not a JSON object") if not isinstance(row, dict) else problem_of(columns, row)
         except (ValueError, RecursionError) as error:
             problem = ("malformed", str(error))

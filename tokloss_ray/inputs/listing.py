@@ -18,6 +18,7 @@ from tokloss_ray.inputs.conll import CONLL
 from tokloss_ray.inputs.csv_table import CSV, is_table
 from tokloss_ray.inputs.format import UNREADABLE, Groups
 from tokloss_ray.inputs.formats import format_named, format_of, known_formats
+from tokloss_ray.inputs.nested import value_of
 from tokloss_ray.storage.failures import display
 from tokloss_ray.storage.files import (
     Listed,
@@ -279,7 +280,7 @@ def declared_tags(schema: pa.Schema, column: str) -> tuple[str, ...] | None:
     metadata = (schema.metadata or {}).get(b"huggingface")
     if metadata is None:
         return None
-    feature = json.loads(metadata).get("info", {}).get("features", {}).get(column)
+    feature = value_of(json.loads(metadata).get("info", {}).get("features", {}), column)
     while isinstance(feature, (dict, list)):
         if isinstance(feature, list):
             feature = feature[0] if feature else None

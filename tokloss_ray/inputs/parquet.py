@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from tokloss_ray.inputs.batches import row_range
 from tokloss_ray.inputs.format import CHUNK_ROWS, Format, Groups, RawChunk
+from tokloss_ray.inputs.nested import pick
 from tokloss_ray.inputs.unit import Columns, FilePart
 from tokloss_ray.ragged import offsets_of
 from tokloss_ray.storage.files import Listed, RangeFile, is_local, listed, open_location, open_random, read_whole
@@ -42,7 +43,7 @@ def _read(columns: Columns, part: FilePart) -> Iterator[RawChunk]:
         groups = [i for i in range(file.num_row_groups) if starts[i] < stop and starts[i + 1] > part.start]
         row = int(starts[groups[0]]) if groups else 0
         for batch in file.iter_batches(CHUNK_ROWS, row_groups=groups, columns=columns.names, use_threads=False):
-            for chunk in row_range(batch, row, part):
+            for chunk in row_range(pick(batch, columns.names), row, part):
                 yield chunk._replace(schema=file.schema_arrow)
             row += batch.num_rows
 
