@@ -19,6 +19,8 @@ from tests.support.tiny import (
     saved,
 )
 from tokloss_ray import ScoreConfig
+from tokloss_ray.inputs.columns import ColumnOptions, find_columns
+from tokloss_ray.inputs.listing import inspect_files, list_inputs
 
 
 def parquet(path: Path, **columns: Any) -> Path:
@@ -58,6 +60,61 @@ def test_missing_column(
     assert "in." + file_format in message
     for words in wanted:
         assert words in message
+
+
+PROPOSED = [
+    (
+        {"id": "x", "sentence_tokens": ["Anna"], "bio": ["O"]},
+        "; column sentence_tokens is a list of strings and column bio is a list of strings: "
+        "use --tokens-column sentence_tokens --labels-column bio",
+    ),
+    (
+        {"gold_ner": ["O"], "sentence": ["Anna"], "ids": [3]},
+        "column sentence is a list of strings and column gold_ner is a list of strings: "
+        "use --tokens-column sentence --labels-column gold_ner",
+    ),
+    (
+        {"tags": [1], "sentence": ["Anna"]},
+        "; column sentence is a list of strings: use --tokens-column sentence",
+    ),
+    (
+        {"tokens": ["Anna"], "x": [0], "n": 3},
+        "no column with tags: in has the columns tokens, x, n; column x is a list of integers: use --labels-column x",
+    ),
+    (
+        {"data": {"words": ["Anna"], "tags": ["O"]}},
+        "column data.words is a list of strings and column data.tags is a list of strings: "
+        "use --tokens-column data.words --labels-column data.tags",
+    ),
+    ({"text": "Anna", "tags": ["O"]}, "; select one with --tokens-column"),
+    ({"tokens": ["Anna"], "label": "O"}, "; select one with --labels-column"),
+]
+
+
+@pytest.mark.parametrize("file_format", ["jsonl", "parquet"])
+@pytest.mark.parametrize(("sentence", "wanted"), PROPOSED)
+def test_columns_that_are_proposed(
+    refused: Callable[..., str], tmp_path: Path, file_format: str, sentence: Row, wanted: str
+) -> None:
+    """And with the options that are proposed, the columns are found."""
+    path = tmp_path / f"in.{file_format}"
+    if file_format == "jsonl":
+        write_jsonl(path, [sentence, sentence])
+    else:
+        pq.write_table(pa.Table.from_pylist([sentence]), path)
+    message = refused(input=path)
+    assert wanted in message.replace(path.name, "in")
+    words = message.partition("use ")[2].split()
+    options = ColumnOptions(**{words[i][2:].replace("-", "_"): words[i + 1] for i in range(0, len(words), 2)})
+    if words:
+        found = find_columns(options, inspect_files(list_inputs([str(path)])))
+        assert found.words in (options.tokens_column, "tokens")
+
+
+def test_another_column_is_proposed_for_one_of_a_wrong_type(refused: Callable[..., str], tmp_path: Path) -> None:
+    source = parquet(tmp_path / "in.parquet", tokens=["Anna"], ner_tags=[["O"]], words_split=[["Anna"]])
+    message = refused(input=source)
+    assert message.endswith("; column words_split is a list of strings: use --tokens-column words_split")
 
 
 def test_column_missing_in_a_later_file(refused: Callable[..., str], tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from tokloss_ray.errors import Refused
 from tokloss_ray.inputs.arrow_types import is_text
 from tokloss_ray.inputs.listing import Inspected, declared_tags
 from tokloss_ray.inputs.nested import names_in, types_of, value_of
+from tokloss_ray.inputs.proposals import proposal
 from tokloss_ray.inputs.unit import LABELS_COLUMNS, WORDS_COLUMNS, Columns
 from tokloss_ray.inputs.units import sample_json, text_records
 from tokloss_ray.output.names import MAX_FOLDER_NAME, partition_folder
@@ -43,7 +44,7 @@ def find_columns(options: ColumnOptions, inspected: list[Inspected]) -> Columns:
             if item.schema is None and next(text_records(item.file), None) is not None:
                 raise Refused(f"{item.file.source} is not JSON Lines: none of its first lines is a JSON object")
         return Columns(options.tokens_column or WORDS_COLUMNS[0], options.labels_column or LABELS_COLUMNS[0])
-    words, labels = _main_columns(options, list(kinds[0][1]), kinds[0][0].file.source)
+    words, labels = _main_columns(options, list(kinds[0][1]), kinds[0][0])
     mask = _mask_column(kinds) if words is None else None
     carried_names = [n for n in dict.fromkeys([*options.keep, *options.partition_by]) if n not in options.add_column]
     for name in (words, labels):
@@ -110,18 +111,20 @@ def _mask_column(kinds: list[tuple[Inspected, dict[str, pa.DataType]]]) -> str |
     return schema.ATTENTION_MASK if any(schema.ATTENTION_MASK in kind for _, kind in kinds) else None
 
 
-def _main_columns(options: ColumnOptions, names: list[str], source: str) -> tuple[str | None, str]:
+def _main_columns(options: ColumnOptions, names: list[str], item: Inspected) -> tuple[str | None, str]:
     """The columns of words (None if the input is pre-encoded) and of labels."""
     encoded_labels = options.labels_column or "labels"
     if options.tokens_column is None and schema.INPUT_IDS in names and encoded_labels in names:
         return None, encoded_labels
-    listing = f"{source} has the columns {', '.join(names)}"
+    listing = f"{item.file.source} has the columns {', '.join(names)}"
     words = options.tokens_column or next((n for n in WORDS_COLUMNS if n in names), None)
-    if words is None:
-        raise Refused(f"no column with words: {listing}; select one with --tokens-column")
     labels = options.labels_column or next((n for n in LABELS_COLUMNS if n in names), None)
+    if words is None:
+        advice = proposal(item, None, labels) or "select one with --tokens-column"
+        raise Refused(f"no column with words: {listing}; {advice}")
     if labels is None:
-        raise Refused(f"no column with tags: {listing}; select one with --labels-column")
+        advice = proposal(item, words, None) or "select one with --labels-column"
+        raise Refused(f"no column with tags: {listing}; {advice}")
     return words, labels
 
 
@@ -154,7 +157,10 @@ def _right_types(
         return  # JSON is checked row by row
 
     def refuse(name: str, wants: str) -> None:
-        raise Refused(f"column {name} of {item.file.source} is {kind[name]}, but {wants} is required")
+        known = (None if name == words else words, None if name == labels else labels)
+        advice = proposal(item, *known) if name in (words, labels) else ""
+        and_so = f"; {advice}" if advice else ""
+        raise Refused(f"column {name} of {item.file.source} is {kind[name]}, but {wants} is required{and_so}")
 
     first = words or schema.INPUT_IDS
     inner = _item_type(kind[first])
