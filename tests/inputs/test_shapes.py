@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pyarrow as pa
 import pyarrow.feather as feather
 import pyarrow.parquet as pq
@@ -131,10 +132,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return models.build("bert", tmp_path_factory.mktemp("model"), words, NER, max_length=64)
 
 
-def scored(model: Path, folder: Path, name: str, shard_tokens: int, **settings: Any) -> Inline:
+def scored(model: Path, folder: Path, name: str, shard_tokens: int, source: str = "", **settings: Any) -> Inline:
     output = str(folder / f"out-{name}-{shard_tokens}")
     settings = {"id_column": "id", "keep": ["lang"], "shard_tokens": shard_tokens} | settings
-    return score_inline(ScoreConfig(model=str(model), input=(str(folder / name),), output=output, **settings))
+    return score_inline(ScoreConfig(model=str(model), input=(source or str(folder / name),), output=output, **settings))
 
 
 @pytest.fixture(scope="module")
@@ -162,3 +163,22 @@ def test_scores_are_those_of_parquet(model: Path, tmp_path: Path, wanted: list[R
     assert (len(parts.plan.units) > 1) == (name not in WHOLE)
     read = [[row[name] for name in READ] for row in wanted]
     assert sorted([row[name] for name in READ] for row in parts.rows) == sorted(read)
+
+
+REMOTE = ("stream.arrow", "file.arrow", "lz4.feather", "nested.parquet", "json.csv.zst", "spaces.tsv")
+
+
+@pytest.mark.parametrize("name", REMOTE)
+def test_scores_are_those_of_parquet_from_object_storage(
+    model: Path, tmp_path: Path, wanted: list[Row], name: str
+) -> None:
+    """Read by ranges, as from any store that is no local file system."""
+    write, settings = SHAPES[name]
+    write(tmp_path / name)
+    store = fsspec.filesystem("memory")
+    store.pipe_file(f"/shapes/{name}", (tmp_path / name).read_bytes())
+    try:
+        result = scored(model, tmp_path, name, LARGE, f"memory://shapes/{name}", **settings)
+    finally:
+        store.rm("/shapes", recursive=True)
+    assert [without(PLACES, row) for row in result.rows] == wanted
