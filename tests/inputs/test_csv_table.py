@@ -141,7 +141,10 @@ REFUSED = {
         "files of one word per line are read as CoNLL columns",
     ),
     "numbered": (b"n,word,tag\n" + b"1,Anna,B-PER\n2,wohnt,O\n" * 10, "files of one word per line"),
-    "no-words": (b'a,ner_tags\n"x","[""O""]"\n', "no column with words: in.csv has the columns a, ner_tags"),
+    "no-words": (
+        b'a,ner_tags\n"x","[""O""]"\n',
+        "no column with words: in.csv has the columns a, ner_tags; a cell must hold a list; files of one word per line",
+    ),
 }
 
 
@@ -177,5 +180,6 @@ def test_tables_in_a_folder_are_left_alone(
 ) -> None:
     (tmp_path / "in").mkdir()
     path = table(tmp_path / "in" / "a.csv")
-    assert "files; name the others: " + str(tmp_path / "in" / "*.csv") in refused(input=tmp_path / "in")
+    named = str(tmp_path / "in" / "*.csv")
+    assert f".csv files are read only if --input names them: {named}" in refused(input=tmp_path / "in")
     assert len(run(path.parent / "*.csv").rows) == 1

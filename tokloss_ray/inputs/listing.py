@@ -143,8 +143,9 @@ def _one_input(
         if (found := format_of(file.path, in_folder=True)) and not (found is ARROW and _is_of_datasets(file, states))
     ]
     if not known:
-        unread = sorted({posixpath.splitext(file.path)[1] for file in shown if format_of(file.path, in_folder=False)})
-        hint = f"; name the others: {posixpath.join(uri, '*' + unread[0])}" if unread else ""
+        endings = sorted({posixpath.splitext(file.path)[1] for file in shown if format_of(file.path, in_folder=False)})
+        globs = ", ".join(posixpath.join(uri, f"*{ending}") for ending in endings)
+        hint = f"; {' and '.join(endings)} files are read only if --input names them: {globs}" if endings else ""
         raise Refused(f"no input: {uri} holds no {' or '.join(known_formats(named=False))} files{hint}")
     return path, known, shown
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import pyarrow as pa
 
 from tokloss_ray.inputs.arrow_types import is_text
+from tokloss_ray.inputs.csv_table import CSV
 from tokloss_ray.inputs.listing import Inspected
 from tokloss_ray.inputs.nested import names_in, types_of, value_of
 from tokloss_ray.inputs.unit import LABELS_COLUMNS, WORDS_COLUMNS
@@ -15,6 +16,7 @@ from tokloss_ray.inputs.units import sample_json
 
 _WORDS = re.compile(r"token|word|form|text|sent", re.IGNORECASE)
 _TAGS = re.compile(r"tag|label|ner|pos|bio|iob|gold|class|entit", re.IGNORECASE)
+_ONE_WORD = "a cell must hold a list; files of one word per line are read as CoNLL columns (docs/data.md)"
 
 
 def proposal(item: Inspected, words: str | None, labels: str | None) -> str:
@@ -28,7 +30,7 @@ def proposal(item: Inspected, words: str | None, labels: str | None) -> str:
     if words is None:
         words = _best(texts, _WORDS, _TAGS)
         if words is None:
-            return ""
+            return _ONE_WORD if item.file.format == CSV.name else ""
         said.append(f"column {words} is a list of strings")
         options.append(f"--tokens-column {words}")
     if labels is None or labels not in lists:
