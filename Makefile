@@ -4,7 +4,7 @@
 #   ARGS=...             extra arguments for pytest or the demo, such as ARGS="-k plan"
 #   VENV=.venv-3.12      another environment than .venv
 #   CONSTRAINTS=FILE     other versions than those in constraints.txt; CONSTRAINTS= for the newest that pip finds
-#   JOBS=2               processes of `make test`, of up to 3 GB each; JOBS=0 runs the tests in pytest's own
+#   JOBS=3               processes of `make test`, of up to 3 GB each (tests wait a lot); JOBS=0 runs the tests in pytest's own
 PYTHON ?= python3
 PIP_ARGS ?=
 ARGS ?=
@@ -40,8 +40,8 @@ demo: $(STAMP) ## score the bundled corpus with the bundled model and report wha
 
 # Tests of the report page need Chromium (apt-get install chromium) and are skipped without it.
 # A file of tests stays in one process, in which its fixtures are made once; each process has a Ray and a moto of its own.
-JOBS ?= 2
-test: $(STAMP) ## run the tests, without the slow ones, in JOBS=2 processes
+JOBS ?= 3
+test: $(STAMP) ## run the tests, without the slow ones, in JOBS=3 processes
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-slow: $(STAMP) ceph ## run only the slow tests

@@ -76,6 +76,7 @@ def test_the_quick_mode_of_scale(tmp_path):
     assert all(found["peak_memory_mb"] > 100 for found in figures["memory"]["points"])
 
 
+@pytest.mark.slow
 def test_the_quick_mode_of_records(tmp_path):
     lines = run("records", tmp_path)["lines"]
     assert [line["measure"] for line in lines if line["segments"] == "after"] == ["status", "resume", "finish"] * 2

@@ -8,6 +8,7 @@ from typing import Any
 
 import aiohttp.web  # noqa: F401  (what imports leave, they leave)
 import pyarrow.parquet as pq
+import pytest
 import torch  # noqa: F401
 from ray.util import list_named_actors
 
@@ -40,6 +41,7 @@ def look(model: str, source: str, output: str) -> None:
     print(json.dumps({"actors": watcher.actors, "changed": changed}))
 
 
+@pytest.mark.slow
 def test_no_actors_for_clusters_and_dashboards(tmp_path: Path) -> None:
     table = pq.read_table(DATA).slice(0, 50)
     pq.write_table(table, tmp_path / "in.parquet")

@@ -177,6 +177,7 @@ def test_the_whole_job(bucket: str, corpus: Path, model: Path, tmp_path: Path) -
     assert (code, "total loss" in said) == (0, True)
 
 
+@pytest.mark.slow
 def test_conll_columns(bucket: str, model: Path, tmp_path: Path, on_one_server: None) -> None:
     """Read by range in a bucket, packed and not, as on disk."""
     folder = tmp_path / "corpus"
@@ -217,6 +218,7 @@ def test_globs_and_saved_datasets(bucket: str, corpus: Path, model: Path, tmp_pa
     assert len(saved.rows) == 20
 
 
+@pytest.mark.slow
 def test_units_of_a_saved_dataset_read_their_own_batches(
     bucket: str, proxy: Proxy, model: Path, tmp_path: Path
 ) -> None:

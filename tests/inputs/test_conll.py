@@ -379,6 +379,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_command_gives_what_parquet_gives(demo: Path, tmp_path: Path) -> None:
     common = ["--model", str(MODEL), "--id-column", "id", "--input", str(demo / "a.conll")]
     common += ["--output", str(tmp_path / "a.conll")]

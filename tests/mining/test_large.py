@@ -19,7 +19,14 @@ from tokloss_ray.mining.write import write_tables
 
 
 @pytest.mark.parametrize("sliced", [False, True])
-@pytest.mark.parametrize(("held", "levels"), [(0, {0}), (100, {0, 1}), (800, {0, 1, 2})])
+@pytest.mark.parametrize(
+    ("held", "levels"),
+    [
+        pytest.param(0, {0}, marks=pytest.mark.slow),
+        (100, {0, 1}),
+        pytest.param(800, {0, 1, 2}, marks=pytest.mark.slow),
+    ],
+)
 def test_large_partials_make_the_same_tables(
     held: int, levels: set[int], sliced: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -113,6 +113,7 @@ class KnownLogits(torch.nn.Module):
         return np.where(token_ids % len(TAGS) == labels, -cls.high, -cls.low)
 
 
+@pytest.mark.slow
 def test_sentence_of_a_million_tokens(run: Callable[..., Inline], model: Path, tmp_path: Path) -> None:
     """Each word is scored once, in windows whose words stand in the order of the sentence; memory stays in bounds."""
     count = 1_000_000
