@@ -283,7 +283,10 @@ HARMS: dict[str, tuple[Callable[[Request], bool], tuple[Any, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("name", [*list(HARMS)[:-1], pytest.param("stalls", marks=pytest.mark.slow)])
+QUICK_HARMS = ("busy-reads", "busy-writes")
+
+
+@pytest.mark.parametrize("name", [n if n in QUICK_HARMS else pytest.param(n, marks=pytest.mark.slow) for n in HARMS])
 def test_what_passes_is_tried_again(
     bucket: str, proxy: Proxy, corpus: Path, model: Path, tmp_path: Path, name: str
 ) -> None:
@@ -520,6 +523,7 @@ def test_endpoint_that_is_down(refused: Callable[..., str]) -> None:
     assert f"the endpoint {endpoint} does not respond" in refused(AWS_ENDPOINT_URL=endpoint)
 
 
+@pytest.mark.slow
 def test_endpoint_that_swallows_everything(refused: Callable[..., str]) -> None:
     with closing(socket.socket()) as mute:
         mute.bind(("127.0.0.1", 0))

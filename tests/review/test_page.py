@@ -15,6 +15,9 @@ from tokloss_ray.output.decisions import Decision, read_decisions, standing
 from tokloss_ray.review.server import Server
 from tokloss_ray.review.session import Review
 
+pytestmark = pytest.mark.slow
+"""Now and then a key is lost while all cores are busy with other tests; alone these tests are stable."""
+
 
 class Page:
     """The page of one review in a browser, with what it said and asked for."""
