@@ -16,7 +16,7 @@ from tokloss_ray.review.server import Server
 from tokloss_ray.review.session import Review
 
 pytestmark = pytest.mark.slow
-"""Now and then a key is lost while all cores are busy with other tests; alone these tests are stable."""
+"""While all cores are busy, one of these tests fails now and then; alone they are stable."""
 
 
 class Page:
@@ -30,6 +30,10 @@ class Page:
         review.places.wait()
         self.context = browser.new_context(**options)
         self.context.set_default_timeout(20_000)
+        # An answer to the key may come before the page has looked at it.
+        self.context.add_init_script(
+            "addEventListener('keydown', () => { window.keysSeen = 1 + (window.keysSeen || 0) }, true)"
+        )
         self.tab = self.context.new_page()
         self.said: list[str] = []
         self.asked: list[str] = []
@@ -58,7 +62,9 @@ class Page:
 
     def press(self, *keys: str) -> None:
         for key in keys:
+            seen = self.tab.evaluate("window.keysSeen || 0")
             self.tab.keyboard.press(key)
+            self.tab.wait_for_function(f"(window.keysSeen || 0) > {seen}")
             self.settled()
 
     @property
