@@ -99,6 +99,7 @@ bench: $(STAMP) ## compare with alternatives, an hour on two idle cores: tables,
 	@$(PYTHON_BENCH) benchmarks/scale.py --json $(RESULTS)/scale.json
 	@$(PYTHON_BENCH) benchmarks/mining.py >$(RESULTS)/mining.json
 	@$(PYTHON_BENCH) benchmarks/records.py --json $(RESULTS)/records.json
+	@$(PYTHON_BENCH) benchmarks/many_files.py --json $(RESULTS)/many_files.json
 	@$(PYTHON_BENCH) benchmarks/cost_against_size.py --json $(RESULTS)/cost_against_size.json
 	@$(MAKE) --no-print-directory bench-floors
 
