@@ -1,6 +1,8 @@
-"""Small numpy and Arrow functions on ragged data: flat values with offsets."""
+"""Small numpy and Arrow functions on ragged data (flat values with offsets), and sums of counts that may be unknown."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +21,16 @@ def one_array(column: pa.Array | pa.ChunkedArray) -> pa.Array:
 def list_lengths(column: pa.Array) -> np.ndarray:
     """Length of each list as int64; 0 for a null list."""
     return pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+def sum_if_known(counts: Iterable[int | None]) -> int | None:
+    """The sum of some counts, None if one of them is not known."""
+    total = 0
+    for count in counts:
+        if count is None:
+            return None
+        total += count
+    return total
 
 
 def offsets_of(lengths: np.ndarray) -> np.ndarray:

@@ -38,13 +38,14 @@ def _read(columns: Columns, part: FilePart) -> Iterator[RawChunk]:
     else:  # pre_buffer fetches the column chunks that are asked for, neighbours in one request
         opened = pq.ParquetFile(RangeFile(fs, path, size), pre_buffer=True)
     with opened as file:
+        whole = file.schema_arrow  # made anew each time it is asked for
         starts = offsets_of(np.array([file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]))
         stop = part.stop if part.stop >= 0 else int(starts[-1])
         groups = [i for i in range(file.num_row_groups) if starts[i] < stop and starts[i + 1] > part.start]
         row = int(starts[groups[0]]) if groups else 0
         for batch in file.iter_batches(CHUNK_ROWS, row_groups=groups, columns=columns.names, use_threads=False):
             for chunk in row_range(pick(batch, columns.names), row, part):
-                yield chunk._replace(schema=file.schema_arrow)
+                yield chunk._replace(schema=whole)
             row += batch.num_rows
 
 

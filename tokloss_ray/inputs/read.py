@@ -56,16 +56,16 @@ def read_unit(rules: RowRules, unit: ReadUnit) -> Iterator[Chunk]:
     Raises:
         JobFailed: a file cannot be read (it is gone, or is not what its name says).
     """
-    rows = None
+    rows, sources = None, unit.sources
     for rows in _joined(_read_parts(rules, unit)):
         try:
-            yield validate(rules, unit.sources, rows)
+            yield validate(rules, sources, rows)
         except pa.ArrowInvalid as error:
-            raise _unreadable(unit.sources[int(rows.parts[0]) if len(rows.parts) else 0], error) from error
+            raise _unreadable(sources[int(rows.parts[0]) if len(rows.parts) else 0], error) from error
     if rows is None:
         none = np.zeros(0, dtype=np.int64)
         empty = json_table(rules.columns, [], pa.int64())
-        yield validate(rules, unit.sources, PartRows(empty, none.astype(np.int32), none, []))
+        yield validate(rules, sources, PartRows(empty, none.astype(np.int32), none, []))
 
 
 def _read_parts(rules: RowRules, unit: ReadUnit) -> Iterator[tuple[int, RawChunk]]:

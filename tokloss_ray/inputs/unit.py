@@ -9,6 +9,8 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 
+from tokloss_ray.ragged import sum_if_known
+
 WORDS_COLUMNS = ("tokens", "words")
 LABELS_COLUMNS = ("ner_tags", "tags", "labels")
 """Where words and tags are, unless the settings say otherwise; the first that there is."""
@@ -59,8 +61,7 @@ class ReadUnit:
     @property
     def rows(self) -> int | None:
         """Rows in it where metadata tell of all parts."""
-        known = [part.rows for part in self.parts]
-        return None if None in known else sum(n or 0 for n in known)
+        return sum_if_known(part.rows for part in self.parts)
 
     @property
     def size(self) -> int:

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from tokloss_ray.errors import Refused, StorageFailed
 from tokloss_ray.output.names import DAMAGED, INPUTS, PLAN, RUN, SUCCESS
+from tokloss_ray.ragged import sum_if_known
 from tokloss_ray.storage.files import exists, open_location, read_whole, write_whole
 from tokloss_ray.storage.sealed import DamagedError, is_sealed, sealed, unsealed
 
@@ -74,8 +75,7 @@ class Run:
     @property
     def rows(self) -> int | None:
         """Rows of all generations, None where metadata do not tell."""
-        known = [plan.rows for plan in self.generations]
-        return None if None in known else sum(n or 0 for n in known)
+        return sum_if_known(plan.rows for plan in self.generations)
 
     def generation(self, unit: int) -> int:
         """The generation that a unit belongs to, counted from 0."""

@@ -29,6 +29,7 @@ from tokloss_ray.output.run import (
 )
 from tokloss_ray.output.totals import Totals
 from tokloss_ray.output.verify_unit import Damaged, Part, check_unit, id_hashes
+from tokloss_ray.ragged import sum_if_known
 from tokloss_ray.storage.files import is_local, open_location, open_random
 from tokloss_ray.storage.sealed import DamagedError
 from tokloss_ray.threads import map_in_threads
@@ -147,8 +148,7 @@ def _parts_by_unit(recorded: pa.Table | None) -> dict[int, list[Part]]:
 
 def _rows(parts: list[Part] | None) -> int | None:
     """Rows of a unit, None where metadata do not tell."""
-    known = [part["rows"] for part in parts or ()]
-    return None if parts is None or None in known else sum(known)
+    return None if parts is None else sum_if_known(part["rows"] for part in parts)
 
 
 def _check_folder(output: str, run: Run, found: Verified) -> dict[str, Any] | None:

@@ -14,6 +14,7 @@ from tokloss_ray.output.records import stream_records
 from tokloss_ray.output.run import fingerprint, read_run
 from tokloss_ray.output.totals import Tally, Totals
 from tokloss_ray.output.verify import repeated_ids
+from tokloss_ray.ragged import sum_if_known
 from tokloss_ray.scoring.folder import forget_attempts, remove_strangers, write_success
 from tokloss_ray.scoring.plan import Plan
 
@@ -61,8 +62,8 @@ def complete(
             f"places: start over with --overwrite"
         )
     totals = committed.tally.totals()
-    known = [unit.rows for unit in units]
-    expected = totals.rows if None in known else sum(n or 0 for n in known)
+    planned = sum_if_known(unit.rows for unit in units)
+    expected = totals.rows if planned is None else planned
     if not totals.rows == totals.scored_rows + totals.error_rows == expected:
         raise JobFailed(
             f"the totals do not agree: {expected:,} rows in, {totals.scored_rows:,} scored, "

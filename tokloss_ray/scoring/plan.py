@@ -14,6 +14,7 @@ from tokloss_ray.inputs.listing import InputFile
 from tokloss_ray.inputs.unit import ReadUnit
 from tokloss_ray.inputs.units import make_units
 from tokloss_ray.output.run import fingerprint, input_identity
+from tokloss_ray.ragged import sum_if_known
 from tokloss_ray.scoring.additions import Base
 from tokloss_ray.scoring.job import Job
 from tokloss_ray.scoring.preflight import Preflight
@@ -80,8 +81,7 @@ def make_plan(
     of_input = input_identity(inputs) if base is None else recorded["input"]
     job = _job(found, _identity(found, of_input, dtype, shard_tokens), batch_tokens)
     units = make_units(files, found.inspected, shard_tokens, config.limit, base.units if base else 0)
-    known = [part.rows for unit in units for part in unit.parts]
-    rows = None if None in known else sum(n or 0 for n in known)
+    rows = sum_if_known(unit.rows for unit in units)
     sample = sample_rows(job, units)
     warnings = [*found.warnings, *sample_warnings(job, sample)]
     size = sum(unit.size for unit in units)

@@ -68,7 +68,6 @@ def matching_words(
 
 def same_files(a: Scores, b: Scores) -> bool:
     """Whether two outputs were made from files of the same names and sizes, so that rows can be told by their place."""
-
     outputs = a.outputs[0], b.outputs[0]
     runs = [run for output in outputs if (run := read_run(output)) is not None]
     if not any(run.additions for run in runs):
