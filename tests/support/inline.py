@@ -31,6 +31,7 @@ from tokloss_ray.scoring.preflight import locate, preflight
 from tokloss_ray.scoring.stages.commit import commit_shard
 from tokloss_ray.scoring.stages.cutting import encode_unit
 from tokloss_ray.scoring.stages.decode import decode_shard
+from tokloss_ray.scoring.stages.forward import Forward
 from tokloss_ray.scoring.stages.scorer import Scorer
 from tokloss_ray.scoring.stages.shard import Shard, from_row, to_row
 from tokloss_ray.storage.sealed import sealed
@@ -111,8 +112,7 @@ def _score_one(job: Job, scorer: Scorer, cut: Shard) -> CommitRecord:
 def _scorer(job: Job, wrap_model: Callable[[Any], Any] | None) -> Scorer:
     scorer = copy.copy(_loaded(job.model.name, job.identity["model"], job))
     scorer.job, scorer.budget = job, job.batch_tokens
-    if wrap_model is not None:
-        scorer.model = wrap_model(scorer.model)
+    scorer.forward = Forward(wrap_model(scorer.model) if wrap_model else scorer.model, job.keep_probs)
     return scorer
 
 

@@ -21,8 +21,9 @@ from tokloss_ray.ragged import any_per_row, list_array, list_lengths, offsets_of
 from tokloss_ray.schema import EQUAL_LENGTH
 from tokloss_ray.scoring.job import Job
 from tokloss_ray.scoring.stages.batching import MicroBatch, pad, plan_batches
+from tokloss_ray.scoring.stages.forward import DeviceBatch, Forward
 from tokloss_ray.scoring.stages.journal import Journal
-from tokloss_ray.scoring.stages.loss import TokenScores, score_tokens
+from tokloss_ray.scoring.stages.loss import TokenScores
 from tokloss_ray.scoring.stages.probe import Probe, find_batching
 
 MAX_STREAMS = 8
@@ -134,6 +135,7 @@ class Scorer:
             self.streams = min(threads or 1, MAX_STREAMS) if shared else 1
             threads = (threads or 1) // self.streams
             torch.set_num_threads(threads)
+        self.forward = Forward(self.model, job.keep_probs)
         self.pool = ThreadPoolExecutor(self.streams, initializer=torch.set_num_threads, initargs=(threads or 1,))
 
     def score(self, sequences: pa.Table, journal: Journal | None = None) -> tuple[pa.Table, dict[str, Any]]:
@@ -186,17 +188,16 @@ class Scorer:
             else:
                 work.too_big.append(int(rows[0]))
 
-    @torch.inference_mode()
     def _forward(self, batch: MicroBatch, labels_T: torch.Tensor) -> TokenScores | None:
         """Scores of one micro-batch, still on the device so that nothing waits for it; None if memory ran out."""
         try:
-            mask_BL = self._to_device(torch.from_numpy(batch.attention))
-            ids_BL = self._to_device(torch.from_numpy(batch.input_ids))
-            labels = self._to_device(labels_T[torch.from_numpy(batch.at)])
-            at = self._to_device(torch.from_numpy(batch.where))
-            logits_BLC = self.model(input_ids=ids_BL, attention_mask=mask_BL).logits
-            # By position: indexing by a mask would wait for the device to count it.
-            return score_tokens(logits_BLC.flatten(0, 1).index_select(0, at), labels, self.job.keep_probs)
+            on_device = DeviceBatch(
+                input_ids=self._to_device(torch.from_numpy(batch.input_ids)),
+                attention=self._to_device(torch.from_numpy(batch.attention)),
+                where=self._to_device(torch.from_numpy(batch.where)),
+                labels=self._to_device(labels_T[torch.from_numpy(batch.at)]),
+            )
+            return self.forward(on_device)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
