@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
-from tokloss_ray.scoring.stages.loss import score_tokens
+from tokloss_ray.scoring.stages.loss import TokenScores, from_words, scattered, score_tokens, to_words
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -33,3 +34,36 @@ def test_one_class_has_no_second() -> None:
     scores = score_tokens(torch.zeros(3, 1), torch.tensor([0, 0, -100]))
     assert scores.second.tolist() == [-1, -1, -1]
     assert scores.loss.tolist() == [0.0, 0.0, 0.0]
+
+
+def some_scores(tokens: int, classes: int, keep_probs: bool) -> TokenScores:
+    logits_TC = torch.randn(tokens, classes, generator=torch.Generator().manual_seed(tokens))
+    logits_TC[::5, 0] = torch.nan
+    return score_tokens(logits_TC, torch.arange(tokens) % classes, keep_probs)
+
+
+@pytest.mark.parametrize("keep_probs", [True, False])
+@pytest.mark.parametrize(("tokens", "classes"), [(50, 7), (1, 1), (0, 3)])
+def test_one_tensor_brings_everything_to_the_host(tokens: int, classes: int, keep_probs: bool) -> None:
+    """Bit for bit, and in one piece whatever is kept."""
+    scores = some_scores(tokens, classes, keep_probs)
+    words = to_words(scores)
+    assert words.dtype == torch.int32
+    assert words.shape == (tokens * (6 + classes * keep_probs),)
+    for got, wanted in zip(from_words(words.numpy(), tokens, classes * keep_probs), scores, strict=True):
+        if wanted is None:
+            assert got.shape == (tokens, 0)
+        else:
+            np.testing.assert_array_equal(got, wanted.numpy())
+
+
+def test_parts_are_put_where_they_belong() -> None:
+    """Positions that no part has stay zero: of sequences that were not scored."""
+    sizes = (20, 13)
+    where = np.random.default_rng(0).permutation(40)[: sum(sizes)]
+    parts = [some_scores(size, 4, True) for size in sizes]
+    on_host = [from_words(to_words(part).numpy(), size, 4) for part, size in zip(parts, sizes, strict=True)]
+    whole = scattered(zip(np.split(where, [sizes[0]]), on_host, strict=True), 40, 4)
+    for got, *wanted in zip(whole, *parts, strict=True):
+        np.testing.assert_array_equal(got[where], torch.cat(wanted).numpy())
+        assert not np.delete(got, where, axis=0).any()

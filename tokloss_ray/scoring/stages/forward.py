@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from tokloss_ray.scoring.stages.loss import TokenScores, score_tokens
+from tokloss_ray.scoring.stages.loss import score_tokens, to_words
 
 
 class DeviceBatch(NamedTuple):
@@ -38,12 +38,13 @@ class Forward:
         self.model, self.keep_probs = model, keep_probs
 
     @torch.inference_mode()
-    def __call__(self, batch: DeviceBatch) -> TokenScores:
-        """Scores of the tokens, in the order of `where`.
+    def __call__(self, batch: DeviceBatch) -> torch.Tensor:
+        """The tokens' scores, in the order of `where`, as one tensor for the way to the host (`loss.to_words`).
 
         Raises:
             RuntimeError, MemoryError: memory ran out, among others; the call may then be repeated with less.
         """
         logits_BLC = self.model(input_ids=batch.input_ids, attention_mask=batch.attention).logits
         # By position: indexing by a mask would wait for the device to count it.
-        return score_tokens(logits_BLC.flatten(0, 1).index_select(0, batch.where), batch.labels, self.keep_probs)
+        logits_TC = logits_BLC.flatten(0, 1).index_select(0, batch.where)
+        return to_words(score_tokens(logits_TC, batch.labels, self.keep_probs))

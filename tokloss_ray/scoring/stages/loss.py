@@ -1,9 +1,11 @@
-"""Per-token cross-entropy, predictions and the two best probabilities, from logits."""
+"""Per-token cross-entropy, predictions and the two best probabilities, from logits, and their way to the host."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
@@ -30,10 +32,22 @@ class TokenScores(NamedTuple):
     probs: torch.Tensor | None
 
 
+class HostScores(NamedTuple):
+    """The same on the host: int32 where `TokenScores` has int64, and probabilities of no class if none are kept."""
+
+    loss: np.ndarray
+    best: np.ndarray
+    best_prob: np.ndarray
+    second: np.ndarray
+    second_prob: np.ndarray
+    finite: np.ndarray
+    probs: np.ndarray
+
+
 def score_tokens(logits_TC: torch.Tensor, labels_T: torch.Tensor, keep_probs: bool = False) -> TokenScores:
     """Score tokens whose padding is already gone; softmax and loss are in float32 whatever the model's dtype."""
-    logits_TC = logits_TC.float()
-    log_probs_TC = F.log_softmax(logits_TC, dim=-1)
+    # On a GPU the softmax reads low precision and widens it in registers: no copy of the logits in float32 is made.
+    log_probs_TC = F.log_softmax(logits_TC, dim=-1, dtype=torch.float32)
     loss_T = F.nll_loss(log_probs_TC, labels_T, reduction="none", ignore_index=IGNORE_INDEX)
     best_T = logits_TC.argmax(dim=-1)
     best_log_T = log_probs_TC.gather(1, best_T[:, None])[:, 0]
@@ -51,3 +65,45 @@ def score_tokens(logits_TC: torch.Tensor, labels_T: torch.Tensor, keep_probs: bo
         finite=torch.isfinite(logits_TC).all(dim=-1),
         probs=log_probs_TC.exp() if keep_probs else None,
     )
+
+
+def to_words(scores: TokenScores) -> torch.Tensor:
+    """Everything that is kept of some tokens as one tensor, so that one copy brings it to the host.
+
+    Returns:
+        int32 [tokens * (6 + classes)], one field after the other; floats with the bits they have; classes are 0 without
+        probabilities.
+    """
+    fields = [field.flatten() for field in scores if field is not None]
+    return torch.cat([field.view(torch.int32) if field.is_floating_point() else field.int() for field in fields])
+
+
+def from_words(words: np.ndarray, tokens: int, classes: int) -> HostScores:
+    """The fields of what `to_words` has made of so many tokens, as views; `classes` is 0 without probabilities."""
+    loss, best, best_prob, second, second_prob, finite = words[: tokens * 6].reshape(6, tokens)
+    return HostScores(
+        loss=loss.view(np.float32),
+        best=best,
+        best_prob=best_prob.view(np.float32),
+        second=second,
+        second_prob=second_prob.view(np.float32),
+        finite=finite,
+        probs=words[tokens * 6 :].reshape(tokens, classes).view(np.float32),
+    )
+
+
+def scattered(parts: Iterable[tuple[np.ndarray, HostScores]], tokens: int, classes: int) -> HostScores:
+    """Scores of `tokens` tokens from those of parts, each with their positions [tokens]; zeros where there are none."""
+    whole = HostScores(
+        loss=np.zeros(tokens, np.float32),
+        best=np.zeros(tokens, np.int32),
+        best_prob=np.zeros(tokens, np.float32),
+        second=np.zeros(tokens, np.int32),
+        second_prob=np.zeros(tokens, np.float32),
+        finite=np.zeros(tokens, bool),
+        probs=np.zeros((tokens, classes), np.float32),
+    )
+    for at, part in parts:
+        for out, values in zip(whole, part, strict=True):
+            out[at] = values
+    return whole

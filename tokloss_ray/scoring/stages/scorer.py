@@ -23,7 +23,7 @@ from tokloss_ray.scoring.job import Job
 from tokloss_ray.scoring.stages.batching import MicroBatch, pad, plan_batches
 from tokloss_ray.scoring.stages.forward import DeviceBatch, Forward
 from tokloss_ray.scoring.stages.journal import Journal
-from tokloss_ray.scoring.stages.loss import TokenScores
+from tokloss_ray.scoring.stages.loss import from_words, scattered
 from tokloss_ray.scoring.stages.probe import Probe, find_batching
 
 MAX_STREAMS = 8
@@ -73,7 +73,7 @@ class _Work:
         labels = one_array(sequences.column(schema.LABEL_IDS)).flatten().to_numpy()
         self.labels_T = torch.from_numpy(labels.astype(np.int64))
         self.batches = plan_batches(self.lengths, budget, equal_length)[::-1]
-        self.scored: list[tuple[np.ndarray, TokenScores, int]] = []
+        self.scored: list[tuple[np.ndarray, torch.Tensor, int]] = []
         self.too_big: list[int] = []
         self.too_short: list[int] = []
         self.splits = 0
@@ -188,7 +188,7 @@ class Scorer:
             else:
                 work.too_big.append(int(rows[0]))
 
-    def _forward(self, batch: MicroBatch, labels_T: torch.Tensor) -> TokenScores | None:
+    def _forward(self, batch: MicroBatch, labels_T: torch.Tensor) -> torch.Tensor | None:
         """Scores of one micro-batch, still on the device so that nothing waits for it; None if memory ran out."""
         try:
             on_device = DeviceBatch(
@@ -213,33 +213,25 @@ class Scorer:
     def _gather(self, sequences: pa.Table, work: _Work) -> pa.Table:
         """Put the scores of all micro-batches back in the order of the shard; the only wait for the device."""
         scored, offsets = work.scored, work.offsets
-        total = int(offsets[-1])
-        at = np.concatenate([positions for positions, _, _ in scored]) if scored else np.zeros(0, dtype=np.int64)
-
-        def column(name: str, dtype: Any, width: tuple[int, ...] = ()) -> np.ndarray:
-            out = np.zeros((total, *width), dtype=dtype)
-            if scored:
-                out[at] = torch.cat([getattr(scores, name) for _, scores, _ in scored]).cpu().numpy()
-            return out
-
+        classes = len(self.job.tags) if self.job.keep_probs else 0
+        parts = ((at, from_words(words.cpu().numpy(), len(at), classes)) for at, words, _ in scored)
+        scores = scattered(parts, int(offsets[-1]), classes)
         reason = np.full(len(offsets) - 1, None, dtype=object)
-        reason[any_per_row(~column("finite", bool), offsets)] = "non_finite"
+        reason[any_per_row(~scores.finite, offsets)] = "non_finite"
         reason[work.too_big] = "out_of_memory"
         reason[work.too_short] = "too_short"
-        second = column("second", np.int32)
+        no_second = scores.second < 0
         made = {
-            schema.PREDICTED_IDS: column("best", np.int32),
-            schema.LOSS: column("loss", np.float32),
-            schema.PREDICTED_PROB: column("best_prob", np.float32),
-            schema.SECOND_IDS: pa.array(second, mask=second < 0),
-            schema.SECOND_PROB: pa.array(column("second_prob", np.float32), mask=second < 0),
+            schema.PREDICTED_IDS: scores.best,
+            schema.LOSS: scores.loss,
+            schema.PREDICTED_PROB: scores.best_prob,
+            schema.SECOND_IDS: pa.array(scores.second, mask=no_second),
+            schema.SECOND_PROB: pa.array(scores.second_prob, mask=no_second),
         }
         for name, values in made.items():
             sequences = sequences.append_column(name, list_array(values, offsets))
         if self.job.keep_probs:
-            classes = len(self.job.tags)
-            probs = column("probs", np.float32, (classes,))
-            inner = list_array(probs.reshape(-1), np.arange(total + 1) * classes)
+            inner = list_array(scores.probs.reshape(-1), np.arange(len(scores.loss) + 1) * classes)
             sequences = sequences.append_column(schema.PROBS, list_array(inner, offsets))
         return sequences.append_column(schema.PROBLEM, pa.array(reason, pa.string()))
 
