@@ -14,7 +14,7 @@ from seqeval.metrics.sequence_labeling import get_entities
 
 from tests.support import inline
 from tokloss_ray import ScoreConfig
-from tokloss_ray.exporting.label_studio import text_of
+from tokloss_ray.exporting.regions import text_of
 
 TAGS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC"]
 FORMATS = ("label-studio", "conll", "csv")

@@ -1,29 +1,21 @@
-"""Label Studio: tasks to import, the labelling configuration that goes with them, and its JSON exports back.
-
-A task's `data` holds the words as they are, and `text`, what the annotator sees: the words joined by spaces. Offsets
-count code points of `text`, as Label Studio does. In `text` line breaks and other control characters are drawn as one
-visible character each, for browsers change them and offsets would no longer fit; words of nothing visible are drawn as
-well, so that they can be selected.
-"""
+"""Label Studio: tasks to import, the labelling configuration that goes with them, and its JSON exports back."""
 
 from __future__ import annotations
 
 import json
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
 from tokloss_ray.errors import Refused
 from tokloss_ray.exporting.format import ExportFormat
+from tokloss_ray.exporting.regions import FIELDS, Region, correction_of, fields_of, is_ours, regions_of, text_of
 from tokloss_ray.exporting.sentences import Correction, Sentence
-from tokloss_ray.tags.schemes import OUTSIDE, TagSet
-from tokloss_ray.tags.sentence_spans import Span, retag, spans_of, tag_set_in, types_of
+from tokloss_ray.tags.schemes import TagSet
+from tokloss_ray.tags.sentence_spans import types_of
 
 FROM_NAME, TO_NAME = "label", "text"
-_BLANK, _CONTROL = "␣", 0x2400
-_DATA = ("text", "words", "labels", "tags", "scheme", "example_id", "source", "source_row")
+_DATA = ("text", *FIELDS)
 
 
 def labelling_config(tag_set: TagSet) -> str:
@@ -50,14 +42,12 @@ def task_of(sentence: Sentence, tag_set: TagSet) -> dict[str, Any]:
     The model's entities have a score, the mean probability of their words; the sentence's is that of its least certain
     word.
     """
-    text, starts, ends = text_of(sentence.words)
 
     def results(tags: Sequence[str | None], name: str, scored: bool) -> list[dict[str, Any]]:
         found = []
-        for i, span in enumerate(spans_of(tags, tag_set)):
-            start, end = starts[span.start], ends[span.end - 1]
-            value = {"start": start, "end": end, "text": text[start:end], "labels": [span.type]}
-            region: dict[str, Any] = {
+        for i, (span, region) in enumerate(regions_of(sentence, tags, tag_set)):
+            value = {"start": region.start, "end": region.end, "text": region.text, "labels": [region.type]}
+            result: dict[str, Any] = {
                 "id": f"{name}-{i}",
                 "from_name": FROM_NAME,
                 "to_name": TO_NAME,
@@ -65,8 +55,8 @@ def task_of(sentence: Sentence, tag_set: TagSet) -> dict[str, Any]:
                 "value": value,
             }
             if scored:
-                region["score"] = _mean([p for p in sentence.probs[span.start : span.end] if p is not None])
-            found.append(region)
+                result["score"] = _mean([p for p in sentence.probs[span.start : span.end] if p is not None])
+            found.append(result)
         return found
 
     probs = [p for p in sentence.probs if p is not None]
@@ -74,14 +64,8 @@ def task_of(sentence: Sentence, tag_set: TagSet) -> dict[str, Any]:
     review = [] if decided is None else [{"model_version": "review", "result": results(decided, "review", False)}]
     return {
         "data": {
-            "text": text,
-            "words": sentence.words,
-            "labels": sentence.labels,
-            "tags": list(tag_set.tags),
-            "scheme": tag_set.scheme,
-            "example_id": sentence.example_id,
-            "source": sentence.source,
-            "source_row": sentence.source_row,
+            "text": text_of(sentence.words)[0],
+            **fields_of(sentence, tag_set),
             "total_loss": round(sentence.total_loss, 6),
         },
         "predictions": [
@@ -100,30 +84,6 @@ def _mean(values: list[float]) -> float:
     return round(sum(values) / len(values), 6)
 
 
-def text_of(words: Sequence[str]) -> tuple[str, list[int], list[int]]:
-    """What the annotator sees, and where each word begins and ends in it, in code points."""
-    shown = [_visible(word) for word in words]
-    starts, ends, position = [], [], 0
-    for word in shown:
-        starts.append(position)
-        ends.append(position + len(word))
-        position = ends[-1] + 1
-    return " ".join(shown), starts, ends
-
-
-def _visible(word: str) -> str:
-    drawn = "".join(_drawn(char) for char in word)
-    if all(char.isspace() or unicodedata.category(char) in ("Cf", "Cn") for char in drawn):
-        return _BLANK * max(1, len(word))
-    return drawn
-
-
-def _drawn(char: str) -> str:
-    if ord(char) < 0x20:
-        return chr(_CONTROL + ord(char))
-    return "\ufffd" if unicodedata.category(char) in ("Cc", "Zl", "Zp") else char
-
-
 def read_tasks(data: bytes) -> Iterator[Correction]:
     """What a JSON or JSON-MIN export says, one correction a task that has an annotation.
 
@@ -140,14 +100,11 @@ def read_tasks(data: bytes) -> Iterator[Correction]:
         raise Refused("it is not a list of tasks")
     for number, task in enumerate(tasks, start=1):
         fields = task["data"] if isinstance(task.get("data"), dict) else task
-        if not _is_ours(fields):
+        if not is_ours(fields) or "text" not in fields:
             raise Refused(f"task {number} has no {', '.join(_DATA)}: export it with tokloss export")
-        yield _correction(fields, _annotations(task))
-
-
-def _is_ours(fields: dict[str, Any]) -> bool:
-    lists = all(isinstance(fields.get(name), list) for name in ("words", "labels", "tags"))
-    return lists and all(name in fields for name in _DATA) and len(fields["words"]) == len(fields["labels"])
+        name = str(fields["example_id"])
+        answers = [[_region(r["value"], name) for r in regions] for regions in _annotations(task)]
+        yield correction_of(fields, answers, "Label Studio")
 
 
 def _annotations(task: dict[str, Any]) -> list[list[dict[str, Any]]]:
@@ -159,53 +116,11 @@ def _annotations(task: dict[str, Any]) -> list[list[dict[str, Any]]]:
     return [[r for r in a.get("result") or [] if r.get("type", "labels") == "labels"] for a in kept]
 
 
-def _correction(fields: dict[str, Any], annotations: list[list[dict[str, Any]]]) -> Correction:
-    labels: list[str | None] = fields["labels"]
-    key = str(fields["example_id"]), str(fields["source"]), int(fields["source_row"])
-    correction = Correction(*key, dict(enumerate(fields["words"])))
-    tag_set = tag_set_in(tuple(fields["tags"]), fields["scheme"])
-    answers = [retag(labels, _spans(fields, regions, correction.name), tag_set) for regions in annotations]
-    if not answers:
-        return Correction(*key)
-    if any(answer != answers[0] for answer in answers):
-        raise Refused(f"the annotations of {correction.name} disagree: keep one of them in Label Studio")
-    for i, (old, new) in enumerate(zip(labels, answers[0], strict=True)):
-        if new != old:
-            correction.changes[i] = (old, new or OUTSIDE)
-    return correction
-
-
-def _spans(fields: dict[str, Any], regions: list[dict[str, Any]], name: str) -> list[Span]:
-    """The entities that the regions of one annotation mark: all words that a region touches."""
-    text, starts, ends = text_of(fields["words"])
-    spans: list[Span] = []
-    for region in regions:
-        value = region["value"]
-        start, end = _code_points(text, value)
-        types = value.get("labels") or []
-        touched = [i for i in range(len(starts)) if starts[i] < end and start < ends[i]]
-        if len(types) != 1 or not touched:
-            what = "no word" if len(types) == 1 else f"{len(types)} labels"
-            raise Refused(f"a region of {name} at {start} to {end} has {what}: fix it in Label Studio")
-        spans.append(Span(touched[0], touched[-1] + 1, types[0]))
-    spans.sort()
-    for left, right in pairwise(spans):
-        if right.start < left.end:
-            word = fields["words"][right.start]
-            raise Refused(f"two regions of {name} overlap in the word {word!r}: a word can have only one tag")
-    return spans
-
-
-def _code_points(text: str, value: dict[str, Any]) -> tuple[int, int]:
-    """Start and end of a region. Some versions of Label Studio count UTF-16 units, as the region's text tells."""
-    start, end, marked = int(value["start"]), int(value["end"]), value.get("text")
-    if marked is None or text[start:end] == marked:
-        return start, end
-    units = text.encode("utf-16-le")
-    if units[2 * start : 2 * end].decode("utf-16-le", "replace") == marked:
-        before = units[: 2 * start].decode("utf-16-le", "replace")
-        return len(before), len(before) + len(marked)
-    return start, end
+def _region(value: dict[str, Any], name: str) -> Region:
+    start, end, types = int(value["start"]), int(value["end"]), value.get("labels") or []
+    if len(types) != 1:
+        raise Refused(f"a region of {name} at {start} to {end} has {len(types)} labels: fix it in Label Studio")
+    return Region(start, end, types[0], value.get("text"))
 
 
 LABEL_STUDIO = ExportFormat(
