@@ -49,11 +49,11 @@ def test_a_file_appears_at_the_end_or_stays_what_it_was(
 
 
 def test_an_upload_in_parts_that_fails_leaves_nothing(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    fs, path = open_location(f"{bucket}/parts")
     parts = []
-    small = s3fs.core.calculate_chunksize
-    monkeypatch.setattr(s3fs.core, "calculate_chunksize", lambda size, **_: small(size, chunksize=5 << 20))
-    call = s3fs.S3FileSystem._call_s3
+    call, put = s3fs.S3FileSystem._call_s3, s3fs.S3FileSystem._put_file
+
+    async def in_small_parts(self: s3fs.S3FileSystem, *args: object, **kwargs: object) -> object:
+        return await put(self, *args, **kwargs | {"chunksize": 5 << 20})
 
     async def failing(self: s3fs.S3FileSystem, method: str, *args: object, **kwargs: object) -> object:
         if method == "upload_part":
@@ -62,11 +62,16 @@ def test_an_upload_in_parts_that_fails_leaves_nothing(bucket: str, monkeypatch: 
                 raise PermissionError("no")
         return await call(self, method, *args, **kwargs)
 
-    monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", failing)
-    with pytest.raises(StorageFailed, match=r"cannot write s3://.*parts: access denied"):
-        _write(fs, path, PIECES)
+    with monkeypatch.context() as patched:
+        patched.setattr(s3fs.S3FileSystem, "_call_s3", failing)
+        patched.setattr(s3fs.S3FileSystem, "_put_file", in_small_parts)
+        s3fs.S3FileSystem.clear_instance_cache()  # methods are bound when an instance is made
+        fs, path = open_location(f"{bucket}/parts")
+        with pytest.raises(StorageFailed, match=r"cannot write s3://.*parts: access denied"):
+            _write(fs, path, PIECES)
     assert len(parts) >= 2
-    monkeypatch.undo()
+    s3fs.S3FileSystem.clear_instance_cache()
+    fs, path = open_location(f"{bucket}/parts")
     assert not fs.exists(path)
     assert not fs.call_s3("list_multipart_uploads", Bucket=path.split("/")[0]).get("Uploads")
 
