@@ -16,7 +16,8 @@ from tests.inputs.test_arrow_stream import KINDS, ROWS, cut
 from tests.support.inline import Inline
 from tests.support.tiny import row, saved
 from tokloss_ray.inputs.arrow_file import inspect_file, read_file
-from tokloss_ray.inputs.listing import InputFile, Inspected, list_inputs
+from tokloss_ray.inputs.input_files import InputFile
+from tokloss_ray.inputs.listing import Inspected, list_inputs
 from tokloss_ray.inputs.units import make_units
 from tokloss_ray.storage import files
 from tokloss_ray.storage.files import Listed

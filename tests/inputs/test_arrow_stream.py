@@ -14,7 +14,8 @@ import pytest
 from tokloss_ray.demo import DATA
 from tokloss_ray.inputs import arrow_stream
 from tokloss_ray.inputs.arrow_stream import inspect_stream, read_stream
-from tokloss_ray.inputs.listing import InputFile, Inspected
+from tokloss_ray.inputs.input_files import InputFile
+from tokloss_ray.inputs.listing import Inspected
 from tokloss_ray.inputs.units import make_units
 from tokloss_ray.storage.files import Listed
 

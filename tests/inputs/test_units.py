@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import tracemalloc
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -26,7 +27,9 @@ from tests.support.tiny import (
 )
 from tokloss_ray.errors import TokLossError
 from tokloss_ray.inputs import listing
-from tokloss_ray.inputs.listing import InputFile
+from tokloss_ray.inputs.input_files import INPUT_FILES, InputFile, InputFiles
+from tokloss_ray.inputs.unit import FilePart, parts_table
+from tokloss_ray.inputs.units import make_units
 from tokloss_ray.output.verify import verify
 from tokloss_ray.scoring.plan import _auto_shard_tokens
 from tokloss_ray.storage import zstd
@@ -235,9 +238,30 @@ def test_tags_that_are_given_count_more_than_declared_ones(
     assert [r["labels"][1] for r in result.rows] == [TAGS[1]] * 12
 
 
+def test_a_plan_of_many_files_is_columns() -> None:
+    """Python objects for each of a million files would take most of a gigabyte."""
+    files = 20_000
+    table = pa.table([[f"/in/{i:06d}.parquet" for i in range(files)], [1_000] * files, ["1"] * files,
+                      [f"{i:06d}.parquet" for i in range(files)], ["parquet"] * files], INPUT_FILES)  # fmt: skip
+    tracemalloc.start()
+    units = make_units(InputFiles(table), [], 1 << 16, None)
+    recorded = parts_table(units)
+    held, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 60 * files  # numbers that numpy holds
+    assert peak < 250 * files
+    assert recorded.column("source").to_pylist() == table.column("source").to_pylist()
+    assert recorded.column("number").to_pylist() == [unit.number for unit in units for _ in unit.parts]
+    one = FilePart("004096.parquet", "/in/004096.parquet", "1", "parquet", 0, -1, None, 1_000, 0, 1_000)
+    assert next(part for unit in units for part in unit.parts if part.source == one.source) == one
+
+
 def test_shards_grow_with_the_corpus(tmp_path: Path) -> None:
     """A million files of 100 kB come to 20,000 shards at most, as long as these are no larger than on a GPU."""
     made = InputFile(Listed("", 100_000, ""), "", "parquet")
-    sizes = [_auto_shard_tokens(SimpleNamespace(files=[made] * n), False, 1024) for n in (10, 100_000, 1_000_000)]
+    sizes = [
+        _auto_shard_tokens(SimpleNamespace(files=InputFiles.of([made] * n)), False, 1024)
+        for n in (10, 100_000, 1_000_000)
+    ]
     assert sizes == [1 << 16, 1 << 17, 1 << 20]
-    assert _auto_shard_tokens(SimpleNamespace(files=[made]), True, 1 << 15) == 1 << 20
+    assert _auto_shard_tokens(SimpleNamespace(files=InputFiles.of([made])), True, 1 << 15) == 1 << 20

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tokloss_ray.errors import StorageFailed
-from tokloss_ray.storage.files import open_location, write_whole
-from tokloss_ray.storage.listings import list_files
+from tokloss_ray.storage.files import listed, open_location, write_whole
+from tokloss_ray.storage.listings import files_below, list_files
 
 FILES = {
     "a.json": b"1", "b/part=x/c d.parquet": b"22", "b/part=%3Cy%3E/é.parquet": b"", "b/part=<LastModified>/e": b"333",
@@ -35,6 +35,28 @@ def test_on_disk(tmp_path: Path) -> None:
         path: len(data) for path, data in FILES.items()
     }
     assert list_files(fs, f"{root}/no").num_rows == 0
+
+
+def test_single_files_are_all_of_them_as_they_are_listed(tmp_path: Path) -> None:
+    """Hidden ones too, and links to nothing, which whoever reads them finds out about; names that are no text."""
+    fs, root = put(str(tmp_path / "out"))
+    os.symlink(tmp_path / "out", tmp_path / "out" / "b" / "loop")
+    os.symlink(tmp_path / "nowhere", tmp_path / "out" / "lost")
+    os.symlink("itself", tmp_path / "out" / "itself")
+    paths = sorted(f"{root}/{name}" for name in [*FILES, ".hidden", "b/.c.parquet.7.tmp"])
+    found = {file.path: file for file in files_below(fs, root)}
+    assert [found.pop(path) for path in paths] == [listed(fs, path) for path in paths]
+    assert list(found) == [f"{root}/itself", f"{root}/lost"]
+    (Path(os.fsdecode(os.fsencode(root) + b"/\xff.json"))).write_bytes(b"1")
+    assert f"{root}/\\xff.json" in [file.path for file in files_below(fs, root)]
+
+
+def test_single_files_of_a_bucket(bucket: str) -> None:
+    fs, root = put(f"{bucket}/out")
+    names = [*FILES, ".hidden", "b/.c.parquet.7.tmp"]
+    paths = sorted([*(f"{root}/{name}" for name in names), f"{root}-other/f"])
+    assert files_below(fs, open_location(bucket)[1]) == [listed(fs, path) for path in paths]
+    assert [file.path for file in files_below(fs, root)] == [path for path in paths if path.startswith(f"{root}/")]
 
 
 def test_in_a_bucket_page_by_page(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:

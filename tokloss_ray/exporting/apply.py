@@ -20,7 +20,8 @@ from tokloss_ray.inputs.arrow_file import MAGIC
 from tokloss_ray.inputs.columns import ColumnOptions, find_columns, nested_column
 from tokloss_ray.inputs.conll_layout import layout_of
 from tokloss_ray.inputs.formats import format_named
-from tokloss_ray.inputs.listing import InputFile, Inspected, declared_tags, inspect_files, list_inputs
+from tokloss_ray.inputs.input_files import InputFile, InputFiles
+from tokloss_ray.inputs.listing import Inspected, declared_tags, inspect_files, list_inputs
 from tokloss_ray.inputs.unit import Columns
 from tokloss_ray.schema import IGN, IGNORE_INDEX
 from tokloss_ray.storage.files import kind_of, open_location, read_whole
@@ -191,7 +192,7 @@ Here = dict[int, Correction] | dict[str, Correction]
 
 
 def _by_file(
-    corrections: dict[tuple[str, int], Correction], files: list[InputFile], dataset: str, id_column: str | None
+    corrections: dict[tuple[str, int], Correction], files: InputFiles, dataset: str, id_column: str | None
 ) -> Callable[[str], Here]:
     """The corrections of a file of the dataset: by row, or with `id_column` all of them by id.
 

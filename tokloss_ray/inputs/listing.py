@@ -6,11 +6,14 @@ import json
 import posixpath
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatch
+from typing import NamedTuple
 
 import fsspec
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tokloss_ray.errors import Refused
 from tokloss_ray.inputs.arrow import ARROW
@@ -18,18 +21,12 @@ from tokloss_ray.inputs.conll import CONLL
 from tokloss_ray.inputs.csv_table import CSV, is_table
 from tokloss_ray.inputs.format import UNREADABLE, Groups
 from tokloss_ray.inputs.formats import format_named, format_of, known_formats
+from tokloss_ray.inputs.input_files import INPUT_FILES, InputFile, InputFiles
 from tokloss_ray.inputs.nested import value_of
+from tokloss_ray.inputs.saved_dataset import saved_dataset
 from tokloss_ray.storage.failures import display
-from tokloss_ray.storage.files import (
-    Listed,
-    files_below,
-    is_local,
-    kind_of,
-    listed,
-    matching,
-    open_location,
-    read_whole,
-)
+from tokloss_ray.storage.files import Listed, is_local, kind_of, listed, open_location
+from tokloss_ray.storage.listings import LISTING, list_files, matching
 from tokloss_ray.threads import in_context
 
 _GLOB = "*?["
@@ -38,6 +35,7 @@ _COMPANIONS = (
     "dataset_infos.json", "state.json", "cache-*.arrow", "data-*-of-*.arrow",
 )  # fmt: skip
 """What lies beside data and is none, in lower case: nobody expects these to be read."""
+_HIDDEN = "(^|/)[._]"
 _MOST_NAMES = 3
 INCOMPLETE = "_INCOMPLETE"
 """Name of a file in a folder on object storage into which a dataset is being copied."""
@@ -48,15 +46,6 @@ MOST_LOOKED_AT, MOST_OBJECTS = 2_000, 200
 several requests."""
 _LARGE = 1 << 20
 """Bytes from which a file is always looked into: it may be cut into parts."""
-
-
-@dataclass(frozen=True, slots=True)
-class InputFile:
-    """One file: its listing, its path relative to the input root, and the name of its format."""
-
-    listed: Listed
-    source: str
-    format: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +60,21 @@ class Inspected:
     groups: Groups
 
 
-def list_inputs(inputs: Sequence[str], split: str | None = None, warnings: list[str] | None = None) -> list[InputFile]:
+class _Found(NamedTuple):
+    """What one --input argument names.
+
+    Attributes:
+        root: the folder that paths are relative to.
+        files: rows of LISTING, and the `format` of each.
+        visible: rows of LISTING, of a folder's files that are not hidden.
+    """
+
+    root: str
+    files: pa.Table
+    visible: pa.Table | None = None
+
+
+def list_inputs(inputs: Sequence[str], split: str | None = None, warnings: list[str] | None = None) -> InputFiles:
     """All input files, in the order of the arguments, each argument's files by name.
 
     `warnings` gets a sentence for each folder of which files are left out that one might take for input.
@@ -79,35 +82,47 @@ def list_inputs(inputs: Sequence[str], split: str | None = None, warnings: list[
     Raises:
         Refused: nothing there, a format that is not known, or a --split that does not fit.
     """
-    if len({type(open_location(uri)[0]) for uri in inputs}) > 1:
+    systems = [open_location(uri)[0] for uri in inputs]
+    if len({type(fs) for fs in systems}) > 1:
         raise Refused(f"--input mixes kinds of storage ({', '.join(inputs)}): score them in separate jobs")
-    roots: list[str] = []
-    files: list[tuple[Listed, str]] = []
-    beside: list[tuple[str, str, list[Listed]]] = []
-    for uri in inputs:
-        fs, path = open_location(uri)
-        root, found, others = _one_input(fs, path, uri, split)
-        roots.append(root)
-        if len(others) > len(found):  # files are left out
-            beside.append((uri, root, others))
-        files += found
-    if warnings is not None and beside:
-        read = {one.path for one, _ in files}
-        warnings += [said for uri, root, others in beside if (said := _left_out(uri, root, others, read))]
+    found = [_one_input(*open_location(uri), uri, split) for uri in inputs]
+    roots = [one.root for one in found]
     common = roots[0] if len(roots) == 1 else posixpath.commonpath(roots)
-    below = posixpath.join(common, "")
-    result: dict[str, InputFile] = {}
-    for one, form in files:
-        source = one.path.removeprefix(below) if one.path.startswith(below) else posixpath.relpath(one.path, common)
-        shown = display(fs, one.path)
-        result.setdefault(source, InputFile(one if shown == one.path else replace(one, path=shown), source, form))
-    return list(result.values())
+    tables = [
+        _input_files(one.files, display(fs, one.root), posixpath.relpath(one.root, common))
+        for fs, one in zip(systems, found, strict=True)
+    ]
+    table = pa.concat_tables(tables)
+    if warnings is not None:
+        for uri, fs, one in zip(inputs, systems, found, strict=True):
+            if one.visible is not None and one.visible.num_rows > one.files.num_rows:  # files are left out
+                paths = _below(display(fs, one.root), one.visible.column("path"))
+                left = one.visible.column("path").filter(pc.invert(pc.is_in(paths, table.column("path"))))
+                warnings += [said] if (said := _left_out(uri, left.to_pylist())) else []
+    return InputFiles(table if len(tables) == 1 else _each_once(table))
 
 
-def _one_input(
-    fs: fsspec.AbstractFileSystem, path: str, uri: str, split: str | None
-) -> tuple[str, list[tuple[Listed, str]], list[Listed]]:
-    """Root and files (with their format) of one --input argument, and of a folder the files that are visible in it."""
+def _below(folder: str, paths: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.binary_join_element_wise(folder.rstrip("/"), paths, "/")
+
+
+def _input_files(files: pa.Table, root: str, inside: str) -> pa.Table:
+    """Rows of INPUT_FILES. root: as users write it; inside: where it is in what all inputs have in common."""
+    source = files.column("path") if inside == "." else _below(inside, files.column("path"))
+    columns = {"path": _below(root, files.column("path")), "source": source}
+    columns |= {name: files.column(name) for name in ("size", "version", "format")}
+    return pa.table([columns[name] for name in INPUT_FILES.names], INPUT_FILES)
+
+
+def _each_once(table: pa.Table) -> pa.Table:
+    """The files without those that an argument before has named too."""
+    places = pa.table({"source": table.column("source"), "place": np.arange(table.num_rows)})
+    first = places.group_by("source").aggregate([("place", "min")]).column("place_min")
+    return table.take(first.take(pc.sort_indices(first)))
+
+
+def _one_input(fs: fsspec.AbstractFileSystem, path: str, uri: str, split: str | None) -> _Found:
+    """What one --input argument names."""
     pattern = any(c in path for c in _GLOB)
     kind = None if pattern and not is_local(fs) else kind_of(fs, path)
     if pattern and kind is None:
@@ -117,57 +132,84 @@ def _one_input(
             kind_of(fs, root)  # says so if there is not even a bucket
             raise Refused(f"no input: nothing matches {uri}")
         _no_split(split)
-        return root, list(zip(matches, _formats(fs, [file.path for file in matches]), strict=True)), []
+        return _Found(root, _named_files(fs, root, matches))
     if kind is None:
         raise Refused(f"no input: {uri} does not exist")
     if kind != "directory":
         _no_split(split)
-        return posixpath.dirname(path), [(listed(fs, path), _formats(fs, [path])[0])], []
-    files = files_below(fs, path)
-    if any(file.path == posixpath.join(path, INCOMPLETE) for file in files):
+        root = posixpath.dirname(path)
+        return _Found(root, _named_files(fs, root, [listed(fs, path)]))
+    return _folder(fs, path, uri, split)
+
+
+def _named_files(fs: fsspec.AbstractFileSystem, root: str, files: list[Listed]) -> pa.Table:
+    formats = _formats(fs, [file.path for file in files])
+    below = posixpath.join(root, "")
+    rows = [(file.path.removeprefix(below), file.size, file.version) for file in files]
+    arrays = [pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), LISTING, strict=True)]
+    return pa.table(arrays, LISTING).append_column("format", pa.array(formats))
+
+
+def _folder(fs: fsspec.AbstractFileSystem, path: str, uri: str, split: str | None) -> _Found:
+    files = list_files(fs, path, as_listed=True).sort_by("path").combine_chunks()
+    paths = files.column("path")
+    if _any(pc.equal(paths, INCOMPLETE)):
         raise Refused(f"{uri} is incomplete: apply-fixes is still writing it, or was interrupted and must be run again")
-    about = {posixpath.join(path, name) for name in ("dataset_dict.json", "state.json")}
-    saved = None
-    if any(file.path in about for file in files):
-        saved = _saved_dataset(fs, path, uri, split, {file.path: file for file in files})
-    shown = [file for file in files if not _hidden(posixpath.relpath(file.path, path))]
-    if saved is not None:
-        folders = {path, *(posixpath.dirname(file.path) for file in saved)}  # others hold other splits
-        beside = [file for file in shown if posixpath.dirname(file.path) in folders]
-        return path, [(file, ARROW.name) for file in saved], beside
+    shown = files.filter(pc.invert(pc.match_substring_regex(paths, _HIDDEN)))
+    if _any(pc.is_in(paths, pa.array(["dataset_dict.json", "state.json"]))):
+        there = set(_below(path, paths).to_pylist())
+        saved = saved_dataset(fs, path, uri, split, there)
+        if saved is not None:
+            names = pa.array([posixpath.relpath(one, path) for one in saved], pa.string())
+            found = files.take(pc.index_in(names, paths.combine_chunks()))
+            # Other folders hold other splits.
+            folders = pa.array({"", *(posixpath.dirname(name) for name in names.to_pylist())}, pa.string())
+            beside = shown.filter(pc.is_in(_folders(shown.column("path")), folders))
+            return _Found(path, found.append_column("format", pa.repeat(ARROW.name, len(names))), beside)
     _no_split(split)
-    states = {posixpath.dirname(file.path) for file in files if posixpath.basename(file.path) == "state.json"}
-    known = [
-        (file, found.name)
-        for file in shown
-        if (found := format_of(file.path, in_folder=True)) and not (found is ARROW and _is_of_datasets(file, states))
-    ]
-    if not known:
-        endings = sorted({posixpath.splitext(file.path)[1] for file in shown if format_of(file.path, in_folder=False)})
+    states = _folders(paths.filter(pc.match_substring_regex(paths, r"(^|/)state\.json$")))
+    names, formats = shown.column("path"), _formats_in_folder(shown.column("path"))
+    # `datasets` keeps Arrow files there for itself: cached results of `map`, and parts of a saved dataset, of which
+    # only its `state.json` says which count: --input must name the dataset's own folder.
+    of_datasets = pc.match_substring_regex(names, r"(^|/)cache-[^/]*$", ignore_case=True)
+    of_datasets = pc.or_(of_datasets, pc.is_in(_folders(names), states.unique()))
+    of_datasets = pc.and_(of_datasets, pc.fill_null(pc.equal(formats, ARROW.name), False))
+    known = pc.and_(pc.is_valid(formats), pc.invert(of_datasets))
+    if not _any(known):
+        endings = sorted({posixpath.splitext(one)[1] for one in names.to_pylist() if format_of(one, in_folder=False)})
         globs = ", ".join(posixpath.join(uri, f"*{ending}") for ending in endings)
         hint = f"; {' and '.join(endings)} files are read only if --input names them: {globs}" if endings else ""
         raise Refused(f"no input: {uri} holds no {' or '.join(known_formats(named=False))} files{hint}")
-    return path, known, shown
+    return _Found(path, shown.append_column("format", formats).filter(known), shown)
 
 
-def _is_of_datasets(file: Listed, states: set[str]) -> bool:
-    """Whether `datasets` keeps an Arrow file there for itself: a cached result of `map`, or a part of a saved dataset,
-    of which only its `state.json` says which files count: --input must name the dataset's own folder."""
-    folder, name = posixpath.split(file.path)
-    return name.lower().startswith("cache-") or folder in states
+def _any(flags: pa.ChunkedArray) -> bool:
+    return bool(pc.any(flags).as_py())
 
 
-def _left_out(uri: str, root: str, there: list[Listed], read: set[str]) -> str | None:
+def _folders(paths: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The folder that each file is in, '' for the topmost."""
+    return pc.replace_substring_regex(paths, r"/?[^/]*$", "")
+
+
+def _formats_in_folder(paths: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The name of each file's format, null where a folder's file is left alone: looked up once for each ending."""
+    endings = pc.struct_field(pc.extract_regex(paths, r"(?P<ending>\.[^/]*|[^/.]+)$"), "ending")
+    kinds = endings.unique()
+    found = [format_of(ending, in_folder=True) for ending in kinds.to_pylist()]
+    names = pa.array([None if format_ is None else format_.name for format_ in found], pa.string())
+    return names.take(pc.index_in(endings, kinds))
+
+
+def _left_out(uri: str, names: list[str]) -> str | None:
     """Which files of a folder are not read, in a sentence; None where it is clear that they are no input."""
-    left = [file.path for file in there if file.path not in read]
-    left = [path for path in left if not any(fnmatch(posixpath.basename(path).lower(), c) for c in _COMPANIONS)]
-    if not left:
+    names = [name for name in names if not any(fnmatch(posixpath.basename(name).lower(), c) for c in _COMPANIONS)]
+    if not names:
         return None
-    names = [posixpath.relpath(path, root) for path in left]
     more = f" and {len(names) - _MOST_NAMES:,} more" if len(names) > _MOST_NAMES else ""
     listing = f"{', '.join(names[:_MOST_NAMES])}{more}"
     hint = ""
-    named = [format_of(path, in_folder=False) for path in left if format_of(path, in_folder=True) is None]
+    named = [format_of(name, in_folder=False) for name in names if format_of(name, in_folder=True) is None]
     if unread := list(dict.fromkeys(found for found in named if found is not None)):
         endings = " and ".join(f"{found.title} in files named {' or '.join(found.named_suffixes)}" for found in unread)
         hint = f"; {endings} are read only if --input names them"
@@ -178,10 +220,6 @@ def _left_out(uri: str, root: str, there: list[Listed], read: set[str]) -> str |
 def _no_split(split: str | None) -> None:
     if split is not None:
         raise Refused("--split is for folders written by DatasetDict.save_to_disk; pass the split's files to --input")
-
-
-def _hidden(relative: str) -> bool:
-    return any(part.startswith((".", "_")) for part in relative.split("/"))
 
 
 def _formats(fs: fsspec.AbstractFileSystem, paths: list[str]) -> list[str]:
@@ -207,46 +245,7 @@ def _formats(fs: fsspec.AbstractFileSystem, paths: list[str]) -> list[str]:
     return [looked.get(path) or f.name for path, f in zip(paths, found, strict=True) if f is not None]
 
 
-def _saved_dataset(
-    fs: fsspec.AbstractFileSystem, path: str, uri: str, split: str | None, files: dict[str, Listed]
-) -> list[Listed] | None:
-    """The Arrow files of a folder written by `datasets`' save_to_disk, or None if it is none. `files` are all in it."""
-    splits_file = posixpath.join(path, "dataset_dict.json")
-    if splits_file in files:
-        splits = _description(fs, splits_file, "splits")["splits"]
-        if split is None and len(splits) > 1:
-            raise Refused(f"{uri} holds the splits {', '.join(splits)}: choose one with --split")
-        chosen = split or splits[0]
-        if chosen not in splits:
-            raise Refused(f"{uri} has no split {chosen}; it has {', '.join(splits)}")
-        return _saved_dataset(fs, posixpath.join(path, chosen), uri, None, files)
-    state_file = posixpath.join(path, "state.json")
-    if not {state_file, posixpath.join(path, "dataset_info.json")} <= files.keys():
-        return None
-    if split is not None:
-        raise Refused(f"{uri} is a single dataset without splits: leave out --split")
-    state = _description(fs, state_file, "_data_files")
-    if state.get("_indices_data_files"):
-        raise Refused(f"{uri} has an index over its rows: save it again with a newer version of datasets")
-    names = [item["filename"] for item in state["_data_files"]]
-    lost = next((name for name in names if posixpath.join(path, name) not in files), None)
-    if lost is not None:
-        raise Refused(f"the dataset in {uri} is incomplete: {lost} is missing")
-    return [files[posixpath.join(path, name)] for name in names]
-
-
-def _description(fs: fsspec.AbstractFileSystem, path: str, key: str) -> dict:
-    """A description that `datasets` wrote beside its Arrow files, with a list under `key`."""
-    try:
-        description = json.loads(read_whole(fs, path))
-    except ValueError:
-        description = None
-    if not isinstance(description, dict) or not isinstance(description.get(key), list):
-        raise Refused(f"{path} is damaged: it has no list of {key.removeprefix('_')}")
-    return description
-
-
-def inspect_files(files: list[InputFile], every: bool = False) -> list[Inspected]:
+def inspect_files(files: Sequence[InputFile], every: bool = False) -> list[Inspected]:
     """Schema and row groups of the files, from metadata alone.
 
     Of more than MOST_LOOKED_AT files (MOST_OBJECTS), only the large ones and so many others, evenly spread, are looked
@@ -257,7 +256,8 @@ def inspect_files(files: list[InputFile], every: bool = False) -> list[Inspected
     """
     local = not files or is_local(open_location(files[0].listed.path)[0])
     step = 1 if every else max(1, -(-len(files) // (MOST_LOOKED_AT if local else MOST_OBJECTS)))
-    chosen = [file for i, file in enumerate(files) if not i % step or file.listed.size >= _LARGE]
+    files = InputFiles.of(files)
+    chosen = files.take((np.arange(len(files)) % step == 0) | (files.sizes >= _LARGE))
     with ThreadPoolExecutor(16) as pool:
         return list(pool.map(in_context(inspect_file), chosen))
 

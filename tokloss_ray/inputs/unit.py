@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from itertools import pairwise
+from typing import Protocol, overload
 
 import numpy as np
 import pyarrow as pa
-
-from tokloss_ray.ragged import sum_if_known
+import pyarrow.compute as pc
 
 WORDS_COLUMNS = ("tokens", "words")
 LABELS_COLUMNS = ("ner_tags", "tags", "labels")
@@ -43,32 +43,6 @@ class FilePart:
     file_size: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ReadUnit:
-    """What one read task reads: parts of files, one after the other; at most one part of a file.
-
-    `number` is its position in the plan.
-    """
-
-    number: int
-    parts: tuple[FilePart, ...]
-
-    @property
-    def sources(self) -> list[str]:
-        """The files, as in the column `source`."""
-        return [part.source for part in self.parts]
-
-    @property
-    def rows(self) -> int | None:
-        """Rows in it where metadata tell of all parts."""
-        return sum_if_known(part.rows for part in self.parts)
-
-    @property
-    def size(self) -> int:
-        """Bytes that will be read, about."""
-        return sum(part.size for part in self.parts)
-
-
 PART_SCHEMA = pa.schema(
     [
         ("source", pa.string()),
@@ -86,15 +60,94 @@ PART_SCHEMA = pa.schema(
 """The parts of read units as a table, one row each."""
 
 
+class Parts(Sequence[FilePart]):
+    """Parts of files as columns, objects only while they are looked at: a plan may have millions.
+
+    Attributes:
+        table: rows of PART_SCHEMA.
+    """
+
+    def __init__(self, table: pa.Table) -> None:
+        self.table = table
+
+    @classmethod
+    def of(cls, parts: Iterable[FilePart]) -> Parts:
+        """From single parts."""
+        if isinstance(parts, Parts):
+            return parts
+        rows = list(parts)
+        columns = [pa.array([getattr(part, f.name) for part in rows], f.type) for f in PART_SCHEMA]
+        return cls(pa.table(columns, PART_SCHEMA))
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    @overload
+    def __getitem__(self, place: int) -> FilePart: ...
+    @overload
+    def __getitem__(self, place: slice) -> Parts: ...
+    def __getitem__(self, place: int | slice) -> FilePart | Parts:
+        if isinstance(place, slice):
+            start, stop, step = place.indices(len(self))
+            return Parts(self.table.take(pa.array(range(start, stop, step), pa.int64())))
+        (part,) = _objects(self.table.slice(range(len(self))[place], 1))
+        return part
+
+    def __iter__(self) -> Iterator[FilePart]:
+        for batch in self.table.to_batches(max_chunksize=1 << 14):
+            yield from _objects(batch)
+
+
+def _objects(rows: pa.Table | pa.RecordBatch) -> Iterator[FilePart]:
+    for values in zip(*(column.to_pylist() for column in rows.columns), strict=True):
+        yield FilePart(*values)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadUnit:
+    """What one read task reads: parts of files, one after the other; at most one part of a file.
+
+    `number` is its position in the plan.
+    """
+
+    number: int
+    parts: Sequence[FilePart]
+
+    @property
+    def table(self) -> pa.Table:
+        """The parts as rows of PART_SCHEMA."""
+        return Parts.of(self.parts).table
+
+    @property
+    def sources(self) -> list[str]:
+        """The files, as in the column `source`."""
+        return list(self.table.column("source").to_pylist())
+
+    @property
+    def rows(self) -> int | None:
+        """Rows in it where metadata tell of all parts."""
+        rows = self.table.column("rows")
+        return None if rows.null_count else pc.sum(rows).as_py() or 0
+
+    @property
+    def size(self) -> int:
+        """Bytes that will be read, about."""
+        return pc.sum(self.table.column("size")).as_py() or 0
+
+
 def parts_table(units: Sequence[ReadUnit], without: Sequence[str] = ()) -> pa.Table:
     """The parts of some units, in order, after the number of the unit that each belongs to."""
     counts = np.array([len(unit.parts) for unit in units], dtype=np.int64)
-    columns = {"number": pa.array(np.repeat(np.array([unit.number for unit in units], dtype=np.int64), counts))}
-    for field in PART_SCHEMA:
-        if field.name not in without:
-            values = (getattr(part, field.name) for unit in units for part in unit.parts)
-            columns[field.name] = pa.array(values, field.type, size=int(counts.sum()))
-    return pa.table(columns)
+    numbers = np.repeat(np.array([unit.number for unit in units], dtype=np.int64), counts)
+    names = [name for name in PART_SCHEMA.names if name not in without]
+    tables = [unit.table.select(names) for unit in units] or [PART_SCHEMA.empty_table().select(names)]
+    return pa.concat_tables(tables).combine_chunks().add_column(0, "number", pa.array(numbers))
+
+
+def units_of(table: pa.Table, numbers: np.ndarray) -> list[ReadUnit]:
+    """The units that rows of PART_SCHEMA belong to. numbers: [N] of the unit of each row, in ascending order."""
+    bounds = [*np.flatnonzero(np.diff(numbers, prepend=-1)).tolist(), len(numbers)]
+    return [ReadUnit(int(numbers[a]), Parts(table.slice(a, b - a))) for a, b in pairwise(bounds)]
 
 
 @dataclass(frozen=True)

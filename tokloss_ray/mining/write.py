@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 from tokloss_ray.errors import Refused
 from tokloss_ray.inputs.formats import format_of
 from tokloss_ray.inputs.parquet import PARQUET
-from tokloss_ray.storage.files import files_below, kind_of, open_location, open_random
+from tokloss_ray.storage.files import kind_of, open_location, open_random
+from tokloss_ray.storage.listings import files_below
 from tokloss_ray.storage.writing import writing_whole
 from tokloss_ray.threads import map_in_threads
 

@@ -19,7 +19,8 @@ from urllib.parse import quote
 
 from tokloss_ray.errors import Refused
 from tokloss_ray.output.names import MAX_FOLDER_NAME, REVIEW
-from tokloss_ray.storage.files import files_below, open_location, read_whole
+from tokloss_ray.storage.files import open_location, read_whole
+from tokloss_ray.storage.listings import files_below
 from tokloss_ray.threads import in_context
 
 KEEP, ACCEPT, EDIT, SKIP, UNDO = "keep", "accept", "edit", "skip", "undo"

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from tokloss_ray.config import ScoreConfig
 from tokloss_ray.errors import Refused
-from tokloss_ray.inputs.listing import InputFile
+from tokloss_ray.inputs.input_files import InputFiles
 from tokloss_ray.output.names import INPUTS
 from tokloss_ray.output.run import Run, recorded_inputs
 
@@ -21,10 +24,10 @@ class Base:
     """
 
     units: int
-    new: list[InputFile]
+    new: InputFiles
 
 
-def find_base(config: ScoreConfig, run: Run | None, files: list[InputFile]) -> Base | None:
+def find_base(config: ScoreConfig, run: Run | None, files: InputFiles) -> Base | None:
     """Hold the input against the files of a run; None where there is no run, or nothing is or was added to it.
 
     With --append, files that the run has need not be in the input: they were scored before.
@@ -40,11 +43,13 @@ def find_base(config: ScoreConfig, run: Run | None, files: list[InputFile]) -> B
             f"{config.output}/{INPUTS} is lost or damaged, so that new files cannot be told from those that are "
             f"scored: start over with --overwrite"
         )
-    sizes, versions = recorded.column("size").to_pylist(), recorded.column("version").to_pylist()
-    known = dict(zip(recorded.column("source").to_pylist(), zip(sizes, versions, strict=True), strict=True))
-    new = [file for file in files if file.source not in known]
-    same = [file for file in files if file.source in known]
-    changed = [file.source for file in same if known[file.source] != (file.listed.size, file.listed.version)]
+    now = files.table
+    place = pc.index_in(now.column("source"), recorded.column("source").cast(pa.string()))
+    is_new = pc.is_null(place)
+    new = InputFiles(now.filter(is_new))
+    before = recorded.select(["size", "version"]).take(place)
+    differs = pc.or_(*(pc.not_equal(before.column(name), now.column(name)) for name in ("size", "version")))
+    changed = now.column("source").filter(pc.fill_null(differs, False)).to_pylist()
     if changed:
         raise Refused(
             f"{_some(changed)} no longer what {config.output} has of it: put what is new beside it under another name, "
@@ -52,11 +57,10 @@ def find_base(config: ScoreConfig, run: Run | None, files: list[InputFile]) -> B
         )
     if not config.append:
         if new:
-            raise Refused(
-                f"{_some([file.source for file in new])} not in {config.output}: add with --append, or leave out of "
-                f"--input"
-            )
-        lost = known.keys() - {file.source for file in files}
+            added = new.table.column("source").to_pylist()
+            raise Refused(f"{_some(added)} not in {config.output}: add with --append, or leave out of --input")
+        sources = recorded.column("source").cast(pa.string())
+        lost = sources.filter(pc.invert(pc.is_in(sources, now.column("source")))).to_pylist()
         if lost:
             raise Refused(f"{_some(sorted(lost))} in {config.output}, but not in --input: name all, or use --append")
     return Base(run.units, new)

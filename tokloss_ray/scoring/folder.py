@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from tokloss_ray.errors import Refused
 from tokloss_ray.faults import fault_point
-from tokloss_ray.inputs.unit import PART_SCHEMA, FilePart, ReadUnit, parts_table
+from tokloss_ray.inputs.unit import PART_SCHEMA, ReadUnit, parts_table, units_of
 from tokloss_ray.output.done import Committed, strangers
 from tokloss_ray.output.names import (
     ATTEMPTS,
@@ -44,7 +44,7 @@ from tokloss_ray.output.run import (
     recorded_parts,
 )
 from tokloss_ray.scoring.plan import Plan
-from tokloss_ray.storage.files import Listed, children, kind_of, open_location, remove, write_whole
+from tokloss_ray.storage.files import children, kind_of, open_location, remove, write_whole
 from tokloss_ray.storage.sealed import sealed
 
 INPUT_COLUMNS = ("source", "size", "version")
@@ -199,13 +199,13 @@ def read_plan(plan: Plan, run: Run) -> list[ReadUnit]:
                 f"{plan.job.output}/{PLAN} is lost or damaged and cannot be made again: start over with --overwrite"
             )
         return plan.units
-    now = {file.source: file.listed for file in plan.files}
-    parts: dict[int, list[FilePart]] = {}
-    for row in recorded.to_pylist():
-        file = now.get(row["source"], Listed("", 0, ""))
-        part = FilePart(path=file.path, version=file.version, file_size=file.size, **{k: row[k] for k in _RECORDED})
-        parts.setdefault(row["number"], []).append(part)
-    return [ReadUnit(number, tuple(of_unit)) for number, of_unit in parts.items()]
+    now = plan.files.table
+    now = now.take(pc.index_in(recorded.column("source").cast(pa.string()), now.column("source")))
+    columns = {name: recorded.column(name) for name in _RECORDED}
+    columns |= {name: pc.fill_null(now.column(name), "") for name in ("path", "version")}
+    columns["file_size"] = pc.fill_null(now.column("size"), 0)
+    table = pa.table([columns[f.name].cast(f.type) for f in PART_SCHEMA], PART_SCHEMA)
+    return units_of(table, recorded.column("number").to_numpy())
 
 
 def clear(output: str) -> None:

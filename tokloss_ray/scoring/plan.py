@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from tokloss_ray.inputs import formats
-from tokloss_ray.inputs.listing import InputFile
+from tokloss_ray.inputs.input_files import InputFiles
 from tokloss_ray.inputs.unit import ReadUnit
 from tokloss_ray.inputs.units import make_units
 from tokloss_ray.output.run import fingerprint, input_identity
@@ -42,7 +42,7 @@ class Plan:
 
     job: Job
     inputs: pa.Table
-    files: list[InputFile]
+    files: InputFiles
     units: list[ReadUnit]
     rows: int | None
     estimated_tokens: int
@@ -96,20 +96,18 @@ def _auto_shard_tokens(found: Preflight, gpu: bool, batch_tokens: int) -> int:
     """Tokens of a shard: more where a corpus would come to more than MOST_SHARDS, each of which costs the driver time
     and the storage requests."""
     bytes_per_token = {item.name: item.bytes_per_token for item in formats.FORMATS}
-    tokens = sum(file.listed.size / bytes_per_token[file.format] for file in found.files)
+    of_format = found.files.table.group_by("format").aggregate([("size", "sum")])
+    sums = zip(of_format.column("format").to_pylist(), of_format.column("size_sum").to_pylist(), strict=True)
+    tokens = sum(nbytes / bytes_per_token[name] for name, nbytes in sums)
     size = CPU_SHARD_TOKENS
     while size < GPU_SHARD_TOKENS and tokens / size > MOST_SHARDS:
         size *= 2
     return max(GPU_SHARD_TOKENS if gpu else size, MIN_BATCHES * batch_tokens)
 
 
-def _inputs_table(files: list[InputFile]) -> pa.Table:
-    columns = {
-        "source": pa.array([file.source for file in files], pa.large_string()),
-        "size": pa.array([file.listed.size for file in files], pa.int64()),
-        "version": pa.array([file.listed.version for file in files], pa.string()),
-    }
-    return pa.table(columns)
+def _inputs_table(files: InputFiles) -> pa.Table:
+    table = files.table.select(["source", "size", "version"])
+    return table.set_column(0, "source", table.column("source").cast(pa.large_string()))
 
 
 def _identity(found: Preflight, of_input: Any, dtype: str, shard_tokens: int) -> dict[str, Any]:

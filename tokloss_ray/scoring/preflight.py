@@ -5,12 +5,14 @@ from __future__ import annotations
 import posixpath
 from dataclasses import dataclass, replace
 
+import pyarrow.compute as pc
 from tokenizers import Tokenizer
 
 from tokloss_ray.config import ScoreConfig
 from tokloss_ray.errors import Refused
 from tokloss_ray.inputs.columns import ColumnOptions, find_columns, find_tags
-from tokloss_ray.inputs.listing import InputFile, Inspected, inspect_files, list_inputs
+from tokloss_ray.inputs.input_files import InputFiles
+from tokloss_ray.inputs.listing import Inspected, inspect_files, list_inputs
 from tokloss_ray.inputs.unit import Columns
 from tokloss_ray.model.files import ModelInfo, resolve_model
 from tokloss_ray.model.store import ModelFolder, find_model
@@ -25,7 +27,7 @@ class Located:
     """What listings and metadata tell: the input files (`inspected`: those that were looked into), which of their
     columns count, and where the model is."""
 
-    files: list[InputFile]
+    files: InputFiles
     inspected: list[Inspected]
     columns: Columns
     model: ModelFolder
@@ -37,7 +39,7 @@ class Preflight:
     """What was found out of input and model, before anything depends on the machine that runs the job."""
 
     config: ScoreConfig
-    files: list[InputFile]
+    files: InputFiles
     inspected: list[Inspected]
     model: ModelInfo
     columns: Columns
@@ -82,12 +84,12 @@ def _column_options(config: ScoreConfig) -> ColumnOptions:
     return ColumnOptions(**{name: getattr(config, name) for name in names})
 
 
-def _outside_of_input(config: ScoreConfig, files: list[InputFile]) -> None:
+def _outside_of_input(config: ScoreConfig, files: InputFiles) -> None:
     fs, output = open_location(config.output)
     folder = display(fs, posixpath.join(output, ""))
-    for file in files:
-        if file.listed.path.startswith(folder):
-            raise Refused(f"--output {config.output} holds the input {file.source}: choose another folder")
+    inside = files.table.column("source").filter(pc.starts_with(files.table.column("path"), folder))
+    if len(inside):
+        raise Refused(f"--output {config.output} holds the input {inside[0]}: choose another folder")
     for uri in config.input:
         fs, path = open_location(uri)
         if output.startswith(posixpath.join(path, "")) and kind_of(fs, path) == "directory":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tokloss_ray.errors import Refused
 from tokloss_ray.inputs.unit import ReadUnit
@@ -73,6 +74,8 @@ def unfinished(units: list[ReadUnit], done: Done) -> list[ReadUnit]:
     """
     missing = {number for number, _ in done.missing(unit.number for unit in units)}
     lacking = [unit for unit in units if unit.number in missing]
-    if lost := next((part.source for unit in lacking for part in unit.parts if not part.path), None):
-        raise Refused(f"{lost} is not scored yet, and not in --input any more: name it too")
+    for unit in lacking:
+        lost = unit.table.column("source").filter(pc.equal(unit.table.column("path"), ""))
+        if len(lost):
+            raise Refused(f"{lost[0]} is not scored yet, and not in --input any more: name it too")
     return lacking

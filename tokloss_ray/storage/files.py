@@ -109,42 +109,6 @@ def listed(fs: fsspec.AbstractFileSystem, path: str, info: dict | None = None) -
     return Listed(path, int(info["size"] or 0), str(version))
 
 
-def files_below(fs: fsspec.AbstractFileSystem, folder: str) -> list[Listed]:
-    """All files in a folder and the folders in it, by name; links are followed. Empty if there is no such folder.
-
-    Raises:
-        StorageFailed: a folder in it cannot be listed.
-    """
-    if not is_local(fs):
-        found = attempt(fs, folder, "list", lambda: fs.find(folder, detail=True))
-        # Some tools mark folders with an empty object whose name ends in a slash.
-        return [listed(fs, path, info) for path, info in sorted(found.items()) if not path.endswith("/")]
-
-    def refuse(error: OSError) -> None:
-        raise error
-
-    if not os.path.isdir(folder):
-        return []
-    files, seen = [], set()
-    with as_storage_failure(fs, folder, "list"):
-        for inside, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
-            if os.path.realpath(inside) in seen:  # a link to a folder above it
-                folders.clear()
-                continue
-            seen.add(os.path.realpath(inside))
-            files += [posixpath.join(inside, name) for name in names]
-    return [_listed_locally(fs, path) for path in sorted(files)]
-
-
-def _listed_locally(fs: fsspec.AbstractFileSystem, path: str) -> Listed:
-    """As `listed`, without the dictionary that fsspec makes of each file."""
-    try:
-        stat = os.stat(path)
-    except OSError:  # a link to nothing
-        return listed(fs, path)
-    return Listed(path, stat.st_size, str(stat.st_mtime))
-
-
 def children(fs: fsspec.AbstractFileSystem, folder: str) -> list[dict]:
     """What is in a folder, by name, as fsspec describes it; empty if there is no such folder."""
     try:
@@ -152,12 +116,6 @@ def children(fs: fsspec.AbstractFileSystem, folder: str) -> list[dict]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     return sorted((e for e in entries if e["name"].rstrip("/") != folder), key=lambda e: e["name"])
-
-
-def matching(fs: fsspec.AbstractFileSystem, pattern: str) -> list[Listed]:
-    """The files that match a glob, by name."""
-    found = attempt(fs, pattern, "list", lambda: fs.glob(pattern, detail=True))
-    return [listed(fs, path, info) for path, info in sorted(found.items()) if info["type"] == "file"]
 
 
 def write_whole(fs: fsspec.AbstractFileSystem, path: str, data: bytes | memoryview) -> None:
@@ -291,11 +249,15 @@ def remove(fs: fsspec.AbstractFileSystem, path: str) -> None:
             if fs.exists(path):
                 fs.rm(path, recursive=True)
         return
-    if not (files := [file.path for file in files_below(fs, path)]):
+
+    def there() -> list[str]:
+        return sorted(name for name in fs.find(path) if not name.endswith("/"))
+
+    if not (files := attempt(fs, path, "list", there)):
         return
     attempt(fs, path, "delete", lambda: fs.rm(files))
-    if left := files_below(fs, path):
-        attempt(fs, left[0].path, "delete", lambda: fs.rm_file(left[0].path))
+    if left := attempt(fs, path, "list", there):
+        attempt(fs, left[0], "delete", lambda: fs.rm_file(left[0]))
 
 
 def file_names(fs: fsspec.AbstractFileSystem, folder: str, suffix: str) -> list[str]:

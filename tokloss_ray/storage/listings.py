@@ -12,18 +12,22 @@ import fsspec
 import pyarrow as pa
 
 from tokloss_ray.storage.failures import as_storage_failure, attempt, is_local
-from tokloss_ray.storage.files import listed
+from tokloss_ray.storage.files import Listed, listed
 
 LISTING = pa.schema([("path", pa.string()), ("size", pa.int64()), ("version", pa.string())])
-"""Path relative to the folder, size in bytes, and what changes whenever the file is written (see `local_version`)."""
+"""Path relative to the folder, size in bytes, and what changes whenever the file is written: that of `local_version` or
+`etag_version`, or as in `Listed`."""
 
 _UNUSED = re.compile(rb"<(LastModified|Owner)>.*?</\1>", re.DOTALL)
 _Page = tuple[list[str], list[int], list[str]]
 _ROWS = 10_000
 
 
-def list_files(fs: fsspec.AbstractFileSystem, folder: str) -> pa.Table:
-    """The files in a folder and the folders in it, but for those whose name starts with a dot, in no certain order.
+def list_files(fs: fsspec.AbstractFileSystem, folder: str, as_listed: bool = False) -> pa.Table:
+    """The files in a folder and the folders in it, in no certain order, without those whose name starts with a dot.
+
+    as_listed: with those, with the versions that `listed` gives, and with links to nothing, for their reader to find
+        out.
 
     Returns:
         Rows of LISTING; none if there is no such folder.
@@ -32,11 +36,37 @@ def list_files(fs: fsspec.AbstractFileSystem, folder: str) -> pa.Table:
         StorageFailed: it cannot be listed.
     """
     if is_local(fs):
-        pages = _local_pages(fs, folder)
+        pages = _local_pages(fs, folder, as_listed)
+    elif hasattr(fs, "call_s3"):
+        pages = _s3_pages(fs, folder, as_listed)
     else:
-        pages = _s3_pages(fs, folder) if hasattr(fs, "call_s3") else _found(fs, folder)
-    batches = [pa.record_batch([pa.array(c, f.type) for c, f in zip(p, LISTING, strict=True)], LISTING) for p in pages]
-    return pa.Table.from_batches(batches, LISTING)
+        pages = _found(fs, folder, as_listed)
+    return pa.Table.from_batches([_batch(*page) for page in pages], LISTING)
+
+
+def files_below(fs: fsspec.AbstractFileSystem, folder: str) -> list[Listed]:
+    """All files in a folder and the folders in it, by name, each by itself with its full path.
+
+    Raises:
+        StorageFailed: it cannot be listed.
+    """
+    table = list_files(fs, folder, as_listed=True).sort_by("path")
+    rows = zip(*(column.to_pylist() for column in table.columns), strict=True)
+    return [Listed(posixpath.join(folder, path), size, version) for path, size, version in rows]
+
+
+def matching(fs: fsspec.AbstractFileSystem, pattern: str) -> list[Listed]:
+    """The files that match a glob, by name."""
+    found = attempt(fs, pattern, "list", lambda: fs.glob(pattern, detail=True))
+    return [listed(fs, path, info) for path, info in sorted(found.items()) if info["type"] == "file"]
+
+
+def _batch(paths: list[str], sizes: list[int], versions: list[str]) -> pa.RecordBatch:
+    try:
+        names = pa.array(paths, pa.string())
+    except UnicodeEncodeError:  # names on a disk are bytes; one that is no text can be shown, but not opened
+        names = pa.array([os.fsencode(path).decode(errors="backslashreplace") for path in paths], pa.string())
+    return pa.record_batch([names, pa.array(sizes, pa.int64()), pa.array(versions, pa.string())], LISTING)
 
 
 def local_version(info: os.stat_result) -> str:
@@ -50,7 +80,7 @@ def etag_version(etag: str) -> str:
     return etag.strip('"')
 
 
-def _local_pages(fs: fsspec.AbstractFileSystem, folder: str) -> Iterator[_Page]:
+def _local_pages(fs: fsspec.AbstractFileSystem, folder: str, as_listed: bool) -> Iterator[_Page]:
     with as_storage_failure(fs, folder, "list"):
         waiting, seen = [""], set()
         page: _Page = ([], [], [])
@@ -67,36 +97,46 @@ def _local_pages(fs: fsspec.AbstractFileSystem, folder: str) -> Iterator[_Page]:
             with entries:
                 for entry in entries:
                     path = f"{inside}/{entry.name}" if inside else entry.name
-                    if entry.is_dir():
+                    if _is_folder(entry):
                         waiting.append(path)
-                    elif not entry.name.startswith("."):
+                    elif as_listed or not entry.name.startswith("."):
                         try:
                             info = entry.stat()
-                        except FileNotFoundError:  # removed just now, or a link to nowhere
-                            continue
+                            size = info.st_size
+                        except OSError as error:  # removed just now, or a link to nowhere
+                            if not (as_listed and entry.is_symlink()):
+                                if isinstance(error, FileNotFoundError):
+                                    continue
+                                raise
+                            info, size = entry.stat(follow_symlinks=False), 0
                         page[0].append(path)
-                        page[1].append(info.st_size)
-                        page[2].append(local_version(info))
+                        page[1].append(size)
+                        page[2].append(str(info.st_mtime) if as_listed else local_version(info))
             if len(page[0]) >= _ROWS:
                 yield page
                 page = ([], [], [])
         yield page
 
 
-def _s3_pages(fs: Any, folder: str) -> Iterator[_Page]:
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _s3_pages(fs: Any, folder: str, as_listed: bool) -> Iterator[_Page]:
     """Each page is tried again by itself: one failure in a thousand would else spoil every long listing."""
     attempt(fs, folder, "list", lambda: fs.s3).meta.events.register(
         "before-parse.s3.ListObjectsV2", _lighten, unique_id="tokloss-lighten"
     )
-    bucket, _, prefix = folder.strip("/").partition("/")
-    asked: dict[str, Any] = {"Bucket": bucket, "Prefix": f"{prefix}/", **fs.req_kw}
+    bucket, _, prefix = posixpath.join(folder.strip("/"), "").partition("/")
+    asked: dict[str, Any] = {"Bucket": bucket, "Prefix": prefix, **fs.req_kw}
     while True:
         # The lambda is called before `asked` changes.
         answer = attempt(fs, folder, "list", lambda: fs.call_s3("list_objects_v2", **asked))
-        yield _page(
-            (entry["Key"][len(prefix) + 1 :], int(entry["Size"]), entry.get("ETag", ""))
-            for entry in answer.get("Contents", ())
-        )
+        entries = answer.get("Contents", ())
+        yield _page(((e["Key"][len(prefix) :], int(e["Size"]), e.get("ETag", "")) for e in entries), as_listed)
         if not answer.get("IsTruncated"):
             return
         asked["ContinuationToken"] = answer["NextContinuationToken"]
@@ -108,20 +148,21 @@ def _lighten(response_dict: dict[str, Any], **_: Any) -> None:
         response_dict["body"] = _UNUSED.sub(b"", response_dict["body"])
 
 
-def _found(fs: fsspec.AbstractFileSystem, folder: str) -> Iterator[_Page]:
+def _found(fs: fsspec.AbstractFileSystem, folder: str, as_listed: bool) -> Iterator[_Page]:
     try:
         found = attempt(fs, folder, "list", lambda: fs.find(folder, detail=True))
     except FileNotFoundError:
         return
     files = (listed(fs, path, info) for path, info in found.items())
-    yield _page((file.path[len(folder) + 1 :], file.size, file.version) for file in files)
+    yield _page(((file.path[len(folder) + 1 :], file.size, file.version) for file in files), as_listed)
 
 
-def _page(files: Iterator[tuple[str, int, str]]) -> _Page:
+def _page(files: Iterator[tuple[str, int, str]], as_listed: bool) -> _Page:
     page: _Page = ([], [], [])
     for path, size, version in files:
-        if not posixpath.basename(path).startswith(".") and not path.endswith("/") and path:
+        hidden = posixpath.basename(path).startswith(".") and not as_listed
+        if path and not path.endswith("/") and not hidden:  # some tools mark folders with an empty object
             page[0].append(path)
             page[1].append(size)
-            page[2].append(etag_version(version))
+            page[2].append(version if as_listed else etag_version(version))
     return page

@@ -16,7 +16,8 @@ from tests.end_to_end.s3.common import ROWS, inline, rows_of, tokloss, upload
 from tests.support.s3_proxy import Proxy, Request
 from tokloss_ray.errors import StorageFailed
 from tokloss_ray.storage import failures as storage_errors
-from tokloss_ray.storage.files import files_below, open_location, read_whole, remove, write_whole
+from tokloss_ray.storage.files import open_location, read_whole, remove, write_whole
+from tokloss_ray.storage.listings import files_below
 
 HARMS: dict[str, tuple[Callable[[Request], bool], tuple[Any, ...]]] = {
     "busy-reads": (lambda r: r.is_read, ("status", 503, "SlowDown")),

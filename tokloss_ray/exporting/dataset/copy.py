@@ -8,7 +8,7 @@ import hashlib
 import json
 import lzma
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fsspec.core import get_compression
@@ -18,9 +18,10 @@ from tokloss_ray.exporting.dataset.publish import check_free
 from tokloss_ray.faults import fault_point
 from tokloss_ray.inputs.format import PACKED
 from tokloss_ray.inputs.formats import format_named
-from tokloss_ray.inputs.listing import InputFile
+from tokloss_ray.inputs.input_files import InputFile
 from tokloss_ray.storage import zstd
-from tokloss_ray.storage.files import files_below, kind_of, open_file, open_location, read_whole, write_whole
+from tokloss_ray.storage.files import kind_of, open_file, open_location, read_whole, write_whole
+from tokloss_ray.storage.listings import files_below
 
 _STATE, _INFO, _SPLITS = "state.json", "dataset_info.json", "dataset_dict.json"
 _FINGERPRINT = "_fingerprint"
@@ -79,7 +80,7 @@ def _packed(path: str, data: bytes) -> bytes:
     return bz2.compress(data) if packing == "bz2" else lzma.compress(data) if packing == "xz" else data
 
 
-def copy_others(dataset: str, output: str, files: list[InputFile], changed: Mapping[str, bytes]) -> None:
+def copy_others(dataset: str, output: str, files: Sequence[InputFile], changed: Mapping[str, bytes]) -> None:
     """Copy what else is in a folder: a README, the description of a saved dataset, its other splits.
 
     `datasets` finds results of `map` by the fingerprint of a saved dataset, in Arrow files beside the data. So a copy
