@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from tokloss_ray import schema
 from tokloss_ray.inputs.format import CHUNK_ROWS, Format, Groups, RawChunk
+from tokloss_ray.inputs.json_array import is_array, objects_in
 from tokloss_ray.inputs.lines import lines_of, next_line, too_long
 from tokloss_ray.inputs.nested import with_nested
 from tokloss_ray.inputs.unit import Columns, FilePart
@@ -46,9 +47,15 @@ def batches(records: Iterable[Record]) -> Iterator[list[Record]]:
 def json_lines(part: FilePart) -> Iterator[tuple[int, bytes, int]]:
     """The lines that start in the part's byte range and are not blank, each with its offset and its number of bytes.
 
-    Of a line that is too long the bytes are but the beginning.
+    Of a line that is too long the bytes are but the beginning. Of a file that is one array they are its objects, all in
+    the first part: a file cannot be entered within an array.
     """
     fs, path = open_location(part.path)
+    if is_array(part.path, part.version):
+        if not part.start:
+            with open_file(fs, path, unpack=True) as file:
+                yield from objects_in(file, part.stop if part.rows is not None else -1)
+        return
     with open_file(fs, path, unpack=True) as file:
         # The line that covers the byte before the range belongs to the part before.
         first = next_line(file, part.start, part.stop) if part.start else 0
