@@ -50,6 +50,21 @@ class ScoreConfig(BaseModel):
         description="Column with one tag per word (default: ner_tags, tags or labels; in CoNLL files the last, "
         "in CoNLL-U UPOS), or per token if pre-encoded.",
     )
+    text_column: str | None = Field(None, description="Column with text that has labelled spans (default: text).")
+    spans_column: str | None = Field(
+        None,
+        description="Column with labelled spans of the text (default: entities, ents, spans, label, labels or "
+        "annotations).",
+    )
+    words: Literal["punctuation", "whitespace", "model"] | None = Field(
+        None,
+        description="Where text is split into words: at white space and around punctuation (default), at white space "
+        "alone, or where the model's tokenizer does.",
+    )
+    widen_spans: bool = Field(False, description="Widen spans that cut a word to the whole word.")
+    label_map: dict[str, str] = Field(
+        {}, description="What the model calls a label of spans, as LABEL=TYPE; may be repeated."
+    )
     id_column: str | None = Field(None, description="Column to use as example_id (default: file name and row).")
     tags: tuple[str, ...] | None = Field(None, description="Names for integer tags, in order, separated by commas.")
     keep: tuple[str, ...] = Field((), description="Input column to copy to the output; may be repeated.")
@@ -120,7 +135,7 @@ class ScoreConfig(BaseModel):
             return tuple(part for v in value for part in (v.split(",") if isinstance(v, str) else [v]))
         return value
 
-    @field_validator("add_column", mode="before")
+    @field_validator("add_column", "label_map", mode="before")
     @classmethod
     def _constants(cls, value: Any) -> Any:
         if isinstance(value, (list, tuple)):

@@ -32,6 +32,10 @@ PREDICTED_PROB = "predicted_prob"
 SECOND_LABEL = "second_label"
 SECOND_PROB = "second_prob"
 PROBS = "probs"
+WORD_STARTS = "word_starts"
+WORD_ENDS = "word_ends"
+WORD_OFFSETS = (WORD_STARTS, WORD_ENDS)
+"""Where each word begins and ends in the text, in code points; only where the input is text with spans."""
 NUM_TOKENS = "num_tokens"
 NUM_LABELS = "num_labels"
 NUM_DROPPED_WORDS = "num_dropped_words"
@@ -75,6 +79,7 @@ SCORES_FIELDS = (
 PROBS_FIELD = pa.field(PROBS, pa.list_(pa.list_(pa.float32())))
 RESERVED = frozenset(f.name for f in SCORES_FIELDS) | {
     PROBS,
+    *WORD_OFFSETS,
     FILE_PART,
     LABEL_IDS,
     PREDICTED_IDS,
@@ -104,6 +109,9 @@ REASONS = (
     "token_out_of_range",
     "not_a_string",
     "malformed",
+    "wrong_span",
+    "span_cuts_word",
+    "overlapping_spans",
     "too_long",
     "too_short",
     "out_of_memory",

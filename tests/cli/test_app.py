@@ -95,7 +95,7 @@ def test_types_of_options() -> None:
     fields = ScoreConfig.model_fields
     types = {name: option_type(field.annotation) for name, field in fields.items()}
     assert {name for name, kind in types.items() if kind == list[str]} == {
-        "input", "keep", "partition_by", "add_column"
+        "input", "keep", "partition_by", "add_column", "label_map"
     }  # fmt: skip
     assert (types["tags"], types["actors"], types["max_length"], types["gpus_per_actor"]) == (str, str, int, float)
     assert (types["overwrite"], types["model"]) == (bool, str)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,8 +26,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The files of the page."""
     (tmp_path / "page").mkdir()
     monkeypatch.chdir(tmp_path / "page")
+    names: dict[str, object] = {}
     for number, code in enumerate(CODE):
-        exec(compile(code, f"data.md:{number}", "exec"), {})
+        exec(compile(code, f"data.md:{number}", "exec"), names)
     for name, _, text in EXAMPLES:
         Path(name).write_text(text, encoding="utf-8")
     return tmp_path / "page"
@@ -38,7 +40,10 @@ def test_examples_hold_the_two_sentences(run: Callable[..., Inline], folder: Pat
     assert {".parquet", ".feather", ".arrow", ".jsonl", ".conll"} <= {Path(name).suffix for name in names}
     for name in names:
         words = options.get(name, [])
-        settings = {words[i].removeprefix("--").replace("-", "_"): words[i + 1] for i in range(0, len(words), 2)}
+        pairs = [(words[i].removeprefix("--").replace("-", "_"), words[i + 1]) for i in range(0, len(words), 2)]
+        settings: dict[str, Any] = dict(pairs)
+        if "label_map" in settings:  # may be repeated
+            settings["label_map"] = [value for key, value in pairs if key == "label_map"]
         rows = run(folder / name, **settings).rows
         found = [(row["words"], [label for label in row["labels"] if label != "IGN"]) for row in rows]
         labels = [labels for _, labels in WANTED]

@@ -16,6 +16,7 @@ from tokloss_ray.config import ScoreConfig, make_config, read_yaml
 _PANELS = {
     "Input and output": "model input output config revision tokenizer split limit append overwrite",
     "Columns and tags": "tokens_column labels_column id_column tags keep partition_by add_column",
+    "Text with spans": "text_column spans_column words widen_spans label_map",
     "Tokens": "max_length overflow overlap label_all_subtokens keep_probs",
     "Speed and cluster": "dtype batch_tokens shard_tokens actors gpus_per_actor address stall_timeout storage_tries",
     "Limits and permissions": "max_error_rate trust_remote_code allow_pickle verbose log_format",
@@ -31,6 +32,9 @@ _METAVARS = {
     "tokenizer": "FOLDER|ID",
     "tokens_column": "COLUMN",
     "labels_column": "COLUMN",
+    "text_column": "COLUMN",
+    "spans_column": "COLUMN",
+    "label_map": "LABEL=TYPE",
     "id_column": "COLUMN",
     "tags": "A,B,...",
     "keep": "COLUMN",

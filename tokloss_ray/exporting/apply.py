@@ -100,6 +100,8 @@ def apply_fixes(
     columns = find_columns(ColumnOptions(tokens_column, labels_column, id_column), inspected)
     if columns.words is None:
         raise Refused(f"{dataset} holds token ids, not words: pass the dataset that has the words to --to")
+    if columns.spans is not None:
+        raise Refused(f"{dataset} holds text with spans, to which corrections cannot be written back")
     if nested := nested_column(columns, inspected):
         raise Refused(f"column {nested} is a field of another one, to which corrections cannot be written back")
     by_file = _by_file(rows, files, dataset, id_column)

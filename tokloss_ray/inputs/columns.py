@@ -1,8 +1,8 @@
-"""Which columns the job reads, and what its tags are called."""
+"""Which columns the job reads."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -13,10 +13,11 @@ from tokloss_ray.inputs.arrow_types import is_text
 from tokloss_ray.inputs.listing import Inspected, declared_tags
 from tokloss_ray.inputs.nested import names_in, types_of, value_of
 from tokloss_ray.inputs.proposals import proposal
+from tokloss_ray.inputs.span_columns import MADE_TAGS, MADE_WORDS, OFFSETS, SpanOptions, find_spans, spans_problem
+from tokloss_ray.inputs.tag_names import text_tags
 from tokloss_ray.inputs.unit import LABELS_COLUMNS, WORDS_COLUMNS, Columns
 from tokloss_ray.inputs.units import sample_json, text_records
 from tokloss_ray.output.names import MAX_FOLDER_NAME, partition_folder
-from tokloss_ray.schema import IGN
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class ColumnOptions:
     keep: tuple[str, ...] = ()
     partition_by: tuple[str, ...] = ()
     add_column: Mapping[str, str] = field(default_factory=dict)
+    spans: SpanOptions = field(default_factory=SpanOptions)
 
 
 def find_columns(options: ColumnOptions, inspected: list[Inspected]) -> Columns:
@@ -44,15 +46,23 @@ def find_columns(options: ColumnOptions, inspected: list[Inspected]) -> Columns:
             if item.schema is None and next(text_records(item.file), None) is not None:
                 raise Refused(f"{item.file.source} is not JSON Lines: none of its first lines is a JSON object")
         return Columns(options.tokens_column or WORDS_COLUMNS[0], options.labels_column or LABELS_COLUMNS[0])
-    words, labels = _main_columns(options, list(kinds[0][1]), kinds[0][0])
+    spans = find_spans(options.spans, options.tokens_column, options.labels_column, kinds[0][0])
+    words: str | None
+    if spans is not None:
+        words, labels = MADE_WORDS, MADE_TAGS
+    else:
+        words, labels = _main_columns(options, list(kinds[0][1]), kinds[0][0])
     mask = _mask_column(kinds) if words is None else None
     carried_names = [n for n in dict.fromkeys([*options.keep, *options.partition_by]) if n not in options.add_column]
-    for name in (words, labels):
+    for name in (words, labels if spans is None else spans.spans):
         if name in carried_names:
             raise Refused(f"column {name} is already in the output, as {'words' if name == words else 'labels'}")
+    if spans is None:
+        main = {"--tokens-column": words or schema.INPUT_IDS, "--labels-column": labels}
+    else:
+        main = {"--tokens-column" if spans.in_words else "--text-column": spans.text, "--spans-column": spans.spans}
     wanted = {
-        "--tokens-column": words or schema.INPUT_IDS,
-        "--labels-column": labels,
+        **main,
         "--id-column": options.id_column,
         **{f"--{'keep' if n in options.keep else 'partition-by'} {n}": n for n in carried_names},
     }
@@ -66,9 +76,16 @@ def find_columns(options: ColumnOptions, inspected: list[Inspected]) -> Columns:
                 )
             if item.schema is not None and name is not None and item.schema.names.count(name) > 1:
                 raise Refused(f"{item.file.source} has two columns named {name}")
-        _right_types(item, kind, words, labels, options)
+        if spans is None:
+            _right_types(item, kind, words, labels)
+        elif item.schema is not None and (problem := spans_problem(spans, kind)):
+            raise Refused(f"{item.file.source}: {problem}")
+        _right_carried(item, kind, options)
     carried = tuple(_carried(name, kinds) for name in carried_names)
-    return Columns(words, labels, mask, options.id_column, carried, _text_tags(kinds[0][0], labels))
+    if spans is None:
+        return Columns(words, labels, mask, options.id_column, carried, text_tags(kinds[0][0], labels))
+    offsets = () if spans.in_words else OFFSETS
+    return Columns(words, labels, None, options.id_column, (*carried, *offsets), True, spans=spans)
 
 
 def nested_column(columns: Columns, inspected: list[Inspected]) -> str | None:
@@ -150,17 +167,14 @@ def _plain(type_: pa.DataType) -> pa.DataType:
     return pa.string() if is_text(type_) else type_
 
 
-def _right_types(
-    item: Inspected, kind: dict[str, pa.DataType], words: str | None, labels: str, options: ColumnOptions
-) -> None:
+def _right_types(item: Inspected, kind: dict[str, pa.DataType], words: str | None, labels: str) -> None:
     if item.schema is None:
         return  # JSON is checked row by row
 
     def refuse(name: str, wants: str) -> None:
         known = (None if name == words else words, None if name == labels else labels)
-        advice = proposal(item, *known) if name in (words, labels) else ""
-        and_so = f"; {advice}" if advice else ""
-        raise Refused(f"column {name} of {item.file.source} is {kind[name]}, but {wants} is required{and_so}")
+        advice = proposal(item, *known)
+        raise _wrong_type(item, kind, name, wants, f"; {advice}" if advice else "")
 
     first = words or schema.INPUT_IDS
     inner = _item_type(kind[first])
@@ -169,12 +183,22 @@ def _right_types(
     tag = _item_type(kind[labels])
     if tag is None or not (_is_tag(tag) or pa.types.is_null(tag)):
         refuse(labels, "a list of tags, as integers or strings,")
+
+
+def _wrong_type(item: Inspected, kind: dict[str, pa.DataType], name: str, wants: str, more: str = "") -> Refused:
+    return Refused(f"column {name} of {item.file.source} is {kind[name]}, but {wants} is required{more}")
+
+
+def _right_carried(item: Inspected, kind: dict[str, pa.DataType], options: ColumnOptions) -> None:
+    """Refuse columns of ids and partitions that hold more than a value a row."""
+    if item.schema is None:
+        return
     id_type = kind.get(options.id_column) if options.id_column else None
     if options.id_column and id_type is not None and not (is_text(id_type) or pa.types.is_integer(id_type)):
-        refuse(options.id_column, "text or an integer per row (ids)")
+        raise _wrong_type(item, kind, options.id_column, "text or an integer per row (ids)")
     for name in options.partition_by:
         if name in kind and (pa.types.is_nested(kind[name]) or _is_binary(kind[name])):
-            refuse(name, "one value per row that can name a folder")
+            raise _wrong_type(item, kind, name, "one value per row that can name a folder")
 
 
 def schema_problem(columns: Columns, schema_: pa.Schema) -> str | None:
@@ -187,17 +211,27 @@ def schema_problem(columns: Columns, schema_: pa.Schema) -> str | None:
             return f"it has two columns named {name}"
     if columns.words is None and columns.mask is None and schema.ATTENTION_MASK in kind:
         return f"it has a column {schema.ATTENTION_MASK}, unlike the files looked into first"
+    if columns.spans is not None:
+        if problem := spans_problem(columns.spans, kind):
+            return problem
+    else:
+        if problem := _other_types(columns, kind):
+            return problem
+    for field_ in columns.carried:
+        if field_.name in kind and _plain(kind[field_.name]) != field_.type:
+            return f"its column {field_.name} is {kind[field_.name]}, but {field_.type} in the files looked into first"
+    names = declared_tags(schema_, columns.labels) if columns.declared is not None else None
+    if names and names != columns.declared:
+        return f"it declares other tag names for column {columns.labels} than the files looked into first"
+    return None
+
+
+def _other_types(columns: Columns, kind: dict[str, pa.DataType]) -> str | None:
     first = columns.words or schema.INPUT_IDS
     for name, fits in ((first, is_text if columns.words else pa.types.is_integer), (columns.labels, _is_tag)):
         inner = _item_type(kind[name])
         if inner is None or not (fits(inner) or pa.types.is_null(inner)):
             return f"its column {name} is {kind[name]}"
-    for field_ in columns.carried:
-        if _plain(kind[field_.name]) != field_.type:
-            return f"its column {field_.name} is {kind[field_.name]}, but {field_.type} in the files looked into first"
-    names = declared_tags(schema_, columns.labels) if columns.declared is not None else None
-    if names and names != columns.declared:
-        return f"it declares other tag names for column {columns.labels} than the files looked into first"
     return None
 
 
@@ -213,60 +247,3 @@ def _item_type(type_: pa.DataType) -> pa.DataType | None:
 
 def _is_binary(type_: pa.DataType) -> bool:
     return pa.types.is_binary(type_) or pa.types.is_large_binary(type_) or pa.types.is_fixed_size_binary(type_)
-
-
-def find_tags(
-    given: tuple[str, ...] | None,
-    inspected: list[Inspected],
-    columns: Columns,
-    model_tags: Sequence[str],
-    warnings: list[str],
-) -> tuple[str, ...] | None:
-    """The names that the data declare for its tags, from `given` (--tags) or from ClassLabel features.
-
-    Raises:
-        Refused: a declared name is no tag of the model, or two files declare different names.
-    """
-    declared = [
-        (item.file.source, names)
-        for item in inspected
-        if item.schema is not None and (names := declared_tags(item.schema, columns.labels))
-    ]
-    if given is not None:
-        names, where = given, "--tags"
-    elif declared:
-        where, names = declared[0]
-        other = next((source for source, their in declared if their != names), None)
-        if other is not None:
-            raise Refused(f"{where} and {other} declare different tag names for column {columns.labels}")
-    else:
-        _warn_integers(inspected, columns, model_tags, warnings)
-        return None
-    missing = [name for name in names if name not in model_tags and name != IGN]
-    if missing:
-        raise Refused(
-            f"{where} names tags that the model does not have: {', '.join(missing)} "
-            f"(data: {', '.join(names)}; model: {', '.join(model_tags)})"
-        )
-    return names
-
-
-def _text_tags(item: Inspected, labels: str) -> bool:
-    """Whether the tags of a file are strings; a text file's first tag says it."""
-    if item.schema is not None:
-        return is_text(getattr(types_of(item.schema)[labels], "value_type", pa.null()))
-    lists = (value_of(row, labels) for row in sample_json(item.file))
-    tags = (tag for found in lists if isinstance(found, list) for tag in found)
-    return isinstance(next((tag for tag in tags if tag is not None), ""), str)
-
-
-def _warn_integers(
-    inspected: list[Inspected], columns: Columns, model_tags: Sequence[str], warnings: list[str]
-) -> None:
-    for item in inspected:
-        if not _text_tags(item, columns.labels):
-            mapping = ", ".join(f"{i}={tag}" for i, tag in enumerate(model_tags))
-            warnings.append(
-                f"the data does not name its integer tags: using the model's ({mapping}); to name them, use --tags"
-            )
-            return

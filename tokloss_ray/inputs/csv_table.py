@@ -20,7 +20,7 @@ import pyarrow as pa
 from tokloss_ray.inputs.csv_cells import is_list, listed, spaced
 from tokloss_ray.inputs.csv_records import Record, records_in
 from tokloss_ray.inputs.format import Format, Groups, RawChunk
-from tokloss_ray.inputs.jsonl import batches, broken_row, problem_of, row_chunks
+from tokloss_ray.inputs.jsonl import batches, broken_row, checked, row_chunks
 from tokloss_ray.inputs.lines import MAX_RECORD
 from tokloss_ray.inputs.unit import LABELS_COLUMNS, WORDS_COLUMNS, Columns, FilePart
 from tokloss_ray.storage.files import Listed, open_file, open_location
@@ -159,8 +159,7 @@ def read_table(columns: Columns, part: FilePart) -> Iterator[RawChunk]:
         for record in records:
             row: dict[str, Any] = {}
             try:
-                row = _row(columns, table, record)
-                problem = problem_of(columns, row)
+                row, problem = checked(columns, _row(columns, table, record))
             except ValueError as error:
                 detail = f"not UTF-8: {error}" if isinstance(error, UnicodeDecodeError) else str(error)
                 problem = ("malformed", detail)

@@ -14,6 +14,7 @@ from tokloss_ray.inputs.format import CHUNK_ROWS, Format, Groups, RawChunk
 from tokloss_ray.inputs.json_array import is_array, objects_in
 from tokloss_ray.inputs.lines import lines_of, next_line, too_long
 from tokloss_ray.inputs.nested import with_nested
+from tokloss_ray.inputs.span_shapes import Unlike, canonical_row, canonical_types
 from tokloss_ray.inputs.unit import Columns, FilePart
 from tokloss_ray.storage.files import Listed, open_file, open_location
 
@@ -71,8 +72,9 @@ def _json_rows(columns: Columns, records: list[tuple[int, bytes, int]]) -> Itera
         row: Any = None
         try:
             row = json.loads(line.strip()) if length == len(line) else None
-            row = with_nested(row, columns.names) if isinstance(row, dict) else row
-            problem = ("malformed", "not a JSON object") if not isinstance(row, dict) else problem_of(columns, row)
+            problem = ("malformed", "not a JSON object")
+            if isinstance(row, dict):
+                row, problem = checked(columns, with_nested(row, columns.names))
         except (ValueError, RecursionError) as error:
             problem = ("malformed", str(error))
         if length > len(line):
@@ -121,8 +123,24 @@ def text_of(line: bytes) -> str:
     return line.decode("utf-8", "replace").strip()
 
 
-def problem_of(columns: Columns, row: dict) -> tuple[str, str]:
-    """The reason why a JSON row cannot be put into columns, or ('', '')."""
+def checked(columns: Columns, row: dict) -> tuple[dict, tuple[str, str]]:
+    """A JSON row, with its spans in canonical form, and the reason and detail why it cannot be put into columns, or
+    ('', '')."""
+    problem = ("", "")
+    if columns.spans is None:
+        problem = _problem_of_lists(columns, row)
+    else:
+        try:
+            row = row | canonical_row(columns.spans, row)
+        except Unlike as error:
+            problem = error.args[0], error.args[1]
+    for carried in columns.carried:
+        if not problem[0] and not _fits(row.get(carried.name), carried.type):
+            problem = "malformed", f"{carried.name} is not {carried.type}, unlike in the first rows"
+    return row, problem
+
+
+def _problem_of_lists(columns: Columns, row: dict) -> tuple[str, str]:
     first = columns.words or schema.INPUT_IDS
     lists = {first: (str,) if columns.words else (int,), columns.labels: (int, str)}
     if columns.mask and row.get(columns.mask) is not None:
@@ -140,9 +158,6 @@ def problem_of(columns: Columns, row: dict) -> tuple[str, str]:
             wrong = next(item for item in value if item is not None and type(item) not in usual)
             reason = "not_a_string" if str in kinds else "malformed"
             return reason, f"{name} holds {json.dumps(wrong)[:100]}"
-    for carried in columns.carried:
-        if not _fits(row.get(carried.name), carried.type):
-            return "malformed", f"{carried.name} is not {carried.type}, unlike in the first rows"
     return "", ""
 
 
@@ -160,6 +175,10 @@ def _fits(value: Any, type_: pa.DataType) -> bool:
 def _runs_of_tag_kind(columns: Columns, rows: list) -> Iterator[tuple[pa.DataType, list]]:
     run: list = []
     kind: pa.DataType | None = None
+    if columns.spans is not None:
+        if rows:
+            yield pa.string(), rows
+        return
     for item in rows:
         first = next((tag for tag in item[1].get(columns.labels) or () if tag is not None), None)
         own = None if first is None else pa.string() if isinstance(first, str) else pa.int64()
@@ -174,14 +193,18 @@ def _runs_of_tag_kind(columns: Columns, rows: list) -> Iterator[tuple[pa.DataTyp
 
 def json_table(columns: Columns, rows: list[dict], tag_kind: pa.DataType) -> pa.Table:
     """The needed columns of some rows; `tag_kind` is int64 or string."""
-    types: dict[str, pa.DataType] = {columns.labels: pa.list_(tag_kind)}
-    types[columns.words or schema.INPUT_IDS] = pa.list_(pa.string() if columns.words else pa.int64())
+    types: dict[str, pa.DataType]
+    if columns.spans is None:
+        types = {columns.labels: pa.list_(tag_kind)}
+        types[columns.words or schema.INPUT_IDS] = pa.list_(pa.string() if columns.words else pa.int64())
+    else:
+        types = canonical_types(columns.spans)
     if columns.mask:
         types[columns.mask] = pa.list_(pa.int64())
     arrays = {name: pa.array([row.get(name) for row in rows], type_) for name, type_ in types.items()}
     texts = {f.name for f in columns.carried if f.type == pa.string()} | {columns.example_id or ""} - set(types)
     for field in columns.carried:
-        if field.name not in arrays and field.name not in texts:
+        if field.name in columns.names and field.name not in arrays and field.name not in texts:
             arrays[field.name] = pa.array([row.get(field.name) for row in rows], field.type)
     for name in texts - {""}:
         arrays[name] = pa.array([_as_text(row.get(name)) for row in rows], pa.string())

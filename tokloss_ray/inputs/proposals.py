@@ -11,6 +11,7 @@ from tokloss_ray.inputs.arrow_types import is_text
 from tokloss_ray.inputs.csv_table import CSV
 from tokloss_ray.inputs.listing import Inspected
 from tokloss_ray.inputs.nested import names_in, types_of, value_of
+from tokloss_ray.inputs.span_columns import spans_proposal
 from tokloss_ray.inputs.unit import LABELS_COLUMNS, WORDS_COLUMNS
 from tokloss_ray.inputs.units import sample_json
 
@@ -24,6 +25,8 @@ def proposal(item: Inspected, words: str | None, labels: str | None) -> str:
 
     words, labels: the columns that are known already.
     """
+    if words is None and labels is None and (of_spans := spans_proposal(item)):
+        return of_spans
     lists = _lists(item)
     texts = [name for name, what in lists.items() if what == "strings"]
     said, options = [], []

@@ -17,6 +17,7 @@ from tokloss_ray.inputs.columns import schema_problem
 from tokloss_ray.inputs.format import CHUNK_ROWS, UNREADABLE, RawChunk
 from tokloss_ray.inputs.formats import format_named
 from tokloss_ray.inputs.jsonl import json_table
+from tokloss_ray.inputs.spans import payload_row, to_words
 from tokloss_ray.inputs.unit import FilePart, ReadUnit, RowRules
 from tokloss_ray.output.names import MAX_FOLDER_NAME, partition_folder
 from tokloss_ray.ragged import any_per_row, list_array, list_lengths, offsets_of, one_array
@@ -64,8 +65,8 @@ def read_unit(rules: RowRules, unit: ReadUnit) -> Iterator[Chunk]:
             raise _unreadable(sources[int(rows.parts[0]) if len(rows.parts) else 0], error) from error
     if rows is None:
         none = np.zeros(0, dtype=np.int64)
-        empty = json_table(rules.columns, [], pa.int64())
-        yield validate(rules, sources, PartRows(empty, none.astype(np.int32), none, []))
+        empty = RawChunk(json_table(rules.columns, [], pa.int64()), none, [])
+        yield validate(rules, sources, _together([(0, to_words(rules, empty) if rules.columns.spans else empty)]))
 
 
 def _read_parts(rules: RowRules, unit: ReadUnit) -> Iterator[tuple[int, RawChunk]]:
@@ -94,7 +95,7 @@ def read_part(rules: RowRules, part: FilePart) -> Iterator[RawChunk]:
             if unseen and chunk.schema is not None and (problem := schema_problem(rules.columns, chunk.schema)):
                 raise JobFailed(f"cannot read {part.source}: {problem}")
             unseen = False
-            yield chunk
+            yield chunk if rules.columns.spans is None else to_words(rules, chunk)
     except (*UNREADABLE, pa.ArrowInvalid) as error:
         raise _unreadable(part.source, error) from error
 
@@ -254,7 +255,7 @@ def _error_row(rules: RowRules, sources: Sequence[str], raw: PartRows, ids: pa.A
         "stage": "read",
         "reason": reason,
         "detail": _detail(rules, row, reason),
-        "payload": json.dumps(row, ensure_ascii=False, default=str),
+        "payload": json.dumps(payload_row(rules.columns, row), ensure_ascii=False, default=str),
     }
 
 

@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tokloss_ray.schema import WORD_OFFSETS
+
 WORDS_COLUMNS = ("tokens", "words")
 LABELS_COLUMNS = ("ner_tags", "tags", "labels")
 """Where words and tags are, unless the settings say otherwise; the first that there is."""
@@ -151,6 +153,35 @@ def units_of(table: pa.Table, numbers: np.ndarray) -> list[ReadUnit]:
 
 
 @dataclass(frozen=True)
+class SpanColumns:
+    """Columns of text and of labelled spans in it, from which words and tags are made (`spans.py`).
+
+    Attributes:
+        text, spans: names of columns.
+        tokens: the column that says where each word begins and ends; None: the text is split.
+        words: how text is split, one of `text_words.WAYS`.
+        widen: a span that cuts a word is widened to it.
+        in_words: `text` holds lists of words, and spans count these.
+        label_map: labels of the data, and what the model calls them.
+        label_names: what integer labels stand for.
+    """
+
+    text: str
+    spans: str
+    tokens: str | None = None
+    words: str = "punctuation"
+    widen: bool = False
+    in_words: bool = False
+    label_map: tuple[tuple[str, str], ...] = ()
+    label_names: tuple[str, ...] | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """The columns to read."""
+        return [self.text, self.spans, *([self.tokens] if self.tokens else [])]
+
+
+@dataclass(frozen=True)
 class Columns:
     """Which input columns the job reads. `words` is None for pre-encoded input, which has `input_ids` instead.
 
@@ -159,6 +190,7 @@ class Columns:
         carried: columns that are copied to the output, with their types.
         text_tags: the tags are strings; rows of JSON lines may differ.
         declared: tag names that a file must declare for `labels` if it declares any; None: they do not count.
+        spans: what words, tags and their offsets (carried) are made of, if they are not in the input themselves.
     """
 
     words: str | None
@@ -168,12 +200,14 @@ class Columns:
     carried: tuple[pa.Field, ...] = ()
     text_tags: bool = False
     declared: tuple[str, ...] | None = None
+    spans: SpanColumns | None = None
 
     @property
     def names(self) -> list[str]:
         """The columns to read, each once."""
-        first = [self.words or "input_ids", self.labels, self.mask, self.example_id]
-        return list(dict.fromkeys([*(n for n in first if n), *(f.name for f in self.carried)]))
+        main = [self.words or "input_ids", self.labels, self.mask] if self.spans is None else self.spans.names
+        kept = [f.name for f in self.carried if self.spans is None or f.name not in WORD_OFFSETS]
+        return list(dict.fromkeys([*(n for n in (*main, self.example_id) if n), *kept]))
 
 
 class RowRules(Protocol):
@@ -184,6 +218,7 @@ class RowRules(Protocol):
         tags: the model's, by id; data_tags: those that the data's integers stand for, None if they are the model's.
         partition_by: carried columns whose values must make names of folders.
         embedding_rows: token ids of pre-encoded input are less than this.
+        tokenizer_json: the model's tokenizer, which may split text.
     """
 
     @property
@@ -196,3 +231,5 @@ class RowRules(Protocol):
     def partition_by(self) -> tuple[str, ...]: ...
     @property
     def embedding_rows(self) -> int: ...
+    @property
+    def tokenizer_json(self) -> str: ...

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from typing import Any
 
@@ -134,6 +134,8 @@ def _identity(found: Preflight, of_input: Any, dtype: str, shard_tokens: int) ->
         "shard_tokens": shard_tokens,
         "limit": config.limit,
     }
+    if columns.spans is not None:
+        identity["spans"] = asdict(columns.spans)
     return json.loads(json.dumps(identity))
 
 

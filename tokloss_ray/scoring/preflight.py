@@ -10,9 +10,11 @@ from tokenizers import Tokenizer
 
 from tokloss_ray.config import ScoreConfig
 from tokloss_ray.errors import Refused
-from tokloss_ray.inputs.columns import ColumnOptions, find_columns, find_tags
+from tokloss_ray.inputs.columns import ColumnOptions, find_columns
 from tokloss_ray.inputs.input_files import InputFiles
 from tokloss_ray.inputs.listing import Inspected, inspect_files, list_inputs
+from tokloss_ray.inputs.span_columns import SpanOptions
+from tokloss_ray.inputs.tag_names import find_tags
 from tokloss_ray.inputs.unit import Columns
 from tokloss_ray.model.files import ModelInfo, resolve_model
 from tokloss_ray.model.store import ModelFolder, find_model
@@ -81,7 +83,8 @@ def preflight(config: ScoreConfig, located: Located | None = None) -> Preflight:
 
 def _column_options(config: ScoreConfig) -> ColumnOptions:
     names = ("tokens_column", "labels_column", "id_column", "keep", "partition_by", "add_column")
-    return ColumnOptions(**{name: getattr(config, name) for name in names})
+    spans = SpanOptions(**{name: getattr(config, name) for name in SpanOptions.__dataclass_fields__})
+    return ColumnOptions(**{name: getattr(config, name) for name in names}, spans=spans)
 
 
 def _outside_of_input(config: ScoreConfig, files: InputFiles) -> None:

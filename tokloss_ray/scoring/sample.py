@@ -106,10 +106,13 @@ def sample_warnings(job: Job, sample: Sample) -> list[str]:
     bad = sum(sample.reasons.values())
     unknown = sample.reasons.get("unknown_tag", 0)
     if unknown * 2 > sample.rows and job.data_tags is None:
+        spans = job.columns.spans
+        column, option = (job.columns.labels, "--labels-column") if spans is None else (spans.spans, "--spans-column")
+        mapping = "" if spans is None else "give the model's names with --label-map LABEL=TYPE, or "
         raise Refused(
-            f"most rows have tags that the model does not know: column {job.columns.labels} has "
+            f"most rows have tags that the model does not know: column {column} has "
             f"{', '.join(sample.unknown[:20])}; the model has {', '.join(job.tags)}; "
-            f"choose another --labels-column or --model"
+            f"{mapping}choose another {option} or --model"
         )
     if bad * 2 > sample.rows:
         reasons = ", ".join(f"{reason} {n}" for reason, n in sorted(sample.reasons.items()))

@@ -228,7 +228,9 @@ def _assemble(
         made[schema.ATTENTION_MASK] = list_array(mask[at], offsets)
     made[schema.NUM_DROPPED_WORDS] = pa.array(about["dropped"], pa.int32())
     for field in job.columns.carried:
-        made[field.name] = one_array(rows.column(field.name)).take(row)
+        of_words = field.name in schema.WORD_OFFSETS
+        at = pa.array(about["row"], pa.int64(), mask=about["words"] < 0) if of_words else row
+        made[field.name] = one_array(rows.column(field.name)).take(at)
     return pa.table(made)
 
 
