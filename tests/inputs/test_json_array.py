@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
 import json
+import lzma
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from tests.support.inline import Inline
 from tests.support.tiny import row
 from tokloss_ray.inputs import json_array
 from tokloss_ray.inputs.json_array import is_array, objects_in
+from tokloss_ray.storage import zstd
 
 ROWS = [{"a": "x" * n, "b": [{"c": "}]👍é"}]} for n in range(40)]
 
@@ -68,6 +72,16 @@ def test_a_large_array_is_read_once(run: Callable[..., Inline], tmp_path: Path) 
     data = (tmp_path / "in.json").read_bytes()
     assert all(data[r["source_row"] :].startswith(b'{"tokens"') for r in found.rows)
     assert len(run(tmp_path / "in.json", limit=12).rows) == 12
+
+
+@pytest.mark.parametrize("ending", [".json.gz", ".json.bz2", ".json.xz", ".json.zst", ".JSON"])
+def test_packed(run: Callable[..., Inline], tmp_path: Path, ending: str) -> None:
+    pack = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstd.packed}
+    one = row("Anna", tags=["O"])
+    for name, data in (("array", json.dumps([one] * 3)), ("lines", json.dumps(one))):
+        file = tmp_path / f"{name}{ending}"
+        file.write_bytes(pack.get(file.suffix, bytes)(data.encode()))
+        assert len(run(file).rows) == (3 if name == "array" else 1)
 
 
 def test_a_broken_array_loses_no_row_silently(run: Callable[..., Inline], tmp_path: Path) -> None:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import codecs
 import json
+import os
 import re
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import BinaryIO
 
 from tokloss_ray.inputs.lines import KEPT, MAX_RECORD
-from tokloss_ray.storage.files import open_file, open_location
+from tokloss_ray.storage.files import open_location, open_random
 
 _BEGINS = re.compile(rb"(?:\xef\xbb\xbf)?\s*\[\s*[{\]]")
-_LOOKED_AT = 4096
+LOOKED_AT = 4096
 _STEP = 1 << 20
 _BETWEEN = re.compile(r"[\s,\ufeff]*")
 
@@ -21,8 +22,18 @@ _BETWEEN = re.compile(r"[\s,\ufeff]*")
 @lru_cache(maxsize=256)
 def is_array(path: str, version: str) -> bool:
     """Whether a file is an array of objects, not an object a line. `version` keeps changed files apart."""
-    with open_file(*open_location(path), unpack=True) as file:
-        return _BEGINS.match(file.read(_LOOKED_AT)) is not None
+    with open_random(*open_location(path)) as file:
+        return begins_array(file.read(LOOKED_AT))
+
+
+def may_be_array(path: str) -> bool:
+    """Whether a file of this name, packed or not, may be an array."""
+    return ".json" in (os.path.splitext(path.lower())[1], os.path.splitext(os.path.splitext(path.lower())[0])[1])
+
+
+def begins_array(data: bytes) -> bool:
+    """Whether the first bytes of a file are those of an array of objects."""
+    return _BEGINS.match(data[:LOOKED_AT]) is not None
 
 
 def objects_in(file: BinaryIO, stop: int = -1) -> Iterator[tuple[int, bytes, int]]:

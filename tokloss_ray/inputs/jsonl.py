@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
 
 from tokloss_ray import schema
 from tokloss_ray.inputs.format import CHUNK_ROWS, Format, Groups, RawChunk
-from tokloss_ray.inputs.json_array import is_array, objects_in
+from tokloss_ray.inputs.json_array import LOOKED_AT, begins_array, is_array, may_be_array, objects_in
 from tokloss_ray.inputs.lines import lines_of, next_line, too_long
 from tokloss_ray.inputs.nested import with_nested
 from tokloss_ray.inputs.span_shapes import Unlike, canonical_row, canonical_types
@@ -52,12 +53,13 @@ def json_lines(part: FilePart) -> Iterator[tuple[int, bytes, int]]:
     the first part: a file cannot be entered within an array.
     """
     fs, path = open_location(part.path)
-    if is_array(part.path, part.version):
-        if not part.start:
-            with open_file(fs, path, unpack=True) as file:
-                yield from objects_in(file, part.stop if part.rows is not None else -1)
+    array = may_be_array(path)
+    if array and part.start and is_array(part.path, part.version):
         return
     with open_file(fs, path, unpack=True) as file:
+        if array and not part.start and begins_array(cast(io.BufferedReader, file).peek(LOOKED_AT)):
+            yield from objects_in(file, part.stop if part.rows is not None else -1)
+            return
         # The line that covers the byte before the range belongs to the part before.
         first = next_line(file, part.start, part.stop) if part.start else 0
         for offset, line, length, blank in lines_of(file, first, part.stop):
