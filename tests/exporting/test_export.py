@@ -23,14 +23,19 @@ from tokloss_ray.errors import Refused
 from tokloss_ray.exporting.apply import apply_fixes
 from tokloss_ray.exporting.conll_sheet import conll, read_conll
 from tokloss_ray.exporting.csv_sheet import csv_words, read_csv_words
+from tokloss_ray.exporting.doccano import DOCCANO
 from tokloss_ray.exporting.export import export
+from tokloss_ray.exporting.formats import format_of
 from tokloss_ray.exporting.label_studio import read_tasks, tasks_json
+from tokloss_ray.exporting.prodigy import PRODIGY
 from tokloss_ray.exporting.sentences import Correction, Sentence, read_sentences
+from tokloss_ray.exporting.spacy_docs import SPACY
 from tokloss_ray.mining.mined import provenance_of
 from tokloss_ray.mining.write import write_tables
 from tokloss_ray.output.opened import open_outputs
 from tokloss_ray.tags.sentence_spans import tag_set_of
 
+TAG_SET = tag_set_of(tuple(TAGS))
 tag = st.sampled_from([*TAGS, None])
 
 
@@ -50,7 +55,10 @@ def sentences(draw: st.DrawFn) -> list[Sentence]:
 READERS: dict[str, tuple[Callable[[list[Sentence]], bytes], Callable[[bytes], Any]]] = {
     "conll": (lambda s: whole(conll(s, loss=True)), read_conll),
     "csv": (lambda s: whole(csv_words(s)), read_csv_words),
-    "label-studio": (lambda s: annotated(whole(tasks_json(s, tag_set_of(tuple(TAGS))))), read_tasks),
+    "doccano": (lambda s: whole(DOCCANO.write(s, TAG_SET, False)), DOCCANO.read),
+    "prodigy": (lambda s: whole(PRODIGY.write(s, TAG_SET, False)), PRODIGY.read),
+    "spacy": (lambda s: whole(SPACY.write(s, TAG_SET, False)), SPACY.read),
+    "label-studio": (lambda s: annotated(whole(tasks_json(s, TAG_SET))), read_tasks),
 }
 
 
@@ -59,7 +67,9 @@ READERS: dict[str, tuple[Callable[[list[Sentence]], bytes], Callable[[bytes], An
 @given(given_sentences=sentences())
 def test_what_was_exported_is_read_back(format: str, given_sentences: list[Sentence]) -> None:
     write, read = READERS[format]
-    found = list(read(write(given_sentences)))
+    written = write(given_sentences)
+    assert format_of(written).name == format
+    found = list(read(written))
     assert found == [
         Correction(s.example_id, s.source, s.source_row, dict(enumerate(s.words))) for s in given_sentences
     ]

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import spacy
+import spacy.tokens
 from hypothesis import strategies as st
 from seqeval.metrics.sequence_labeling import get_entities
 
@@ -17,7 +19,7 @@ from tokloss_ray import ScoreConfig
 from tokloss_ray.exporting.regions import text_of
 
 TAGS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC"]
-FORMATS = ("label-studio", "conll", "csv")
+FORMATS = ("label-studio", "doccano", "prodigy", "spacy", "conll", "csv")
 texts = st.text(
     st.one_of(
         st.characters(exclude_categories=["Cs"]),
@@ -61,21 +63,39 @@ def correct(file: Path, format: str, changes: dict[tuple[str, int], str]) -> Non
                 index += 1
             lines.append(line)
         file.write_text("\n".join(lines))
-    else:
+    elif format == "label-studio":
 
         def change(regions: list[dict], task: dict) -> None:
-            data = task["data"]
-            tags = [changes.get((data["example_id"], i), t) for i, t in enumerate(data["labels"])]
-            text, starts, ends = text_of(data["words"])
             regions[:] = [
-                {
-                    "type": "labels",
-                    "value": {"start": starts[s], "end": ends[e], "text": text[starts[s] : ends[e]], "labels": [t]},
-                }
-                for t, s, e in get_entities(tags)
+                {"type": "labels", "value": {"start": start, "end": end, "text": text, "labels": [type_]}}
+                for start, end, text, type_ in _regions(task["data"], changes)
             ]
 
         file.write_bytes(annotated(file.read_bytes(), change))
+    elif format == "spacy":
+        tokens, vocab = spacy.tokens, spacy.blank("xx").vocab
+        docs = list(tokens.DocBin(store_user_data=True).from_bytes(file.read_bytes()).get_docs(vocab))
+        for doc in docs:
+            found = _regions(doc.user_data["tokloss"], changes)
+            doc.ents = [doc.char_span(start, end, label=type_) for start, end, _, type_ in found]
+        file.write_bytes(tokens.DocBin(docs=docs, store_user_data=True).to_bytes())
+    else:
+        tasks = [json.loads(line) for line in file.read_text().splitlines()]
+        for task in tasks:
+            found = _regions(task["tokloss"], changes)
+            if format == "doccano":
+                task["label"] = [[start, end, type_] for start, end, _, type_ in found]
+            else:
+                task["spans"] = [{"start": start, "end": end, "label": type_} for start, end, _, type_ in found]
+                task["answer"] = "accept"
+        file.write_text("\n".join(map(json.dumps, tasks)))
+
+
+def _regions(fields: dict, changes: dict[tuple[str, int], str]) -> list[tuple[int, int, str, str]]:
+    """The entities after the changes, as (start, end, text, type)."""
+    tags = [changes.get((fields["example_id"], i), t) for i, t in enumerate(fields["labels"])]
+    text, starts, ends = text_of(fields["words"])
+    return [(starts[s], ends[e], text[starts[s] : ends[e]], t) for t, s, e in get_entities(tags)]
 
 
 def annotated_if(file: Path, format: str) -> str:

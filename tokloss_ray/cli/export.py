@@ -22,8 +22,9 @@ def export(
         typer.Option(
             "--format",
             "-f",
-            metavar="label-studio|conll|csv",
-            help="Label Studio tasks, CoNLL columns, or CSV with one word per row.",
+            metavar="FORMAT",
+            help="label-studio, doccano or prodigy for annotation, spacy for a DocBin, cleanlab for Parquet, conll for "
+            "columns, or csv with one word per row.",
         ),
     ],
     file: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="File to write.")],

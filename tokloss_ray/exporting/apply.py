@@ -66,8 +66,8 @@ def apply_fixes(
     """Copy a dataset with the tags that were corrected in `corrected`, and change nothing else.
 
     Args:
-        corrected: an edited file of `tokloss export`: CSV, CoNLL columns, or Label Studio's JSON or JSON-MIN export; or
-            an output that was reviewed with `tokloss review`.
+        corrected: an edited file of `tokloss export` in any of its formats, or what the annotation tool exports; or an
+            output that was reviewed with `tokloss review`.
         dataset: the dataset that was scored, a file or folder: Parquet, JSON Lines, CoNLL columns, or a folder of
             `datasets`.
         output: the new file or folder, with the same layout as the dataset; must not exist.

@@ -93,6 +93,6 @@ CONLL = ExportFormat(
     name="conll",
     write=lambda sentences, tag_set, loss: conll(sentences, loss),
     read=read_conll,
-    begins=(b"#",),
+    recognises=lambda data: data.startswith(b"#"),
     next_step="Edit the last column, then:",
 )

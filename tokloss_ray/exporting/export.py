@@ -35,7 +35,7 @@ def export(
     Args:
         output: output folder or address.
         file: file to write. For Label Studio, its labelling interface is written next to it, as FILE.xml.
-        format: "label-studio", "conll" or "csv".
+        format: "label-studio", "doccano", "prodigy", "spacy", "cleanlab", "conll" or "csv".
         worst: only the N sentences with the highest total loss, worst first.
         issues: only the sentences of the top N label issues found by `tokloss mine`, worst first.
         ids: only the sentences with these example_ids.
@@ -73,7 +73,7 @@ def export(
         keys = issue_keys(output, issues)
     elif ids:
         keys = keys_of_id(output, ids)
-    sentences = read_sentences(output, keys, where)
+    sentences = read_sentences(output, keys, where, written.distributions)
     counter = _Counted(sentences if reviewed is None else _by_review(output, sentences, reviewed))
     tag_set = tag_set_of(tags, scheme)
     with writing_whole(fs, path) as write:

@@ -18,7 +18,9 @@ class ExportFormat:
         write: sentences, how their tags are written, and whether to add a column with the loss -> the file, piece by
             piece.
         read: the bytes of a corrected file -> one correction a sentence. May raise `Refused`, without the file's name.
-        begins: one of these is the first visible character of a corrected file; empty if it may begin with anything.
+        recognises: whether a corrected file is of this format; it gets the bytes from the first visible character on.
+            None: it may begin with anything, and is what no other format recognises.
+        distributions: whether sentences have to come with the probabilities of all tags.
         beside: how tags are written -> a file that goes next to it, as FILE.xml; None if there is none.
         next_step: what to do with the file, for a person; `{file}` is its name.
     """
@@ -26,6 +28,7 @@ class ExportFormat:
     name: str
     write: Callable[[Iterable[Sentence], TagSet, bool], Iterator[bytes]]
     read: Callable[[bytes], Iterator[Correction]]
-    begins: tuple[bytes, ...] = ()
+    recognises: Callable[[bytes], bool] | None = None
+    distributions: bool = False
     beside: Callable[[TagSet], str] | None = None
     next_step: str

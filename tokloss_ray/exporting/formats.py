@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from tokloss_ray.errors import Refused
+from tokloss_ray.exporting.cleanlab_table import CLEANLAB
 from tokloss_ray.exporting.conll_sheet import CONLL
 from tokloss_ray.exporting.csv_sheet import CSV
+from tokloss_ray.exporting.doccano import DOCCANO
 from tokloss_ray.exporting.format import ExportFormat
 from tokloss_ray.exporting.label_studio import LABEL_STUDIO
+from tokloss_ray.exporting.prodigy import PRODIGY
+from tokloss_ray.exporting.spacy_docs import SPACY
 
-FORMATS: tuple[ExportFormat, ...] = (LABEL_STUDIO, CONLL, CSV)
+FORMATS: tuple[ExportFormat, ...] = (LABEL_STUDIO, DOCCANO, PRODIGY, SPACY, CLEANLAB, CONLL, CSV)
 
 
 def format_named(name: str) -> ExportFormat:
@@ -25,6 +29,6 @@ def format_named(name: str) -> ExportFormat:
 
 def format_of(data: bytes) -> ExportFormat:
     """The format of a corrected file, going by how it begins."""
-    start = data.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
-    anything = next(format_ for format_ in FORMATS if not format_.begins)
-    return next((format_ for format_ in FORMATS if start in format_.begins), anything)
+    start = data.removeprefix(b"\xef\xbb\xbf").lstrip()
+    known = next((format_ for format_ in FORMATS if format_.recognises is not None and format_.recognises(start)), None)
+    return known or next(format_ for format_ in FORMATS if format_.recognises is None)

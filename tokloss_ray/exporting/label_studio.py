@@ -127,7 +127,7 @@ LABEL_STUDIO = ExportFormat(
     name="label-studio",
     write=lambda sentences, tag_set, loss: tasks_json(sentences, tag_set),
     read=read_tasks,
-    begins=(b"[", b"{"),
+    recognises=lambda data: data.startswith(b"["),
     beside=labelling_config,
     next_step="The labelling interface is in {file}.xml. After annotating, export the project as JSON, then:",
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
@@ -46,6 +46,7 @@ class Sentence:
         labels: the annotation, None where a word carries none.
         predicted: the model's tag at the word's first token, None where the model did not see the word.
         probs: probability of `predicted`; losses: cross-entropy of the label, None where there is none.
+        distributions: for each word the probabilities of all tags; None if they were not asked for, or not written.
         decided: the tags that reviewers gave it, as far as they did; None: they are not asked for.
     """
 
@@ -58,6 +59,7 @@ class Sentence:
     probs: list[float | None]
     losses: list[float | None]
     decided: list[str | None] | None = None
+    distributions: list[list[float] | None] | None = None
 
     @property
     def corrected(self) -> list[str | None]:
@@ -91,15 +93,19 @@ class Correction:
         return self.example_id or f"{self.source}:{self.source_row}"
 
 
-def read_sentences(output: str, keys: pa.Table | None = None, where: Sequence[str] = ()) -> Iterator[Sentence]:
+def read_sentences(
+    output: str, keys: pa.Table | None = None, where: Sequence[str] = (), distributions: bool = False
+) -> Iterator[Sentence]:
     """The sentences of a finished output, in the order of the input; with `keys`, those rows, in the order of the keys.
 
-    keys: the columns source and source_row, each row once.
+    keys: the columns source and source_row, each row once. distributions: with the probabilities of all tags.
 
     Raises:
-        Refused: the input was pre-encoded, so that there are no words.
+        Refused: the input was pre-encoded, so that there are no words; or there are no such probabilities.
     """
-    tables = shard_tables(output, COLUMNS, where)
+    if distributions and not open_outputs(output).has_probs:
+        raise Refused(f"{output} has no probabilities of all tags: score with --keep-probs")
+    tables = shard_tables(output, [*COLUMNS, schema.PROBS] if distributions else COLUMNS, where)
     if keys is None:
         for path, table in tables:
             yield from _sentences_of(table, output, path)
@@ -174,6 +180,8 @@ def join_windows(table: pa.Table) -> Iterator[Sentence]:
         n = len(words)
         key = first[schema.EXAMPLE_ID], source, source_row
         sentence = Sentence(*key, words, [None] * n, [None] * n, [None] * n, [None] * n)
+        if schema.PROBS in first:
+            sentence = replace(sentence, distributions=[None] * n)
         for window in (first, *windows):
             _take_window(sentence, window)
         yield sentence
@@ -182,7 +190,7 @@ def join_windows(table: pa.Table) -> Iterator[Sentence]:
 def _take_window(sentence: Sentence, row: dict[str, Any]) -> None:
     """Each word's figures come from the first token that carries its label, or else from the first it has."""
     columns = (schema.WORD_IDS, schema.LABELS, schema.PREDICTED_LABEL, schema.PREDICTED_PROB, schema.LOSS)
-    for word, label, predicted, prob, loss in zip(*(row[name] for name in columns), strict=True):
+    for token, (word, label, predicted, prob, loss) in enumerate(zip(*(row[name] for name in columns), strict=True)):
         if word is None or sentence.labels[word] is not None:
             continue
         if label != IGN:
@@ -190,6 +198,8 @@ def _take_window(sentence: Sentence, row: dict[str, Any]) -> None:
         elif sentence.predicted[word] is not None:
             continue
         sentence.predicted[word], sentence.probs[word] = predicted, prob
+        if sentence.distributions is not None:
+            sentence.distributions[word] = row[schema.PROBS][token]
 
 
 def worst_keys(output: str, count: int, where: Sequence[str] = ()) -> pa.Table:
