@@ -27,7 +27,7 @@ from tokloss_ray.scoring.driver import check
 from tokloss_ray.scoring.job import Job
 from tokloss_ray.scoring.plan import make_plan
 from tokloss_ray.scoring.preflight import preflight
-from tokloss_ray.scoring.stages.scorer import load_model
+from tokloss_ray.scoring.stages.loading import load_model
 
 TAGS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC"]
 SENTENCES: list[list[str]] = pq.read_table(DATA, columns=["tokens"])["tokens"].slice(0, 300).to_pylist()

@@ -28,6 +28,7 @@ from tokloss_ray.scoring.job import Job
 from tokloss_ray.scoring.lease import Lease
 from tokloss_ray.scoring.plan import Plan, make_plan
 from tokloss_ray.scoring.preflight import locate, preflight
+from tokloss_ray.scoring.stages.budget import Budget
 from tokloss_ray.scoring.stages.commit import commit_shard
 from tokloss_ray.scoring.stages.cutting import encode_unit
 from tokloss_ray.scoring.stages.decode import decode_shard
@@ -103,7 +104,7 @@ def score_inline(
 def _score_one(job: Job, scorer: Scorer, cut: Shard) -> CommitRecord:
     shard = from_row(to_row(cut))
     sequences, figures = scorer.score(shard.sequences)
-    shard.about["seconds"]["score"] = figures.pop("seconds")
+    shard.about["seconds"] |= figures.pop("seconds")
     shard = from_row(to_row(shard._replace(about=shard.about | figures, sequences=sequences)))
     decoded = decode_shard(job, shard.about["sources"], shard.sequences, shard.errors)
     return commit_shard(job, shard.about, decoded)
@@ -111,7 +112,7 @@ def _score_one(job: Job, scorer: Scorer, cut: Shard) -> CommitRecord:
 
 def _scorer(job: Job, wrap_model: Callable[[Any], Any] | None) -> Scorer:
     scorer = copy.copy(_loaded(job.model.name, job.identity["model"], job))
-    scorer.job, scorer.budget = job, job.batch_tokens
+    scorer.job, scorer.budget = job, Budget(job.batch_tokens)
     scorer.forward = Forward(wrap_model(scorer.model) if wrap_model else scorer.model, job.keep_probs)
     return scorer
 

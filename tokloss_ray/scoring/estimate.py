@@ -36,7 +36,7 @@ def estimate(plan: Plan, gpu: bool) -> Estimate:
     from tokloss_ray.scoring.stages.scorer import Scorer
 
     with before_work():
-        scorer = Scorer(plan.job, None, "cuda" if gpu else "cpu")
+        scorer = Scorer(plan.job, gpus=float(gpu))
     sample = sample_rows(plan.job, plan.units)
     sequences = sample.sequences
     if sequences is None or not sequences.num_rows:

@@ -13,7 +13,7 @@ from tokloss_ray.model.store import ModelFolder
 @dataclass(frozen=True)
 class Job:
     """Everything the stages need. `tags` are the model's by id, `data_tags` those the data's integers stand for;
-    `tokenizers_version` is that of the driver."""
+    `tokenizers_version` is that of the driver; `find_budget`: on a GPU, `batch_tokens` is the most there may be."""
 
     output: str
     fingerprint: str
@@ -39,4 +39,6 @@ class Job:
     storage_tries: int
     trust_remote_code: bool = False
     allow_pickle: bool = False
+    find_budget: bool = False
+    tf32: bool = False
     identity: dict = field(default_factory=dict, repr=False)

@@ -185,7 +185,7 @@ def test_careful_passes_form_batches_of_one_length(
     config = settings(convbert, tokenizer, tmp_path, rows)
     plan = make_plan(preflight(config), gpu=False, bfloat16=False)
     scorer = Scorer(plan.job, 1)
-    scorer.model = watched = Watched(scorer.model)
+    scorer.forward.model = watched = Watched(scorer.model)
     sequences = sample_rows(plan.job, plan.units).sequences
     assert sequences is not None
     journal = Journal(str(tmp_path / "journal.json"), groups=[[3, 4, 5, 6, 7], [9, 10]])

@@ -22,7 +22,8 @@ from tests.support.tiny import (
 )
 from tokloss_ray import ScoreConfig
 from tokloss_ray.errors import TooManyBadRows
-from tokloss_ray.scoring.stages.scorer import MAX_STREAMS, keep_to_share
+from tokloss_ray.scoring.stages.cuda import keep_to_share
+from tokloss_ray.scoring.stages.scorer import MAX_STREAMS
 
 
 def allocate_too_much() -> None:
@@ -76,9 +77,9 @@ def test_out_of_memory(model: Path, tmp_path: Path, run_out: Callable[[], None])
 def test_no_batch_is_larger_than_one_that_did_not_fit(model: Path, tmp_path: Path) -> None:
     """What did not fit once will not fit later, in batches that were planned before, too: each try costs a wait.
 
-    40 batches of 200 tokens are planned; those that the streams have begun when the first fails may fail, too.
+    24 batches of 200 tokens are planned; those that the streams have begun when the first fails may fail, too.
     """
-    source = write_jsonl(tmp_path / "in.jsonl", [row(*VOCABULARY[:6])] * 1000)
+    source = write_jsonl(tmp_path / "in.jsonl", [row(*VOCABULARY[:6])] * 600)
     config = ScoreConfig(model=str(model), input=str(source), output=str(tmp_path / "out"), batch_tokens=200)
     made: list[Failing] = []
 
@@ -87,7 +88,7 @@ def test_no_batch_is_larger_than_one_that_did_not_fit(model: Path, tmp_path: Pat
         return made[-1]
 
     totals = score_inline(config, wrap).totals
-    assert totals.scored_rows == 1000
+    assert totals.scored_rows == 600
     too_large = [size for size in made[0].sizes if size > 100]
     assert totals.memory_splits == len(too_large)
     assert 0 < len(too_large) <= min(torch.get_num_threads(), MAX_STREAMS)
@@ -151,5 +152,5 @@ def test_a_part_of_a_gpu_is_a_part_of_its_memory(
     asked: list[float] = []
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (1, 24_000 << 20))
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", asked.append)
-    keep_to_share(gpus)
+    assert keep_to_share(gpus) == pytest.approx(fraction or 1)
     assert asked == ([] if fraction is None else [pytest.approx(fraction)])

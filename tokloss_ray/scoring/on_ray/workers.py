@@ -71,19 +71,17 @@ class ScoreActor:
                 self._load(job_ref, threads, gpus)
             else:
                 self.broken = _lost()
-        self.idle_since = time.perf_counter()
 
     def _load(self, job_ref: ray.ObjectRef, threads: int | None, gpus: float) -> None:
         fault_point("actor.begin")
         with no_collection(ours=True):
-            from tokloss_ray.scoring.stages.scorer import Scorer, keep_to_share
+            from tokloss_ray.scoring.stages.scorer import Scorer
 
             try:
                 job = _job(job_ref)
                 self.effort = Effort(job.storage_tries)
-                keep_to_share(gpus)
                 with self.effort.at_work():
-                    self.scorer = Scorer(job, threads, "cuda" if gpus else "cpu")
+                    self.scorer = Scorer(job, threads, gpus)
             except Exception as error:
                 self.broken = _failure(error)
         fault_point("actor.ready")
@@ -94,19 +92,16 @@ class ScoreActor:
         if self.broken is not None:
             return self.broken
         try:
-            begin = time.perf_counter()
             shard = from_row(batch)
             with attempt(self.counter, f"score {_name(shard)}") as allowed, self.effort.at_work():
                 if not allowed:
                     return _lost()
                 sequences, figures = self._score(shard)
-            shard.about["seconds"] |= {"wait": round(begin - self.idle_since, 4), "score": figures.pop("seconds")}
+            shard.about["seconds"] |= figures.pop("seconds")
             shard.about["storage_retries"] += self.effort.take()
             return to_row(shard._replace(about=shard.about | figures, sequences=sequences))
         except Exception as error:
             return _failure(error)
-        finally:
-            self.idle_since = time.perf_counter()
 
     def _score(self, shard: Shard) -> tuple[pa.Table, dict[str, Any]]:
         if not self.again:
