@@ -5,9 +5,11 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.review.pages import Page
 from tests.support import mining_outputs
 from tokloss_ray.mining.mine import mine
 from tokloss_ray.review.session import Review
@@ -42,3 +44,16 @@ def review(output: Path) -> Iterator[Callable[..., Review]]:
     yield begin
     for one in begun:
         one.close()
+
+
+@pytest.fixture
+def opened(browser: Any, review: Callable[..., Review]) -> Iterator[Callable[..., Page]]:
+    pages: list[Page] = []
+
+    def open_page(reviewer: str = "anna", of: Path | None = None, **options: Any) -> Page:
+        pages.append(Page(browser, review(reviewer, of), **options))
+        return pages[-1]
+
+    yield open_page
+    for page in pages:
+        page.context.close()

@@ -131,18 +131,22 @@ class IssueTable:
         self._lock = threading.Lock()
         self._built = in_background(self._build)
         self._found: tuple[Any, np.ndarray] | None = None
-        self._order: np.ndarray | None = None
+        self._ranked: tuple[int, np.ndarray | None] = (0, None)
 
     @property
     def index(self) -> Index:
         """What filters, groups and learning use; waits until it is made."""
         return self._built.result()
 
+    @property
+    def ranking(self) -> int:
+        """How often the issues were ranked again: a place is one in a ranking."""
+        return self._ranked[0]
+
     def reorder(self, value: np.ndarray) -> None:
         """Show issues by another score from now on: [rows], higher is more suspicious; ties as they stood."""
         rows = np.arange(self.rows) if self.index.order is None else self.index.order
-        self._order = rows[np.argsort(-value[rows], kind="stable")]
-        self._found = None
+        self._ranked = (self.ranking + 1, rows[np.argsort(-value[rows], kind="stable")])
 
     def walk(self, chosen: Filter, start: int, count: int, wanted: Callable[[Issue], bool]) -> tuple[list[Issue], int]:
         """The next issues that the filter lets through and that are wanted, from place `start` on, and the place to go
@@ -188,16 +192,17 @@ class IssueTable:
 
     def _is_plain(self, chosen: Filter) -> bool:
         """Whether the rows are to be shown as they stand, for which no index is needed."""
-        return chosen.is_empty and not self.by and self._own is None and self._order is None
+        return chosen.is_empty and not self.by and self._own is None and self._ranked[1] is None
 
     def _rows_at(self, chosen: Filter, start: int, stop: int) -> np.ndarray:
         return np.arange(start, stop) if self._is_plain(chosen) else self._matching(chosen)[start:stop]
 
     def _matching(self, chosen: Filter) -> np.ndarray:
         """Rows that a filter lets through, the most suspicious first."""
-        index, order = self.index, self._order if self._order is not None else self.index.order
-        found = self._found
-        if found is not None and found[0] == (chosen.key, id(order)):
+        index, (ranking, order), found = self.index, self._ranked, self._found
+        if order is None:
+            order = index.order
+        if found is not None and found[0] == (chosen.key, ranking):
             return found[1]
         keep = np.ones(self.rows, dtype=bool)
         equal = {"label": chosen.label, "suggested_label": chosen.suggested, "word": chosen.word, **chosen.slices}
@@ -212,7 +217,7 @@ class IssueTable:
         if chosen.max_score is not None:
             keep &= index.score <= chosen.max_score
         rows = np.flatnonzero(keep) if order is None else order[keep[order]]
-        self._found = ((chosen.key, id(order)), rows)
+        self._found = ((chosen.key, ranking), rows)
         return rows
 
     def take(self, rows: np.ndarray) -> list[Issue]:

@@ -71,7 +71,7 @@ class Review:
         self.journal = Journal(output, reviewer, max((d.batch for d in own), default=0))
         self.places = Places(self.corpus.scores)
         self._issued: dict[Key, Issue] = {}
-        self.ranking, self._learnt_from = 0, 0
+        self._learnt_from = 0
         self._learning = threading.Lock()
         self._lock = threading.Lock()
         self._settle()
@@ -95,12 +95,11 @@ class Review:
             in_background(self.rank_again)
 
     def rank_again(self) -> None:
-        """Rank all issues by what was decided so far; `ranking` counts how often that was done."""
+        """Rank all issues by what was decided so far."""
         with self._learning:
             given = examples(list(self.standing))
             if given:
                 self.table.reorder(values(fit(given), self.table.index))
-                self.ranking += 1
 
     def _settle(self) -> None:
         """What the reviewer's decisions come to, after some were undone."""
@@ -132,7 +131,8 @@ class Review:
         """The next issues that the reviewer has not decided, from a place of the filtered table on.
 
         Words that were decided on with an issue before them are left out, and suggestions that come to the entities
-        that are there already (I-LOC after O for an entity that begins with B-LOC).
+        that are there already (I-LOC after O for an entity that begins with B-LOC). `ranking` says in which order the
+        places are; if it is another one than before, start at 0 again.
         """
         taken: set[Key] = set()
         items: list[dict[str, Any]] = []
@@ -147,7 +147,7 @@ class Review:
                 if item.changes_something and key_of(item.issue) not in taken:
                     items.append(self._issue_out(item))
                     taken |= {(*item.issue[1:3], word) for word in range(item.change.start, item.change.stop)}
-        return {"items": items, "next": start, "total": total}
+        return {"items": items, "next": start, "total": total, "ranking": self.table.ranking}
 
     def _is_open(self, issue: Issue, taken: set[Key]) -> bool:
         return key_of(issue) not in taken and issue.word_index not in self.words.get(
@@ -224,14 +224,14 @@ class Review:
             **{action: counts[action] for action in ACTIONS},
             "decided": sum(counts.values()) - counts["skip"],
             "pace": pace,
-            "ranking": self.ranking,
+            "ranking": self.table.ranking,
             "can_undo": bool(self.standing),
         }
 
     def learnt(self) -> dict[str, Any]:
         """What the order of the issues follows from, beside their scores."""
         pairs = [rate._asdict() for rate in rates(examples(list(self.standing)))[:20] if rate.decided >= RATE_LEAST]
-        return {"on": self.learn, "every": EVERY, "rankings": self.ranking, "pairs": pairs}
+        return {"on": self.learn, "every": EVERY, "rankings": self.table.ranking, "pairs": pairs}
 
     def agreement(self) -> dict[str, Any]:
         """Between all reviewers of the output."""

@@ -3,8 +3,13 @@
 const $ = id => document.getElementById(id);
 const AHEAD = 8, REFILL = 4;
 
-let about = null, ranking = 0, queue = [], place = 0, total = 0, atEnd = false, loading = null, round = 0;
-let filter = {which: "open"}, shownAt = 0, busy = false, edit = null, members = [], choicesLoaded = false;
+let about = null, queue = [], members = [], edit = null, shownAt = 0, choicesLoaded = false, elsewhereAsked = 0;
+// Where the list of issues is read on. An answer counts only in the round in which it was asked for.
+let filter = {which: "open"}, ranking = 0, place = 0, total = 0, atEnd = false, loading = null, round = 0;
+// Ranges of words that were decided while an answer was on its way: it may still have them.
+let recent = [];
+// One thing is done at a time; what is asked for meanwhile waits.
+let busy = false, waiting = [];
 
 // ---- talking to the server
 
@@ -33,17 +38,31 @@ function problem(error) {
 }
 
 function load(count) {
+  if (loading) return loading;
   const mine = round;
-  loading ??= ask(`issues?${query({start: place, count})}`).then(answer => {
+  const asked = ask(`issues?${query({start: place, count})}`).then(answer => {
     if (mine !== round) return;
-    queue.push(...answer.items.filter(item => !queue.some(other => same(other.key, item.key))));
+    if (filter.which === "open" && answer.ranking !== ranking) return readFromStart(answer.ranking);
+    for (const item of answer.items)
+      if (!covered(item, recent) && !covered(item, queue.map(rangeOf))) queue.push(item);
     [place, total] = [answer.next, answer.total];
     atEnd = filter.which !== "open" || place >= total;
-  }).finally(() => { loading = null; });
-  return loading;
+  }).finally(() => {
+    if (mine !== round) return;
+    loading = null;
+    recent = [];
+  });
+  loading = asked;
+  return asked;
 }
 
-const same = (a, b) => a.length === b.length && a.every((value, i) => value === b[i]);
+// The order has changed: places in it mean nothing any more. (Decided issues do not come again.)
+function readFromStart(newRanking) {
+  round += 1;
+  [ranking, place, atEnd, loading, recent] = [newRanking, 0, false, null, []];
+}
+
+const rangeOf = item => [item.key[0], item.key[1], item.start, item.stop];
 const covered = (item, ranges) =>
   ranges.some(([source, row, start, stop]) => item.key[0] === source && item.key[1] === row &&
     item.key[2] >= start && item.key[2] < stop);
@@ -134,19 +153,19 @@ function drawOthers(item) {
 }
 
 async function drawElsewhere(item, examples) {
-  const box = $("elsewhere");
+  const box = $("elsewhere"), mine = ++elsewhereAsked;
   let answer;
   try {
     answer = await ask("elsewhere", {key: item.key, examples});
   } catch (error) {
-    return box.replaceChildren(element("p", {class: "hint"}, error.message));
+    answer = {failed: error.message};
   }
-  if (queue[0] !== item) return;
+  if (queue[0] !== item || mine !== elsewhereAsked) return;
   $("examples").hidden = answer.done < 1;
   if (answer.failed) return box.replaceChildren(element("p", {class: "hint"}, `Not known: ${answer.failed}`));
   if (answer.done < 1) {
     box.replaceChildren(element("p", {class: "hint"}, `Reading the corpus: ${Math.floor(100 * answer.done)} % …`));
-    return setTimeout(() => queue[0] === item && drawElsewhere(item, false), 1000);
+    return setTimeout(() => queue[0] === item && mine === elsewhereAsked && drawElsewhere(item, false), 1000);
   }
   box.replaceChildren(element("ul", {}, ...answer.words.map(({word, usages}) => {
     const counts = usages.map(use => element("span", {class: "use"}, `${use.label} ${use.count.toLocaleString("en")}×`));
@@ -182,38 +201,46 @@ function showEnd() {
 // ---- deciding
 
 async function start() {
-  round += 1;
-  [queue, place, atEnd, loading, ranking] = [[], 0, false, null, about.progress.ranking];
-  await load(1);
-  show();
-  if (!atEnd) load(AHEAD).catch(problem);  // keys work meanwhile
+  readFromStart(about.progress.ranking);
+  queue = [];
+  await showNext(1);
 }
 
 async function advance() {
   if (filter.which === "open" && about.progress.ranking !== ranking) {
-    // The order has changed: what was fetched ahead is no longer what comes next. (Decided issues do not come again.)
-    ranking = about.progress.ranking;
-    await loading;
-    [queue, place, atEnd] = [queue.slice(0, 1), 0, false];
+    readFromStart(about.progress.ranking);
+    queue.splice(1);  // what was fetched ahead is no longer what comes next
   }
-  if (!queue.length && !atEnd) await load(AHEAD);
+  await showNext(AHEAD);
+}
+
+async function showNext(count) {
+  while (!queue.length && !atEnd) await load(count);
   show();
-  if (queue.length < REFILL && !atEnd) load(AHEAD).catch(problem);
+  if (queue.length < REFILL && !atEnd) load(AHEAD).catch(problem);  // keys work meanwhile
+}
+
+// Do something now, or after what is under way.
+function inTurn(work) {
+  if (busy) waiting.push(work);
+  else work();
 }
 
 async function guarded(work) {
-  if (busy) return;
+  if (busy) return void waiting.push(() => guarded(work));
   busy = true;
   document.body.setAttribute("aria-busy", "true");
   try {
     await work();
     problem(null);
   } catch (error) {
+    waiting = [];  // they were meant for what did not come
     problem(error);
   } finally {
     busy = false;
     document.body.removeAttribute("aria-busy");
   }
+  while (!busy && waiting.length) waiting.shift()();
 }
 
 const decide = (action, keys, spans) => guarded(async () => {
@@ -221,6 +248,7 @@ const decide = (action, keys, spans) => guarded(async () => {
   const first = queue[0];
   const answer = await ask("decide", {action, keys, spans, seconds});
   queue = queue.filter(item => item !== first && !covered(item, answer.decided));
+  if (loading) recent.push(...answer.decided);
   drawProgress(answer.progress);
   if ($("group").open) $("group").close();
   await advance();
@@ -228,8 +256,8 @@ const decide = (action, keys, spans) => guarded(async () => {
 
 const undo = () => guarded(async () => {
   const answer = await ask("undo", {});
-  queue = queue.filter(item => !answer.items.some(other => same(other.key, item.key)));
-  queue.unshift(...answer.items);
+  const again = answer.items.map(rangeOf);
+  queue = [...answer.items, ...queue.filter(item => !covered(item, again))];
   drawProgress(answer.progress);
   show();
 });
@@ -285,7 +313,7 @@ function endEdit() {
   document.querySelector('[data-action="edit"]').focus();
 }
 
-function editKey(event) {
+function editKey(event) {  // says whether the key does anything
   const item = queue[0], last = item.first + item.words.length - 1;
   const rtl = getComputedStyle($("sentence")).direction === "rtl" ? -1 : 1;
   const moves = {ArrowLeft: -rtl, ArrowRight: rtl, ArrowUp: -1, ArrowDown: 1, Home: -Infinity, End: Infinity};
@@ -297,8 +325,8 @@ function editKey(event) {
   else if (event.key === "Enter" && event.target.tagName !== "BUTTON") saveEdit();
   else if (/^[1-9]$/.test(event.key) && about.types[event.key - 1] !== undefined) setType(about.types[event.key - 1]);
   else if (["0", "Delete", "Backspace"].includes(event.key)) setType(null);
-  else return;
-  event.preventDefault();
+  else return false;
+  return true;
 }
 
 const saveEdit = () => decide("edit", [queue[0].key], edit.spans);
@@ -306,7 +334,9 @@ const saveEdit = () => decide("edit", [queue[0].key], edit.spans);
 // ---- groups
 
 const openGroup = () => guarded(async () => {
-  const item = queue[0], answer = await ask("group", {key: item.key});
+  const item = queue[0];
+  if (!item) return;
+  const answer = await ask("group", {key: item.key});
   members = answer.items;
   $("group-title").textContent = $("question").textContent;
   const places = members.length === 1 ? "This is the only open place" : `${members.length} open places`;
@@ -341,13 +371,17 @@ async function fillChoices() {
   }
 }
 
+function drawFilter() {
+  document.querySelectorAll(".of-open").forEach(box => { box.hidden = $("which").value !== "open"; });
+}
+
 function readFilter() {
   const form = new FormData($("filter-form"));
   const [label, suggested] = form.get("pair") ? JSON.parse(form.get("pair")) : ["", ""];
   form.delete("pair");
   filter = {...Object.fromEntries(form), label, suggested};
   const open = filter.which === "open";
-  document.querySelectorAll(".of-open").forEach(box => { box.hidden = !open; });
+  drawFilter();
   const says = open ? Object.entries(filter).filter(([name, value]) => value && name !== "which").map(([name, value]) => `${name} ${value}`) :
     [$("which").selectedOptions[0].textContent];
   $("filter-says").textContent = says.join(", ");
@@ -381,36 +415,48 @@ const ACTIONS = {
 const KEYS = {k: "keep", a: "accept", e: "edit", s: "skip", g: "group", u: "undo"};
 
 function act(name) {
-  if (busy || (!queue.length && name !== "undo") || (name === "undo" && !about.progress.can_undo)) return;
+  if ((!queue.length && name !== "undo") || (name === "undo" && !about.progress.can_undo)) return;
   ACTIONS[name]();
 }
 
-document.addEventListener("keydown", event => {
-  if (event.altKey || event.metaKey || (event.ctrlKey && event.key !== "z")) return;
-  if (edit) { if (!busy) editKey(event); return; }
-  if (event.target.matches("input:not([type=checkbox]), select, textarea") || !about) return;
-  if (event.ctrlKey) { event.preventDefault(); return act("undo"); }
-  if (!$("keys-on").checked || event.repeat) return;
+// What a key does on the page as it is now; says whether it does anything.
+function press(event) {
+  if (edit) return editKey(event);
+  if (event.ctrlKey) return act("undo"), true;
+  if (!$("keys-on").checked || event.repeat) return false;
   const key = event.key.toLowerCase();
   if ($("group").open) {
-    if (key === "k" || key === "a") { event.preventDefault(); if (ticked().length) decide(KEYS[key], ticked()); }
-    return;
-  }
-  if ($("help").open) return;
-  if (KEYS[key]) act(KEYS[key]);
+    if (key !== "k" && key !== "a") return false;
+    if (ticked().length) decide(KEYS[key], ticked());
+  } else if ($("help").open) return false;
+  else if (KEYS[key]) act(KEYS[key]);
   else if (key === "p") $("examples").click();
   else if (key === "f") { $("filters").open = true; $("which").focus(); }
   else if (key === "?") openHelp();
-  else return;
+  else return false;
+  return true;
+}
+
+document.addEventListener("keydown", event => {
+  if (!about || event.altKey || event.metaKey || (event.ctrlKey && event.key !== "z")) return;
+  if (!edit && event.target.matches("input:not([type=checkbox]), select, textarea")) return;
+  if (!busy) return void (press(event) && event.preventDefault());
+  if (event.repeat || ["Tab", "Shift"].includes(event.key)) return;
+  // It is for what comes next. Enter and Space work on the button that has the focus, as always, if nothing is edited.
+  if (!edit && event.target.matches("button, summary, a, input") && ["Enter", " "].includes(event.key)) return;
+  const {key, shiftKey, ctrlKey} = event;
+  waiting.push(() => press({key, shiftKey, ctrlKey, repeat: false, target: document.activeElement}));
   event.preventDefault();
 });
 
-document.querySelectorAll("[data-action]").forEach(b => b.addEventListener("click", () => act(b.dataset.action)));
+// The second click of a double click is for what was there before.
+document.querySelectorAll("[data-action]").forEach(b =>
+  b.addEventListener("click", event => event.detail < 2 && inTurn(() => act(b.dataset.action))));
 $("examples").addEventListener("click", () => queue.length && drawElsewhere(queue[0], true));
-$("end-undo").addEventListener("click", () => act("undo"));
+$("end-undo").addEventListener("click", () => inTurn(() => act("undo")));
 $("end-all").addEventListener("click", () => $("filter-reset").click());
-$("edit-save").addEventListener("click", saveEdit);
-$("edit-cancel").addEventListener("click", endEdit);
+$("edit-save").addEventListener("click", () => !busy && saveEdit());
+$("edit-cancel").addEventListener("click", () => !busy && endEdit());
 for (const [id, name] of [["from-label", "label_spans"], ["from-suggested", "suggested_spans"]])
   $(id).addEventListener("click", () => { edit.spans = queue[0][name].map(span => [...span]); drawEdit(); });
 $("sentence").addEventListener("click", event => {
@@ -428,7 +474,7 @@ document.querySelectorAll("[data-group]").forEach(b => b.addEventListener("click
 $("filters").addEventListener("toggle", () => $("filters").open && fillChoices().catch(problem));
 $("filter-form").addEventListener("submit", event => { event.preventDefault(); applyFilter(); });
 $("filter-form").addEventListener("reset", () => setTimeout(applyFilter));
-$("which").addEventListener("change", readFilter);
+$("which").addEventListener("change", drawFilter);
 $("help-open").addEventListener("click", openHelp);
 $("help-close").addEventListener("click", () => $("help").close());
 $("keys-on").checked = localStorage.getItem("keys") !== "off";
