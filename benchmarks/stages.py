@@ -34,7 +34,6 @@ import psutil
 import pyarrow as pa
 import ray
 from common import StandIn, count_tokens, machine, processes, save, say, settings, show, spread, write_corpus
-from tokenizers import Tokenizer
 
 from tokloss_ray.cluster.session import ray_session
 from tokloss_ray.config import ScoreConfig
@@ -53,6 +52,7 @@ from tokloss_ray.scoring.preflight import preflight
 from tokloss_ray.scoring.stages.commit import commit_shard
 from tokloss_ray.scoring.stages.cutting import encode_unit
 from tokloss_ray.scoring.stages.decode import decode_shard
+from tokloss_ray.scoring.stages.row_tokenizer import RowTokenizer
 from tokloss_ray.scoring.stages.shard import Shard, from_row, to_row
 
 TARGET = 200_000
@@ -73,7 +73,7 @@ def begin(config: ScoreConfig) -> Plan:
 
 def run_stages(plan: Plan) -> tuple[int, dict[str, tuple[float, float]]]:
     """All units through all stages; tokens, and seconds of elapsed and of processor time by stage."""
-    job, tokenizer, stand_in = plan.job, Tokenizer.from_str(plan.job.tokenizer_json), StandIn(len(plan.job.tags))
+    job, tokenizer, stand_in = plan.job, RowTokenizer(plan.job.tokenizer_json), StandIn(len(plan.job.tags))
     wall: dict[str, float] = defaultdict(float)
     cpu: dict[str, float] = defaultdict(float)
     tokens = 0
@@ -133,7 +133,7 @@ def measure_stages(config: ScoreConfig, runs: int) -> dict[str, Any]:
 
 def some_shard(plan: Plan, tokens: int) -> Shard:
     """An encoded shard of about so many tokens, made of those of the corpus."""
-    tokenizer = Tokenizer.from_str(plan.job.tokenizer_json)
+    tokenizer = RowTokenizer(plan.job.tokenizer_json)
     parts = [
         shard for unit in plan.units for shard in encode_unit(plan.job, tokenizer, unit, read_unit(plan.job, unit))
     ]

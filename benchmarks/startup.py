@@ -31,7 +31,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from common import ID_COLUMN, save, settings, show, spread
-from tokenizers import Tokenizer
 
 from tokloss_ray.config import ScoreConfig
 from tokloss_ray.demo import DATA, MODEL
@@ -40,6 +39,7 @@ from tokloss_ray.schema import EXAMPLE_ID, INPUT_IDS, LABEL_IDS, LABELS
 from tokloss_ray.scoring.plan import make_plan
 from tokloss_ray.scoring.preflight import preflight
 from tokloss_ray.scoring.stages.cutting import encode_unit
+from tokloss_ray.scoring.stages.row_tokenizer import RowTokenizer
 
 READY, FIRST, SUCCESS, EXIT, LEAVING = "actor ready", "first commit", "_SUCCESS", "exit", "exit - _SUCCESS"
 POINTS = {"actor.ready": READY, "commit.record": FIRST, "success.after": SUCCESS}
@@ -52,7 +52,7 @@ def encode_rows(data: Path, model: str, target: Path, rows: int) -> Path:
     """The first rows as the tokenizer gives them: the input of a job that needs no tokenizer."""
     config = ScoreConfig(model=model, input=data, output=str(target.parent / "unused"), limit=rows, **settings(data))
     plan = make_plan(preflight(config), gpu=False, bfloat16=False)
-    tokenizer = Tokenizer.from_str(plan.job.tokenizer_json)
+    tokenizer = RowTokenizer(plan.job.tokenizer_json)
     shards = [
         shard.sequences
         for unit in plan.units

@@ -15,7 +15,6 @@ import psutil
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
-from tokenizers import Tokenizer
 
 from tests.support import models
 from tokloss_ray import ScoreConfig, faults
@@ -28,6 +27,7 @@ from tokloss_ray.scoring.preflight import preflight
 from tokloss_ray.scoring.stages import journal
 from tokloss_ray.scoring.stages.cutting import encode_unit
 from tokloss_ray.scoring.stages.journal import Journal, count_deaths, open_journal
+from tokloss_ray.scoring.stages.row_tokenizer import RowTokenizer
 from tokloss_ray.scoring.stages.shard import from_row, to_row
 from tokloss_ray.storage.files import remove
 
@@ -94,7 +94,7 @@ def test_only_shards_that_a_worker_died_over_are_scored_carefully(
         batch_tokens=256,
     )  # fmt: skip
     plan = make_plan(preflight(config), False, False)
-    unit, tokenizer = plan.units[0], Tokenizer.from_str(plan.job.tokenizer_json)
+    unit, tokenizer = plan.units[0], RowTokenizer(plan.job.tokenizer_json)
     shards = list(encode_unit(plan.job, tokenizer, unit, read_unit(plan.job, unit)))
     assert len(shards) > 4
     for shard in shards:

@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
 
 from tests.support import inline, models
 from tokloss_ray import ScoreConfig, score
@@ -25,6 +24,7 @@ from tokloss_ray.scoring.plan import make_plan
 from tokloss_ray.scoring.preflight import preflight
 from tokloss_ray.scoring.stages.cutting import encode_unit
 from tokloss_ray.scoring.stages.decode import decode_shard
+from tokloss_ray.scoring.stages.row_tokenizer import RowTokenizer
 
 TAGS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC"]
 MAX_LENGTH = 24
@@ -118,7 +118,7 @@ def test_any_cut_any_batches_any_order(
     )
     job = plan.job
     scorer = inline._scorer(job, None)
-    tokenizer = Tokenizer.from_str(job.tokenizer_json)
+    tokenizer = RowTokenizer(job.tokenizer_json)
     shards = [shard for unit in plan.units for shard in encode_unit(job, tokenizer, unit, read_unit(job, unit))]
     for unit in plan.units:
         own = [shard.about for shard in shards if shard.about["unit"] == unit.number]
@@ -142,7 +142,7 @@ def test_committed_shards_are_skipped_and_the_others_are_the_same(
     data: st.DataObject, tiny: Path, corpus: Path
 ) -> None:
     plan = make_plan(preflight(config(tiny, corpus, shard_tokens=data.draw(st.integers(50, 1500)))), False, False)
-    job, tokenizer = plan.job, Tokenizer.from_str(plan.job.tokenizer_json)
+    job, tokenizer = plan.job, RowTokenizer(plan.job.tokenizer_json)
     unit = plan.units[0]
 
     def encode(skip: dict[int, RowRange]) -> dict[int, Any]:

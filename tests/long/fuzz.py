@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tokenizers import Tokenizer
 
 from tests.support import models
 from tokloss_ray import ScoreConfig, schema
@@ -37,6 +36,7 @@ from tokloss_ray.scoring.preflight import preflight
 from tokloss_ray.scoring.stages.commit import commit_shard
 from tokloss_ray.scoring.stages.cutting import encode_unit
 from tokloss_ray.scoring.stages.decode import decode_shard
+from tokloss_ray.scoring.stages.row_tokenizer import RowTokenizer
 
 TAGS = ["O", "B-PER", "I-PER", "B-LOC"]
 WORDS = [
@@ -182,7 +182,7 @@ def check_batch(model: Path, folder: Path, rng: random.Random, rows: int) -> Cou
         max_error_rate=1.0, **settings,
     )  # fmt: skip
     plan = make_plan(preflight(config), False, False)
-    tokenizer = Tokenizer.from_str(plan.job.tokenizer_json)
+    tokenizer = RowTokenizer(plan.job.tokenizer_json)
     scores = np.random.default_rng(rng.randrange(2**32))
     with Lease(config.output, plan.job.fingerprint):
         start_run(plan, {})

@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
 
 from tests.support import models
 from tests.support.inline import Inline, score_inline, write_jsonl
@@ -31,6 +30,7 @@ from tokloss_ray.scoring.on_ray import workers as stages
 from tokloss_ray.scoring.plan import make_plan
 from tokloss_ray.scoring.preflight import preflight
 from tokloss_ray.scoring.stages.cutting import encode_unit
+from tokloss_ray.scoring.stages.row_tokenizer import RowTokenizer
 from tokloss_ray.storage.sealed import sealed, unsealed
 
 TAGS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC"]
@@ -69,14 +69,14 @@ def corpora(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {"text": folder / "text.jsonl", "table": folder / "table.parquet", "files": folder / "files"}
 
 
-def changed(tokenizer_json: str, seed: int) -> Tokenizer:
+def changed(tokenizer_json: str, seed: int) -> RowTokenizer:
     """A tokenizer that answers differently, as another version might: some words become more or fewer tokens."""
     content = json.loads(tokenizer_json)
     vocabulary = content["model"]["vocab"]
     whole = [token for token in vocabulary if len(token) > 2 and token[0] not in "[#"]
     for token in random.Random(seed).sample(whole, len(whole) * 3 // 4):
         del vocabulary[token]
-    return Tokenizer.from_str(json.dumps(content))
+    return RowTokenizer(json.dumps(content))
 
 
 def config_of(tiny: Path, source: Path, output: Path, **options: Any) -> ScoreConfig:
@@ -88,7 +88,7 @@ def config_of(tiny: Path, source: Path, output: Path, **options: Any) -> ScoreCo
     )
 
 
-def attempt(config: ScoreConfig, kill_after: int | None, tokenizer: Tokenizer | None) -> Inline | None:
+def attempt(config: ScoreConfig, kill_after: int | None, tokenizer: RowTokenizer | None) -> Inline | None:
     """An attempt that is killed after so many commits; None if it was."""
     left = [kill_after]
 
@@ -192,7 +192,7 @@ def test_a_node_with_another_version_refuses(
 def test_shards_that_were_cut_away(tiny: Path, corpora: dict[str, Path], tmp_path: Path) -> None:
     """Fewer shards than were committed: the ones beyond would be lost, or counted twice."""
     job = make_plan(preflight(config_of(tiny, corpora["table"], tmp_path / "out")), False, False)
-    unit, tokenizer = job.units[0], Tokenizer.from_str(job.job.tokenizer_json)
+    unit, tokenizer = job.units[0], RowTokenizer(job.job.tokenizer_json)
     score_inline(config_of(tiny, corpora["table"], tmp_path / "out"))
     records = read_records(str(tmp_path / "out")).values()
     held = {record.index: record.row_range for record in records if record.unit == 0 and record.row_range}

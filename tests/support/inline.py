@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
-from tokenizers import Tokenizer
 
 from tokloss_ray import ScoreConfig
 from tokloss_ray.inputs.read import read_unit
@@ -33,6 +32,7 @@ from tokloss_ray.scoring.stages.commit import commit_shard
 from tokloss_ray.scoring.stages.cutting import encode_unit
 from tokloss_ray.scoring.stages.decode import decode_shard
 from tokloss_ray.scoring.stages.forward import Forward
+from tokloss_ray.scoring.stages.row_tokenizer import RowTokenizer
 from tokloss_ray.scoring.stages.scorer import Scorer
 from tokloss_ray.scoring.stages.shard import Shard, from_row, to_row
 from tokloss_ray.storage.sealed import sealed
@@ -53,7 +53,7 @@ class Inline(NamedTuple):
 def score_inline(
     config: ScoreConfig,
     wrap_model: Callable[[Any], Any] | None = None,
-    tokenizer: Tokenizer | None = None,
+    tokenizer: RowTokenizer | None = None,
     committed: Callable[[CommitRecord], None] = lambda record: None,
     batching: str | None = None,
 ) -> Inline:
@@ -86,7 +86,7 @@ def score_inline(
                 start_run(plan, {})
             scorer = _scorer(job, wrap_model)
             scorer.batching = batching or scorer.batching
-            tokenizer = tokenizer or Tokenizer.from_str(job.tokenizer_json)
+            tokenizer = tokenizer or RowTokenizer(job.tokenizer_json)
             done = found.committed.done.held()
             roll_up = RollUp(config.output, job.fingerprint, found.committed.next_segment)
             for unit in resume.unfinished(units, found.committed.done):

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from tokenizers import Tokenizer
 
 from tokloss_ray import schema
 from tokloss_ray.errors import Refused, before_work
@@ -19,6 +18,7 @@ from tokloss_ray.inputs.unit import ReadUnit
 from tokloss_ray.ragged import list_lengths, one_array
 from tokloss_ray.scoring.job import Job
 from tokloss_ray.scoring.stages.encode import encode_rows
+from tokloss_ray.scoring.stages.row_tokenizer import RowTokenizer
 from tokloss_ray.tags.warnings import scheme_warnings
 
 SAMPLE_ROWS = 500
@@ -44,7 +44,7 @@ class Sample:
 
 def sample_rows(job: Job, units: list[ReadUnit]) -> Sample:
     """Read and encode the first rows of the first unit that has any."""
-    tokenizer = Tokenizer.from_str(job.tokenizer_json)
+    tokenizer = RowTokenizer(job.tokenizer_json)
     for unit in units:
         with before_work():
             chunk = _first_rows(job, unit)

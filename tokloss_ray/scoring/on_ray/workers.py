@@ -13,7 +13,6 @@ from typing import Any
 
 import pyarrow as pa
 import ray
-from tokenizers import Tokenizer
 
 from tokloss_ray.errors import JobFailed, TokLossError
 from tokloss_ray.faults import fault_point
@@ -28,6 +27,7 @@ from tokloss_ray.scoring.stages.commit import commit_shard
 from tokloss_ray.scoring.stages.cutting import encode_unit
 from tokloss_ray.scoring.stages.decode import decode_shard
 from tokloss_ray.scoring.stages.journal import open_journal
+from tokloss_ray.scoring.stages.row_tokenizer import RowTokenizer
 from tokloss_ray.scoring.stages.shard import Shard, from_row, to_row
 from tokloss_ray.storage.failures import Effort, tries
 
@@ -157,7 +157,7 @@ def _job(ref: ray.ObjectRef) -> Job:
 
 
 @functools.lru_cache(maxsize=2)
-def _tokenizer(ref: ray.ObjectRef) -> Tokenizer:
+def _tokenizer(ref: ray.ObjectRef) -> RowTokenizer:
     # One thread: there are as many encode tasks as there are cores to spare.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     job, here = _job(ref), version("tokenizers")
@@ -166,4 +166,4 @@ def _tokenizer(ref: ray.ObjectRef) -> Tokenizer:
             f"a node has tokenizers {here}, but the driver {job.tokenizers_version}, which may make different tokens: "
             f"install the same version everywhere"
         )
-    return Tokenizer.from_str(job.tokenizer_json)
+    return RowTokenizer(job.tokenizer_json)

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from tokenizers import Tokenizer
 
 from tokloss_ray import schema
 from tokloss_ray.errors import JobFailed
@@ -20,6 +19,7 @@ from tokloss_ray.ragged import list_lengths, one_array
 from tokloss_ray.schema import ERRORS_SCHEMA
 from tokloss_ray.scoring.job import Job
 from tokloss_ray.scoring.stages.encode import encode_rows
+from tokloss_ray.scoring.stages.row_tokenizer import RowTokenizer
 from tokloss_ray.scoring.stages.shard import Shard
 
 _WORDS_AT_ONCE = 1 << 16
@@ -31,7 +31,7 @@ FIRST_HALVINGS = 3
 
 def encode_unit(
     job: Job,
-    tokenizer: Tokenizer,
+    tokenizer: RowTokenizer,
     unit: ReadUnit,
     chunks: Iterable[Chunk],
     held: Mapping[int, RowRange] | None = None,
@@ -128,7 +128,7 @@ def shard_budget(job: Job, unit: int, index: int) -> int:
 
 
 def _cut(
-    job: Job, tokenizer: Tokenizer, unit: ReadUnit, chunks: Iterable[Chunk]
+    job: Job, tokenizer: RowTokenizer, unit: ReadUnit, chunks: Iterable[Chunk]
 ) -> Iterator[tuple[pa.Table, pa.Table, int | None]]:
     """Sequences and errors of one shard after another; with the last come the rows that were read in all."""
     sources = unit.sources

@@ -7,26 +7,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from itertools import chain
 
 import numpy as np
 import pyarrow as pa
-from tokenizers import Tokenizer
 
 from tokloss_ray import schema
 from tokloss_ray.errors import JobFailed
 from tokloss_ray.ragged import list_array, list_lengths, offsets_of, one_array, positions, sum_per_row
 from tokloss_ray.schema import ERRORS_SCHEMA, IGNORE_INDEX
 from tokloss_ray.scoring.job import Job
+from tokloss_ray.scoring.stages.row_tokenizer import NO_WORD, RowTokenizer, Tokens
 from tokloss_ray.scoring.stages.windows import window_owners, window_starts
 
-NO_WORD = -1
 WORDS_IN_EVERY_WINDOW = 4096
 """Each window repeats the words of its row, so that a row of scores/ can be read alone; but the windows of a row of a
 million words would hold billions, so that from here on only the first window has them."""
 
 
-def encode_rows(job: Job, tokenizer: Tokenizer, sources: Sequence[str], rows: pa.Table) -> tuple[pa.Table, pa.Table]:
+def encode_rows(job: Job, tokenizer: RowTokenizer, sources: Sequence[str], rows: pa.Table) -> tuple[pa.Table, pa.Table]:
     """Sequences (one per row, or one per window of a long row) and the rows that cannot become any.
 
     sources: the files of the unit, which the column file_part counts. The sequences have example_id, file_part,
@@ -35,13 +33,11 @@ def encode_rows(job: Job, tokenizer: Tokenizer, sources: Sequence[str], rows: pa
     if schema.WORDS in rows.column_names:
         ids, words_of_tokens, lengths = _tokenize(tokenizer, rows)
         labels, dropped = _align(job, rows, words_of_tokens, lengths)
-        heads, tails = _special_edges(words_of_tokens, lengths)
     else:
         column = one_array(rows.column(schema.INPUT_IDS))
         ids, lengths = column.flatten().to_numpy(), list_lengths(column)
         labels = one_array(rows.column(schema.LABEL_IDS)).flatten().to_numpy()
         words_of_tokens, dropped = None, np.zeros(rows.num_rows, dtype=np.int64)
-        heads, tails = _template_edges(tokenizer, ids, labels, lengths)
     starts = offsets_of(lengths)[:-1]
     too_long = lengths > job.max_length
     bad = (lengths == 0) | (too_long & (job.overflow == "reject"))
@@ -52,25 +48,20 @@ def encode_rows(job: Job, tokenizer: Tokenizer, sources: Sequence[str], rows: pa
         if not bad[row]:
             span = slice(starts[row], starts[row] + lengths[row])
             row_words = None if words_of_tokens is None else words_of_tokens[span]
-            pieces.append(_windows(job, rows, row, starts[row], labels[span], row_words, heads[row], tails[row]))
+            edges = _word_edges(row_words) if row_words is not None else _id_edges(tokenizer, ids[span], labels[span])
+            pieces.append(_windows(job, rows, row, starts[row], labels[span], row_words, *edges))
         whole_from = row + 1
     pieces.append(_whole(rows, whole_from, rows.num_rows, starts, lengths, dropped, words_of_tokens is not None))
     sequences = _assemble(job, rows, pieces, ids, labels, words_of_tokens)
     return sequences, _encode_errors(job, sources, rows, np.flatnonzero(bad), lengths)
 
 
-def _tokenize(tokenizer: Tokenizer, rows: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Flat token ids, the word index of each token (NO_WORD for special tokens), tokens per row."""
+def _tokenize(tokenizer: RowTokenizer, rows: pa.Table) -> Tokens:
     try:
-        encodings = tokenizer.encode_batch(rows.column(schema.WORDS).to_pylist(), is_pretokenized=True)
+        return tokenizer(one_array(rows.column(schema.WORDS)))
     except Exception as error:  # the tokenizers library raises no type of its own
         ids = rows.column(schema.EXAMPLE_ID)
         raise JobFailed(f"the tokenizer fails on one of the rows {ids[0]} to {ids[-1]}: {error}") from error
-    lengths = np.fromiter((len(e) for e in encodings), dtype=np.int64, count=len(encodings))
-    total = int(lengths.sum())
-    ids = np.fromiter(chain.from_iterable(e.ids for e in encodings), dtype=np.int32, count=total)
-    words = pa.array(chain.from_iterable(e.word_ids for e in encodings), pa.int32(), size=total).fill_null(NO_WORD)
-    return ids, words.to_numpy(), lengths
 
 
 def _align(job: Job, rows: pa.Table, word_of_token: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -94,37 +85,24 @@ def _align(job: Job, rows: pa.Table, word_of_token: np.ndarray, lengths: np.ndar
     return labels, dropped
 
 
-def _special_edges(words_of_tokens: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How many special tokens stand before and after the words of each row; all of them before if there is no word."""
-    starts = offsets_of(lengths)
-    heads, tails = lengths.copy(), np.zeros_like(lengths)
-    at = np.flatnonzero(words_of_tokens != NO_WORD)
-    row = np.searchsorted(starts, at, side="right") - 1
-    seen, first = np.unique(row, return_index=True)
-    last = np.append(first[1:], len(row))[: len(first)] - 1
-    heads[seen] = at[first] - starts[seen]
-    tails[seen] = starts[seen + 1] - 1 - at[last]
-    return heads, tails
+def _word_edges(words: np.ndarray) -> tuple[int, int]:
+    """How many special tokens stand before and after the words of a row; all of them before if there is no word."""
+    at = np.flatnonzero(words != NO_WORD)
+    return (int(at[0]), len(words) - 1 - int(at[-1])) if len(at) else (len(words), 0)
 
 
-def _template_edges(
-    tokenizer: Tokenizer, ids: np.ndarray, labels: np.ndarray, lengths: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """The same for pre-encoded rows: does a row begin and end as the tokenizer's own sequences do?"""
-    template = tokenizer.encode_batch([["a"]], is_pretokenized=True)[0]
-    at = [i for i, word in enumerate(template.word_ids) if word is not None]
-    head = template.ids[: at[0]] if at else []
-    tail = template.ids[at[-1] + 1 :] if at else []
-    heads, tails = np.zeros_like(lengths), np.zeros_like(lengths)
-    for i, (start, length) in enumerate(zip(offsets_of(lengths)[:-1], lengths, strict=True)):
-        row, row_labels = ids[start : start + length], labels[start : start + length]
-        n, m = len(head), len(tail)
-        special = length > n + m and row[:n].tolist() == head and row[length - m :].tolist() == tail
-        special = (
-            special and (row_labels[:n] == IGNORE_INDEX).all() and (row_labels[length - m :] == IGNORE_INDEX).all()
-        )
-        heads[i], tails[i] = (n, m) if special else (0, 0)
-    return heads, tails
+def _id_edges(tokenizer: RowTokenizer, ids: np.ndarray, labels: np.ndarray) -> tuple[int, int]:
+    """The same for a pre-encoded row: does it begin and end as the tokenizer's own sequences do?"""
+    n, m = len(tokenizer.head), len(tokenizer.tail)
+    tail = len(ids) - m
+    special = (
+        tail > n
+        and np.array_equal(ids[:n], tokenizer.head)
+        and np.array_equal(ids[tail:], tokenizer.tail)
+        and (labels[:n] == IGNORE_INDEX).all()
+        and (labels[tail:] == IGNORE_INDEX).all()
+    )
+    return (n, m) if special else (0, 0)
 
 
 # A piece is a run of sequences: row, window, words to keep (-1: null) and dropped words, each [n]; the flat positions
