@@ -8,6 +8,8 @@ from urllib.parse import quote
 from tokloss_ray.schema import NULL_PARTITION
 
 RUN, PLAN, SUCCESS, REPORT = "_run.json", "_plan.parquet", "_SUCCESS", "report.html"
+CARD = "README.md"
+"""For people, and for `datasets.load_dataset`."""
 INPUTS = "_inputs.parquet"
 """The input files, with what changes when their content does."""
 OF_ADDITION = re.compile(r"_(plan|inputs)-\d{3,}\.parquet")

@@ -9,6 +9,7 @@ import pyarrow as pa
 from tokloss_ray.config import ScoreConfig
 from tokloss_ray.errors import JobFailed, TooManyBadRows
 from tokloss_ray.inputs.unit import ReadUnit
+from tokloss_ray.output.card import card
 from tokloss_ray.output.done import Committed, file_problems, list_data
 from tokloss_ray.output.records import stream_records
 from tokloss_ray.output.run import fingerprint, read_run
@@ -89,7 +90,7 @@ def complete(
             f"--max-error-rate {config.max_error_rate:g}; all others are scored. Look at {config.output}/errors, then "
             f"run again with --max-error-rate {_rate_above(totals.error_rate)} to accept them"
         )
-    write_success(config.output, {k: v for k, v in asdict(totals).items() if k not in NOT_IN_SUCCESS})
+    write_success(config.output, card(totals), {k: v for k, v in asdict(totals).items() if k not in NOT_IN_SUCCESS})
     return totals
 
 

@@ -22,6 +22,7 @@ from tokloss_ray.inputs.unit import PART_SCHEMA, ReadUnit, parts_table, units_of
 from tokloss_ray.output.done import Committed, strangers
 from tokloss_ray.output.names import (
     ATTEMPTS,
+    CARD,
     COMMITS,
     DAMAGED,
     DATA_FILE,
@@ -213,7 +214,7 @@ def clear(output: str) -> None:
     fs, root = open_location(output)
     names = {posixpath.basename(entry["name"]) for entry in children(fs, root)}
     of_additions = sorted(name for name in names if OF_ADDITION.fullmatch(name))
-    for name in (SUCCESS, DAMAGED, *FOLDERS, REPORT, *of_additions, PLAN, INPUTS, RUN):
+    for name in (SUCCESS, CARD, DAMAGED, *FOLDERS, REPORT, *of_additions, PLAN, INPUTS, RUN):
         remove(fs, f"{root}/{name}")
         fault_point("clear", name)
 
@@ -238,9 +239,10 @@ def remove_strangers(output: str, committed: Committed, listing: pa.Table) -> pa
     return listing.filter(pc.invert(pc.is_in(listing.column("path"), pa.array(ours, pa.string()))))
 
 
-def write_success(output: str, totals: dict[str, Any]) -> None:
-    """Write `_SUCCESS`, with the totals, as the last file of a run."""
+def write_success(output: str, card: str, totals: dict[str, Any]) -> None:
+    """Write the card, and `_SUCCESS`, with the totals, as the last file of a run."""
     fs, root = open_location(output)
+    write_whole(fs, f"{root}/{CARD}", card.encode())
     fault_point("success.before")
     write_whole(fs, f"{root}/{SUCCESS}", sealed(totals, indent=1))
     fault_point("success.after")
