@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -182,6 +183,18 @@ class ScoreConfig(BaseModel):
         if twice:
             raise ValueError(f"{', '.join(twice)}: both kept from the input and added as a constant; remove one")
         return self
+
+
+def named_values(option: str, given: Iterable[str]) -> dict[str, str]:
+    """What is given to an option as NAME=VALUE.
+
+    Raises:
+        Refused: it is not.
+    """
+    pairs = [text.partition("=") for text in given]
+    if any(not name or not equals for name, equals, _ in pairs):
+        raise Refused(f"{option}: expected NAME=VALUE")
+    return {name: value for name, _, value in pairs}
 
 
 def make_config(settings: dict[str, Any]) -> ScoreConfig:

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.inline import Inline, write_jsonl
+from tests.support.spans import SPANS, TEXT
 from tests.support.tiny import TAGS
 from tokloss_ray.errors import Refused
 from tokloss_ray.inputs.format import RawChunk
@@ -88,6 +89,9 @@ def test_tags_are_written_as_the_model_writes_them() -> None:
     spans = [[0, 10, "PER"], [11, 14, "LOC"]]
     assert tags_of("Otto Braun Ulm x", spans, IOBES) == ["B-PER", "E-PER", "S-LOC", "O"]
     assert tags_of("Otto Braun Ulm x", spans, ("PER", "LOC", "O")) == ["PER", "PER", "LOC", "O"]
+    # Of a type that lacks a tag, a word that needs it gets none of the others.
+    lacking = ("O", "B-PER", "S-LOC", "B-LOC", "E-LOC")
+    assert tags_of("Otto Braun Ulm x", [[0, 10, "LOC"], [11, 14, "PER"]], lacking) == ["B-LOC", "E-LOC", "S-PER", "O"]
     # A label that is no type of the model gives tags that it does not have.
     mapped = tags_of("Otto Braun Ulm x", [[0, 10, "per"], [11, 14, "x"]], label_map=(("per", "PER"),))
     assert mapped == ["B-PER", "I-PER", "B-x", "O"]
@@ -98,74 +102,6 @@ def test_rows_do_not_touch_each_other() -> None:
     rows = [{"text": "Ulm", "spans": [[0, 3, "LOC"]]}] * 2
     inside_only = ("O", "I-PER", "I-LOC", "B-LOC")
     assert made(rows, inside_only).table.column(MADE_TAGS).to_pylist() == [["B-LOC"]] * 2
-
-
-TEXT = "👩\u200d👧 Anna in Ulm"
-SPANS = {
-    "spacy": {"text": TEXT, "entities": [[4, 8, "PER"], [12, 15, "LOC"]]},
-    "doccano": {"id": 1, "text": TEXT, "label": [[4, 8, "PER"], [12, 15, "LOC"]]},
-    "doccano with relations": {
-        "id": 1,
-        "text": TEXT,
-        "entities": [
-            {"id": 7, "label": "LOC", "start_offset": 12, "end_offset": 15},
-            {"id": 8, "label": "PER", "start_offset": 4, "end_offset": 8},
-        ],
-        "relations": [],
-    },
-    "prodigy": {
-        "text": TEXT,
-        "tokens": [
-            {"text": "👩\u200d👧", "start": 0, "end": 3, "id": 0},
-            {"text": "Anna", "start": 4, "end": 8, "id": 1},
-            {"text": "in", "start": 9, "end": 11, "id": 2},
-            {"text": "Ulm", "start": 12, "end": 15, "id": 3},
-        ],
-        "spans": [
-            {"start": 4, "end": 8, "token_start": 1, "token_end": 1, "label": "PER"},
-            {"start": 12, "end": 15, "token_start": 3, "token_end": 3, "label": "LOC"},
-        ],
-        "answer": "accept",
-    },
-    "spacy json": {
-        "text": TEXT,
-        "ents": [{"start": 4, "end": 8, "label": "PER"}, {"start": 12, "end": 15, "label": "LOC"}],
-        "tokens": [{"id": i, "start": a, "end": b} for i, (a, b) in enumerate([(0, 3), (4, 8), (9, 11), (12, 15)])],
-    },
-    "label studio": {
-        "id": 1,
-        "data": {"text": TEXT},
-        "annotations": [
-            {"was_cancelled": True, "result": []},
-            {
-                "result": [
-                    {"type": "choices", "value": {"choices": ["news"]}},
-                    {"type": "labels", "value": {"start": 4, "end": 8, "text": "Anna", "labels": ["PER"]}},
-                    {"type": "labels", "value": {"start": 12, "end": 15, "text": "Ulm", "labels": ["LOC"]}},
-                ]
-            },
-        ],
-    },
-    "label studio, utf-16": {
-        "data": {"text": TEXT},
-        "annotations": [
-            {
-                "result": [
-                    {"value": {"start": 6, "end": 10, "text": "Anna", "labels": ["PER"]}},
-                    {"value": {"start": 14, "end": 17, "text": "Ulm", "labels": ["LOC"]}},
-                ]
-            }
-        ],
-    },
-    "label studio, min": {
-        "text": TEXT,
-        "label": [
-            {"start": 4, "end": 8, "text": "Anna", "labels": ["PER"]},
-            {"start": 12, "end": 15, "text": "Ulm", "labels": ["LOC"]},
-        ],
-    },
-    "gliner": {"tokenized_text": ["👩\u200d👧", "Anna", "in", "Ulm"], "ner": [[1, 1, "PER"], [3, 3, "LOC"]]},
-}
 
 
 def words_and_labels(found: Inline) -> list[tuple[list[str], list[str]]]:

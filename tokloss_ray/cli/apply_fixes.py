@@ -12,6 +12,7 @@ from tokloss_ray.errors import before_work
 from tokloss_ray.text import visible
 
 _MATCH = "Columns and tags"
+_SPANS = "Text with spans"
 _REVIEW = "Decisions of tokloss review"
 
 
@@ -56,6 +57,29 @@ def apply_fixes(
     split: Annotated[
         str | None, typer.Option(metavar="NAME", help="Split to read from a saved DatasetDict.", rich_help_panel=_MATCH)
     ] = None,
+    text_column: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Column with the text (default: text).", rich_help_panel=_SPANS),
+    ] = None,
+    spans_column: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Column with the spans (default: as in score).", rich_help_panel=_SPANS),
+    ] = None,
+    words: Annotated[
+        Literal["punctuation", "whitespace", "model"] | None,
+        typer.Option(
+            metavar="punctuation|whitespace", help="How score split the text into words.", rich_help_panel=_SPANS
+        ),
+    ] = None,
+    widen_spans: Annotated[
+        bool, typer.Option("--widen-spans", metavar="", help="As in score.", rich_help_panel=_SPANS)
+    ] = False,
+    label_map: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LABEL=TYPE", help="What the model calls a label of spans (repeatable).", rich_help_panel=_SPANS
+        ),
+    ] = None,
     reviewer: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="Use only this person's decisions (repeatable).", rich_help_panel=_REVIEW),
@@ -73,6 +97,7 @@ def apply_fixes(
 
     [bold]tokloss apply-fixes worst.csv --to data/ -o data-fixed/[/]
     """
+    from tokloss_ray.config import named_values
     from tokloss_ray.exporting.apply import apply_fixes as apply
 
     with before_work(), Console(stderr=True).status("writing the dataset"):
@@ -87,6 +112,11 @@ def apply_fixes(
             split=split,
             reviewers=reviewer or (),
             conflicts=conflicts,
+            text_column=text_column,
+            spans_column=spans_column,
+            words=words,
+            widen_spans=widen_spans,
+            label_map=named_values("--label-map", label_map or ()),
         )
     console = Console(soft_wrap=True)
     already = f" ({done.words_same:,} already had the corrected tag)" if done.words_same else ""

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 from tokloss_ray.errors import Refused
 from tokloss_ray.exporting.dataset.copy import check_target, copy_others, is_folder, read_unpacked, write_file
 from tokloss_ray.exporting.dataset.fix_conll import fix_conll
 from tokloss_ray.exporting.dataset.fix_parquet import fix_parquet
-from tokloss_ray.exporting.dataset.fix_rows import Seen, Tags, fix_arrow, fix_jsonl
+from tokloss_ray.exporting.dataset.fix_rows import ColumnOf, fix_arrow, fix_column, fix_jsonl
+from tokloss_ray.exporting.dataset.fix_spans import Decided, fix_span_column, fix_span_json
 from tokloss_ray.exporting.dataset.publish import whole_folder
 from tokloss_ray.exporting.decided import REFUSE, corrections, is_folder_of_decisions, read_decided
+from tokloss_ray.exporting.fixes import Applied, Fixes
 from tokloss_ray.exporting.formats import format_of
 from tokloss_ray.exporting.sentences import Correction
 from tokloss_ray.inputs.arrow_file import MAGIC
@@ -22,32 +23,9 @@ from tokloss_ray.inputs.conll_layout import layout_of
 from tokloss_ray.inputs.formats import format_named
 from tokloss_ray.inputs.input_files import InputFile, InputFiles
 from tokloss_ray.inputs.listing import Inspected, declared_tags, inspect_files, list_inputs
+from tokloss_ray.inputs.span_columns import SpanOptions
 from tokloss_ray.inputs.unit import Columns
-from tokloss_ray.schema import IGN, IGNORE_INDEX
 from tokloss_ray.storage.files import kind_of, open_location, read_whole
-
-_FIXERS = {"parquet": fix_parquet, "arrow": fix_arrow, "jsonl": fix_jsonl}
-
-
-@dataclass
-class Applied:
-    """What `apply_fixes` did.
-
-    Attributes:
-        rows_read: rows in the corrected file, or with decisions.
-        rows_changed: rows in which at least one tag changed.
-        words_changed: words that got another tag.
-        words_same: corrected words that already had the corrected tag in the dataset.
-        files_changed: files in which at least one tag changed.
-        files: files in the dataset.
-    """
-
-    rows_read: int = 0
-    rows_changed: int = 0
-    words_changed: int = 0
-    words_same: int = 0
-    files_changed: int = 0
-    files: int = 0
 
 
 def apply_fixes(
@@ -62,6 +40,11 @@ def apply_fixes(
     split: str | None = None,
     reviewers: Sequence[str] = (),
     conflicts: str = REFUSE,
+    text_column: str | None = None,
+    spans_column: str | None = None,
+    words: str | None = None,
+    widen_spans: bool = False,
+    label_map: Mapping[str, str] | None = None,
 ) -> Applied:
     """Copy a dataset with the tags that were corrected in `corrected`, and change nothing else.
 
@@ -77,6 +60,7 @@ def apply_fixes(
         split: split to read from a saved DatasetDict.
         reviewers: of a reviewed output, use only the decisions of these people.
         conflicts: where they disagree: "refuse", "leave" the labels as they are, or take the "latest" decision.
+        text_column, spans_column, words, widen_spans, label_map: as in `score`, for text with labelled spans.
 
     Returns:
         How many rows, words and files were read and changed.
@@ -97,15 +81,14 @@ def apply_fixes(
     check_target(dataset, output)
     files = list_inputs([dataset], split)
     inspected = inspect_files(files, every=True)
-    columns = find_columns(ColumnOptions(tokens_column, labels_column, id_column), inspected)
+    of_spans = SpanOptions(text_column, spans_column, words, widen_spans, label_map or {})
+    columns = find_columns(ColumnOptions(tokens_column, labels_column, id_column, spans=of_spans), inspected)
     if columns.words is None:
         raise Refused(f"{dataset} holds token ids, not words: pass the dataset that has the words to --to")
-    if columns.spans is not None:
-        raise Refused(f"{dataset} holds text with spans, to which corrections cannot be written back")
     if nested := nested_column(columns, inspected):
         raise Refused(f"column {nested} is a field of another one, to which corrections cannot be written back")
     by_file = _by_file(rows, files, dataset, id_column)
-    fixes = _Fixes(columns.example_id is not None, tags)
+    fixes = Fixes(columns.example_id is not None, tags)
 
     def each_file(use: Callable[[InputFile, bytes | None], None]) -> None:
         fixes.start_pass(rows)
@@ -134,7 +117,7 @@ def apply_fixes(
     return fixes.applied
 
 
-def _fixed(item: Inspected, columns: Columns, fixes: _Fixes, tags: tuple[str, ...] | None) -> bytes | None:
+def _fixed(item: Inspected, columns: Columns, fixes: Fixes, tags: tuple[str, ...] | None) -> bytes | None:
     """The new content of a file, unpacked; None if no row changes."""
     data = read_unpacked(item.file)
     if item.file.format == "conll":
@@ -142,13 +125,26 @@ def _fixed(item: Inspected, columns: Columns, fixes: _Fixes, tags: tuple[str, ..
         layout = layout_of(item.file.listed.path, item.file.listed.version)
         return fix_conll(data, layout, columns, fixes.wanted, fixes.fix, fixes.seen)
     assert columns.words is not None
-    fixes.names = tags or (declared_tags(item.schema, columns.labels) if item.schema is not None else None)
-    names = (columns.words, columns.labels, columns.example_id)
-    fixer = _FIXERS.get(item.file.format)
-    if fixer is None or data.startswith(MAGIC):
-        title = "an Arrow IPC file" if data.startswith(MAGIC) else format_named(item.file.format).title
+    form = item.file.format
+    if form not in ("parquet", "arrow", "jsonl") or data.startswith(MAGIC):
+        title = "an Arrow IPC file" if data.startswith(MAGIC) else format_named(form).title
         raise Refused(f"{item.file.source} is {title}, to which corrections cannot be written back: convert it first")
-    return fixer(data, names, fixes.wanted, fixes.fix, fixes.seen)
+    column_of: ColumnOf
+    if columns.spans is not None:
+        fixes.names = None
+        decided = Decided(fixes.wanted, fixes.fix, fixes.agrees, fixes.tags, fixes.seen)
+        if form == "jsonl":
+            return fix_span_json(data, columns, decided)
+        name, needed = columns.spans.spans, columns.names
+        column_of = partial(fix_span_column, columns=columns, decided=decided)
+    else:
+        fixes.names = tags or (declared_tags(item.schema, columns.labels) if item.schema is not None else None)
+        names = (columns.words, columns.labels, columns.example_id)
+        if form == "jsonl":
+            return fix_jsonl(data, names, fixes.wanted, fixes.fix, fixes.seen)
+        name, needed = columns.labels, columns.names
+        column_of = partial(fix_column, names=names, wanted=fixes.wanted, fix=fixes.fix, seen=fixes.seen)
+    return fix_arrow(data, name, column_of) if form == "arrow" else fix_parquet(data, needed, name, column_of)
 
 
 def read_corrections(corrected: str, reviewers: Sequence[str] = (), conflicts: str = REFUSE) -> Iterator[Correction]:
@@ -220,83 +216,3 @@ def _by_file(
     for (source, source_row), row in corrections.items():
         by_source[files[0].source if renamed else source][source_row] = row
     return lambda source: by_source[source]
-
-
-class _Fixes:
-    """Checks each row that has corrections against the dataset and makes its new tags."""
-
-    def __init__(self, by_id: bool, tags: tuple[str, ...] | None) -> None:
-        self.by_id, self.allowed = by_id, set(tags or ())
-        self.names: tuple[str, ...] | None = None
-        self.of_file: Any = {}
-
-    def start_pass(self, corrections: dict[tuple[str, int], Correction]) -> None:
-        """Start a pass over the dataset."""
-        self.missing = dict(corrections)
-        self.applied = Applied(rows_read=len(corrections))
-        self.seen: Seen = set()
-        self.new_tags: dict[str, Correction] = {}
-
-    def wanted(self, source_row: int, id_: str | None) -> bool:
-        """Whether the row has corrections."""
-        return (id_ if self.by_id else source_row) in self.of_file
-
-    def fix(self, source_row: int, id_: str | None, words: list[str], tags: Tags) -> Tags | None:
-        """The row's new tags.
-
-        Raises:
-            Refused: its words or tags are not those that were exported.
-        """
-        row: Correction = self.of_file[id_ if self.by_id else source_row]
-        if self.missing.pop((row.source, row.source_row), None) is None:
-            raise Refused(f"two rows of the dataset have the id {row.example_id}: match by file and row instead")
-        for index, word in row.words.items():
-            if index >= len(words) or words[index] != word:
-                there = f"{words[index]!r}" if index < len(words) else "missing"
-                raise Refused(f"word {index} of {row.name} is {word!r} in the labels but {there} in the dataset")
-        result = list(tags)
-        for index, (old, new) in row.changes.items():
-            now = self._name(tags[index])
-            if now == new:
-                self.applied.words_same += 1
-                continue
-            if old is not None and now != old:
-                raise Refused(
-                    f"word {index} of {row.name} ({words[index]!r}) was exported as {old} but is "
-                    f"{now or 'untagged'} in the dataset: its labels have changed since; export it again"
-                )
-            result[index] = self._value(new, tags, row)
-        changed = sum(a != b for a, b in zip(tags, result, strict=True))
-        self.applied.words_changed += changed
-        self.applied.rows_changed += changed > 0
-        return result if changed else None
-
-    def _name(self, tag: Any) -> str | None:
-        if tag is None or tag in (IGNORE_INDEX, IGN):
-            return None
-        if isinstance(tag, str):
-            return tag
-        if self.names is None:
-            raise Refused("the dataset does not name its integer tags: list them in order with --tags")
-        return self.names[tag] if 0 <= tag < len(self.names) else None
-
-    def _value(self, name: str, tags: Tags, row: Correction) -> Any:
-        """A tag as the dataset writes it."""
-        if any(isinstance(tag, str) for tag in tags) or self.names is None:
-            self.new_tags.setdefault(name, row)
-            return name
-        if name not in self.names:
-            raise Refused(f"{row.name} gets the tag {name}, which the dataset does not have: {', '.join(self.names)}")
-        return self.names.index(name)
-
-    def check_all_found(self, dataset: str) -> None:
-        """Refuse rows that are not in the dataset, and tags that no word of it has."""
-        if self.missing:
-            first = next(iter(self.missing.values()))
-            raise Refused(
-                f"{dataset} has no row {first.name} ({len(self.missing):,} of the corrected rows are missing)"
-            )
-        for tag, row in self.new_tags.items():
-            if tag not in self.seen and tag not in self.allowed:
-                known = ", ".join(sorted(t for t in self.seen if isinstance(t, str)))
-                raise Refused(f"{row.name} gets the tag {tag}, which no word has yet ({known}): add it with --tags")

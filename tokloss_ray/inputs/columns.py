@@ -89,8 +89,9 @@ def find_columns(options: ColumnOptions, inspected: list[Inspected]) -> Columns:
 
 
 def nested_column(columns: Columns, inspected: list[Inspected]) -> str | None:
-    """The first column of words, tags or ids that is a field of another column, by its dotted name."""
-    for name in filter(None, (columns.words, columns.labels, columns.example_id)):
+    """The first column of words, tags, spans or ids that is a field of another column, by its dotted name."""
+    spans = None if columns.spans is None else columns.spans.spans
+    for name in filter(None, (columns.words, columns.labels, spans, columns.example_id)):
         if "." not in name:
             continue
         for item in inspected:

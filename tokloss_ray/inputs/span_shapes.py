@@ -148,7 +148,7 @@ def _is_int(value: Any) -> bool:
 def _as_code_points(text: str, span: dict[str, Any]) -> dict[str, Any]:
     """A span that says what it covers, and counts UTF-16 units as JavaScript does, counting code points."""
     marked, start, end = span["text"], span["start"], span["end"]
-    if marked is None or text[start:end] == marked or text.isascii():
+    if marked is None or text.isascii() or (end <= len(text) and text[start:end] == marked):
         return span
     units = text.encode("utf-16-le")
     if 0 <= start < end and units[2 * start : 2 * end].decode("utf-16-le", "replace") == marked:

@@ -19,7 +19,7 @@ from tokloss_ray.inputs.span_shapes import canonical_table
 from tokloss_ray.inputs.text_words import MODEL, Pieces, Texts, code_points, split, words_of
 from tokloss_ray.inputs.unit import Columns, RowRules, SpanColumns
 from tokloss_ray.ragged import any_per_row, list_array, list_lengths, offsets_of, one_array
-from tokloss_ray.tags.schemes import Spans, TagSet, read_tag_set, write_spans
+from tokloss_ray.tags.schemes import IO, OUTSIDE, Spans, TagSet, read_tag_set, write_spans
 
 _SHOWN = 60
 """Characters of a span that a message shows."""
@@ -288,9 +288,16 @@ def _is_null(array: pa.Array) -> np.ndarray:
 
 @lru_cache(maxsize=8)
 def _tag_set(tags: tuple[str, ...]) -> TagSet:
+    """The model's tags, and behind them those that it lacks of a type: a word that needs one is refused, not given
+    another."""
     found = read_tag_set(tags)
     assert found is not None  # the plan refuses others
-    return found
+    if any(tag in found.types for tag in tags):
+        return found  # without prefixes
+    named = [tag for tag in tags if tag != OUTSIDE]
+    letters = dict.fromkeys([*(tag[0] for tag in named), *("" if found.scheme == IO else "BI")])
+    more = [f"{letter}{tag[1:]}" for tag in named for letter in letters]
+    return read_tag_set(tuple(dict.fromkeys([*tags, *more])), found.scheme) or found
 
 
 @lru_cache(maxsize=2)

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tokloss_ray.errors import Refused
-from tokloss_ray.exporting.dataset.fix_rows import Fix, Seen, Wanted, fix_column, replaced
+from tokloss_ray.exporting.dataset.fix_rows import ColumnOf, replaced
 
 _CODECS = {"UNCOMPRESSED": "NONE", "LZ4_RAW": "LZ4"}
 _ENCODINGS = ("BYTE_STREAM_SPLIT", "DELTA_BINARY_PACKED", "DELTA_LENGTH_BYTE_ARRAY", "DELTA_BYTE_ARRAY")
@@ -25,21 +25,20 @@ _AS_OTHERS_WRITE: dict[str, tuple[Any, ...]] = {
 """Settings that show in names and types of the columns of a file; pyarrow's defaults first."""
 
 
-def fix_parquet(data: bytes, names: tuple[str, str, str | None], wanted: Wanted, fix: Fix, seen: Seen) -> bytes | None:
+def fix_parquet(data: bytes, columns: list[str], name: str, column_of: ColumnOf) -> bytes | None:
     """A Parquet file: row groups, schema and its metadata are kept, and the settings of `writer_settings`.
 
-    names: columns of words, tags and ids (or None); seen: gets every tag there is.
+    columns: that `column_of` needs, to make the column `name` new.
 
     Raises:
         Refused: it has times that cannot be copied as they are.
     """
     file = pq.ParquetFile(pa.BufferReader(data))
-    columns = [n for n in dict.fromkeys(names) if n is not None]
     groups: dict[int, pa.Array] = {}
     start = 0
     for group in range(file.num_row_groups):
         table = file.read_row_group(group, columns=columns)
-        if (column := fix_column(table, start, names, wanted, fix, seen)) is not None:
+        if (column := column_of(table, start)) is not None:
             groups[group] = column
         start += table.num_rows
     if not groups:
@@ -50,7 +49,7 @@ def fix_parquet(data: bytes, names: tuple[str, str, str | None], wanted: Wanted,
         for group in range(file.num_row_groups):
             table = file.read_row_group(group)
             if group in groups:
-                table = replaced(table, names[1], groups[group])
+                table = replaced(table, name, groups[group])
             writer.write_table(table, row_group_size=max(1, table.num_rows))
     return sink.getvalue()
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from tokloss_ray.inputs.json_array import begins_array, objects_in
 from tokloss_ray.ragged import list_array, list_lengths, offsets_of, one_array
 
 Tags = list[Any]
@@ -22,18 +23,23 @@ Fix = Callable[[int, str | None, list[str], Tags], Tags | None]
 Wanted = Callable[[int, str | None], bool]
 """(source_row, id) -> whether there are corrections for the row."""
 Seen = set[Any]
+ColumnOf = Callable[[pa.Table, int], pa.Array | None]
+"""(rows, number of the first) -> the column with the corrections in it, in its own type; None if nothing changes."""
 
 
-def fix_arrow(data: bytes, names: tuple[str, str, str | None], wanted: Wanted, fix: Fix, seen: Seen) -> bytes | None:
-    """An Arrow stream, as `datasets` saves it: batches, schema and its metadata are kept."""
+def fix_arrow(data: bytes, name: str, column_of: ColumnOf) -> bytes | None:
+    """An Arrow stream, as `datasets` saves it: batches, schema and its metadata are kept.
+
+    name: of the column that changes; column_of makes it new.
+    """
     changed, start = False, 0
     sink = io.BytesIO()
     with pa.ipc.open_stream(pa.BufferReader(data)) as stream, pa.ipc.new_stream(sink, stream.schema) as writer:
         for batch in stream:
             table = pa.Table.from_batches([batch])
-            column = fix_column(table, start, names, wanted, fix, seen)
+            column = column_of(table, start)
             if column is not None:
-                changed, table = True, replaced(table, names[1], column)
+                changed, table = True, replaced(table, name, column)
             for part in table.combine_chunks().to_batches():
                 writer.write_batch(part)
             start += table.num_rows
@@ -73,24 +79,34 @@ def fix_column(
 
 
 def fix_jsonl(data: bytes, names: tuple[str, str, str | None], wanted: Wanted, fix: Fix, seen: Seen) -> bytes | None:
-    """JSON lines: in the lines that change the list of tags is replaced, and not a byte beside it."""
-    lines, offset, changed = [], 0, False
-    for line in io.BytesIO(data):
-        lines.append(line)
+    """JSON lines, or an array: in the objects that change the list of tags is replaced, and not a byte beside it."""
+    pieces, done = [], 0
+    for offset, text, row in json_objects(data):
+        tags = row.get(names[1])
+        if isinstance(tags, list):
+            seen.update(tag for tag in tags if isinstance(tag, (str, int)))
+        id_ = as_text(row.get(names[2])) if names[2] else None
+        new = fix(offset, id_, row.get(names[0]) or [], tags or []) if wanted(offset, id_) else None
+        if new is not None and new != tags:
+            start, end = (len(text[:at].encode()) for at in value_span(text, names[1]))
+            value = json.dumps(new, ensure_ascii=text.isascii())
+            pieces += [data[done : offset + start], value.encode()]
+            done = offset + end
+    return b"".join([*pieces, data[done:]]) if pieces else None
+
+
+def json_objects(data: bytes) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """The objects of JSON lines or of an array: of each the offset of its line or its first byte, its text, and what it
+    says."""
+    array = begins_array(data)
+    offset = 0
+    for item in objects_in(io.BytesIO(data)) if array else io.BytesIO(data):
+        line = item if isinstance(item, bytes) else item[1]
+        at = offset if isinstance(item, bytes) else item[0]
+        offset += len(line)
         row = _object(line)
         if row is not None:
-            tags = row.get(names[1])
-            if isinstance(tags, list):
-                seen.update(tag for tag in tags if isinstance(tag, (str, int)))
-            id_ = _as_text(row.get(names[2])) if names[2] else None
-            new = fix(offset, id_, row.get(names[0]) or [], tags or []) if wanted(offset, id_) else None
-            if new is not None and new != tags:
-                text = line.decode()
-                start, end = value_span(text, names[1])
-                value = json.dumps(new, ensure_ascii=text.isascii())
-                lines[-1], changed = (text[:start] + value + text[end:]).encode(), True
-        offset += len(line)
-    return b"".join(lines) if changed else None
+            yield at, line.decode(), row
 
 
 def _object(line: bytes) -> dict[str, Any] | None:
@@ -101,7 +117,8 @@ def _object(line: bytes) -> dict[str, Any] | None:
     return row if isinstance(row, dict) else None
 
 
-def _as_text(value: Any) -> str | None:
+def as_text(value: Any) -> str | None:
+    """An id as `score` reads it: strings as they are, null as null, anything else as JSON."""
     return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
