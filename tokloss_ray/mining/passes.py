@@ -3,8 +3,8 @@
 In the second, each batch of files becomes partial tables, which are combined in a tree of fixed shape.
 
 The shape depends on the files alone, so that sums come out the same to the last digit whatever number of workers there
-are, with threads or on a cluster. At most a few partials of each level are held, and of those with a row for each word
-no more than fit in memory (`large.py`).
+are, with threads or on a cluster. At most a few partials of each level are held; of those with a row for each word, no
+more than fit in memory (`large.py`); of those that are rows of the data, a few in all.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ from tokloss_ray.mining.words.words import Words, first_tokens, no_words
 from tokloss_ray.output.opened import ScoreFile
 from tokloss_ray.threads import map_in_threads
 
+_FEW = 4
+"""Partials of rows that are held until they are combined."""
+
 
 def partial_tables(labelled: Words, settings: MiningSettings) -> Partials:
     """The partial tables of some labelled tokens."""
@@ -36,8 +39,8 @@ def partial_tables(labelled: Words, settings: MiningSettings) -> Partials:
     return {table.name: table.partial(part, settings) for table in listing.TABLES if table.partial}
 
 
-def combine_tables(parts: Sequence[Partials], settings: MiningSettings) -> Partials:
-    """Partials of several parts as those of one, in the order given."""
+def combine_tables(parts: Sequence[Partials], settings: MiningSettings, threads: bool = True) -> Partials:
+    """Partials of several parts as those of one, in the order given; threads: on all cores."""
     if len(parts) == 1:
         return parts[0]
     combine = {table.name: table.combine for table in listing.TABLES if table.combine and table.name in parts[0]}
@@ -45,7 +48,8 @@ def combine_tables(parts: Sequence[Partials], settings: MiningSettings) -> Parti
     def combined(name: str) -> pa.Table:
         return combine[name]([part[name] for part in parts], settings)
 
-    return dict(zip(combine, map_in_threads(combined, list(combine)), strict=True))
+    made = map_in_threads(combined, list(combine)) if threads else map(combined, combine)
+    return dict(zip(combine, made, strict=True))
 
 
 def final_tables(partials: Partials, settings: MiningSettings, large: LargePartials | None = None) -> Tables:
@@ -168,13 +172,36 @@ def combine_in_order(
 
     large: gets the partials that are too large for memory; without it, there are none.
     """
+    # One table after the other: meanwhile the next parts are made on all cores.
     tree: Tree[Partials] = Tree(
-        lambda some: combine_tables(some, settings),
+        lambda some: combine_tables(some, settings, threads=False),
         (lambda part, level: large.take_out(tree, part, level)) if large else None,
     )
+    rows = _Rows(settings)
     for part in parts:
         if part is not None:
-            tree.push(part)
+            tree.push(rows.take_out(part))
     if large:
         large.take_left(tree)
-    return tree.whole()
+    whole = tree.whole()
+    return None if whole is None else whole | rows.whole()
+
+
+class _Rows:
+    """Partials that are rows: a few are held, however many there were."""
+
+    def __init__(self, settings: MiningSettings) -> None:
+        self.settings = settings
+        self.held: list[Partials] = []
+
+    def take_out(self, made: Partials) -> Partials:
+        """The part without them."""
+        names = [table.name for table in listing.TABLES if table.of_rows and table.name in made]
+        self.held.append({name: made[name] for name in names})
+        if len(self.held) == _FEW:
+            self.held = [self.whole()]
+        return {name: table for name, table in made.items() if name not in names}
+
+    def whole(self) -> Partials:
+        """All so far, combined."""
+        return combine_tables(self.held, self.settings, threads=False)

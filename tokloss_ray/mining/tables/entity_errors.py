@@ -216,6 +216,7 @@ ENTITY_ERRORS = Table(
     shown=(ERROR, LABEL_TYPE, PREDICTED_TYPE, LOSS, "example_id", "text"),
     partial=lambda part, settings: entity_errors_partial(part.words, settings.limit, settings.scheme, rows=part.wrong),
     combine=lambda parts, settings: entity_errors_combine(parts, settings.by, settings.limit),
+    of_rows=True,
     final=lambda partials, settings: entity_errors_merge([partials["entity_errors"]], settings.by, settings.limit),
 )
 ENTITY_ERROR_COUNTS = Table(

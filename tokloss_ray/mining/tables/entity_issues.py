@@ -116,5 +116,6 @@ ENTITY_ISSUES = Table(
     shown=("kind", "score", "example_id", "label_tags", "text"),
     partial=lambda part, settings: entity_issues_partial(part.ranking, settings.limit),
     combine=lambda parts, settings: entity_issues_combine(parts, settings.by, settings.limit),
+    of_rows=True,
     final=lambda partials, settings: entity_issues_merge([partials["entity_issues"]], settings.by, settings.limit),
 )

@@ -144,6 +144,7 @@ LABEL_ISSUES = Table(
     shown=("word", "label", "suggested_label", SCORE, "example_id", "why"),
     partial=lambda part, settings: label_issues_partial(part.ranking, settings.limit),
     combine=lambda parts, settings: label_issues_combine(parts, settings.by, settings.rank, settings.limit),
+    of_rows=True,
     final=lambda partials, settings: label_issues_merge(
         [partials["label_issues"]], settings.by, settings.rank, settings.limit
     ),
@@ -154,5 +155,6 @@ SENTENCE_ISSUES = Table(
     shown=("example_id", SCORE, "suspicious", "num_labels", "word"),
     partial=lambda part, settings: sentence_issues_partial(part.ranking, settings.limit),
     combine=lambda parts, settings: sentence_issues_combine(parts, settings.by, settings.limit),
+    of_rows=True,
     final=lambda partials, settings: sentence_issues_merge([partials["sentence_issues"]], settings.by, settings.limit),
 )

@@ -66,6 +66,8 @@ class Table:
         partial: a part of the data and the settings -> what the table needs to know of it. None: the table is made of
             the partials of others.
         combine: partials in the order of the data, and the settings -> one partial.
+        of_rows: the partial is the first rows of the data by some order, and no sums of them: those of neighbours are
+            combined as soon as there are a few, which comes to the same.
         key: a column of text whose values keep rows of the partial together, if there may be as many as words. All
             tables that are made of this partial then say how in `from_parts`.
         from_parts: how the table is made of a partial that is too large for memory.
@@ -78,6 +80,7 @@ class Table:
     final: Callable[[Mapping[str, pa.Table], MiningSettings], pa.Table]
     partial: Callable[[Part, MiningSettings], pa.Table] | None = None
     combine: Callable[[Sequence[pa.Table], MiningSettings], pa.Table] | None = None
+    of_rows: bool = False
     key: str | None = None
     from_parts: FromParts | None = None
     view: Callable[[pa.Table, Sequence[str]], pa.Table] | None = None

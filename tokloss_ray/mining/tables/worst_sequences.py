@@ -122,5 +122,6 @@ SEQUENCES = Table(
     shown=("example_id", TOTAL, MEAN, "errors", "words"),
     partial=lambda part, settings: sequences_partial(part.tokens, settings.limit),
     combine=lambda parts, settings: sequences_combine(parts, settings.by, settings.limit),
+    of_rows=True,
     final=lambda partials, settings: sequences_merge([partials["sequences"]], settings.by, settings.limit),
 )
