@@ -82,6 +82,11 @@ class ScoreConfig(BaseModel):
     batch_tokens: int | None = Field(
         None, gt=0, description="Maximum padded tokens per micro-batch (default: depends on the device)."
     )
+    packing: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Put sequences end to end instead of padding them, where the model answers the same "
+        "(auto: on GPUs).",
+    )
     shard_tokens: int | None = Field(
         None, gt=0, description="Tokens per shard, the unit of commit and retry (default: depends on the device)."
     )

@@ -12,9 +12,9 @@ IGNORE_INDEX = -100
 
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 
-PADDED, EQUAL_LENGTH = "padded", "equal-length"
-"""How micro-batches are formed: padded to the longest sequence, or of sequences of one length where padding would
-change what the model answers."""
+PADDED, EQUAL_LENGTH, PACKED = "padded", "equal-length", "packed"
+"""How micro-batches are formed: padded to the longest sequence, of sequences of one length where padding would change
+what the model answers, or of sequences end to end, without padding."""
 
 # Columns of scores/, in the order they are written.
 EXAMPLE_ID = "example_id"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.support.records import a_record
 from tokloss_ray.output.records import CommitRecord
 from tokloss_ray.output.totals import Tally, total
-from tokloss_ray.schema import EQUAL_LENGTH, PADDED
+from tokloss_ray.schema import EQUAL_LENGTH, PACKED, PADDED
 
 FLOATS = st.floats(allow_nan=False, allow_infinity=False, min_value=-1e300, max_value=1e300)
 
@@ -21,7 +21,7 @@ def with_losses(number: int, losses: dict[str, tuple[int, float]]) -> CommitReco
     sums = dict.fromkeys(("rows", "scored_rows", "sequences", "tokens", "padded_tokens"), number)
     none = dict.fromkeys(("error_rows", "labels", "dropped_words", "storage_retries", "memory_splits"), 0)
     more = {"errors": {"empty": number, "malformed": 1}, "seconds": {"score": 0.5}, "loss_by_tag": losses}
-    batching = {"batch_tokens": 100 + number, "batching": EQUAL_LENGTH if number == 2 else PADDED}
+    batching = {"batch_tokens": 100 + number, "batching": (PACKED, PADDED, EQUAL_LENGTH, None)[number % 4]}
     return a_record(0, number, **sums, **none, **more, **batching)
 
 

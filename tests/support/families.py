@@ -21,7 +21,7 @@ from tests.support import models, reference
 from tests.support.inline import Inline, Row, score_inline, write_jsonl
 from tokloss_ray import ScoreConfig
 from tokloss_ray.errors import TokLossError
-from tokloss_ray.schema import PADDED
+from tokloss_ray.schema import PACKED, PADDED
 
 ARCHITECTURES = tuple(sorted(MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES))
 TAGS = ("O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC")
@@ -190,12 +190,14 @@ class Outcome(NamedTuple):
         kind: exact, equal-length, refused, or not made.
         padded: largest difference of a loss where sentences are padded in batches whatever the model is.
         scored: the same of the job as it is.
+        packed: the same where sequences stand end to end; None if they are not, as the model would not stand it.
         why: the sentence of a refusal, or why no model could be made.
     """
 
     kind: str
     padded: float | None
     scored: float | None
+    packed: float | None
     why: str
 
 
@@ -205,19 +207,20 @@ def outcome(name: str, folder: Path, tokenizer: Path, rows: list[Row]) -> Outcom
     try:
         model = build(architecture, folder / "model", tokenizer, **settings)
     except Exception as error:  # whatever it is, the table says it
-        return Outcome("not made", None, None, _first_line(error))
+        return Outcome("not made", None, None, None, _first_line(error))
     source = write_jsonl(folder / "in.jsonl", rows)
 
-    def run(batching: str | None) -> Inline:
+    def run(batching: str | None, packing: str = "off") -> Inline:
         return score_inline(
             ScoreConfig(
                 model=str(model),
                 tokenizer=str(tokenizer),
                 input=str(source),
-                output=str(folder / f"out-{batching}"),
+                output=str(folder / f"out-{batching}-{packing}"),
                 id_column="id",
                 tags=list(TAGS),
                 max_error_rate=0.5,
+                packing=packing,  # type: ignore[arg-type]
             ),
             batching=batching,
         )
@@ -225,15 +228,17 @@ def outcome(name: str, folder: Path, tokenizer: Path, rows: list[Row]) -> Outcom
     try:
         done = run(None)
     except TokLossError as error:
-        return Outcome("refused", None, None, str(error).replace(str(model), "MODEL"))
+        return Outcome("refused", None, None, None, str(error).replace(str(model), "MODEL"))
     bad = {row["example_id"]: row["reason"] for row in done.errors}
     assert set(bad.values()) <= {"too_short"}
     assert {row["example_id"] for row in done.rows} | set(bad) == {row["id"] for row in rows}
     scored = largest_difference(model, done.rows)
     if done.totals.batching == PADDED:
-        return Outcome("exact", scored, scored, "")
+        packed = run(None, packing="on")
+        difference = largest_difference(model, packed.rows) if packed.totals.batching == PACKED else None
+        return Outcome("exact", scored, scored, difference, "")
     padded = largest_difference(model, [row for row in run(PADDED).rows if row["example_id"] not in bad])
-    return Outcome(done.totals.batching or "", padded, scored, "")
+    return Outcome(done.totals.batching or "", padded, scored, None, "")
 
 
 def largest_difference(model_path: Path, scored: list[Row]) -> float:

@@ -85,7 +85,8 @@ def score_inline(
                 clear(config.output)
                 start_run(plan, {})
             scorer = _scorer(job, wrap_model)
-            scorer.batching = batching or scorer.batching
+            if batching is not None:
+                scorer.batching, scorer.packing = batching, None
             tokenizer = tokenizer or RowTokenizer(job.tokenizer_json)
             done = found.committed.done.held()
             roll_up = RollUp(config.output, job.fingerprint, found.committed.next_segment)
@@ -111,20 +112,21 @@ def _score_one(job: Job, scorer: Scorer, cut: Shard) -> CommitRecord:
 
 
 def _scorer(job: Job, wrap_model: Callable[[Any], Any] | None) -> Scorer:
-    scorer = copy.copy(_loaded(job.model.name, job.identity["model"], job))
+    scorer = copy.copy(_loaded(job))
     scorer.job, scorer.budget = job, Budget(job.batch_tokens)
     scorer.forward = Forward(wrap_model(scorer.model) if wrap_model else scorer.model, job.keep_probs)
     return scorer
 
 
-_models: dict[tuple[str, str], Scorer] = {}
+_models: dict[tuple[str, ...], Scorer] = {}
 
 
-def _loaded(path: str, content: str, job: Job) -> Scorer:
-    """One Scorer per model."""
-    if (path, content) not in _models:
-        _models[path, content] = Scorer(job)
-    return _models[path, content]
+def _loaded(job: Job) -> Scorer:
+    """One Scorer per model and way of calling it."""
+    key = job.model.name, job.identity["model"], job.packing
+    if key not in _models:
+        _models[key] = Scorer(job)
+    return _models[key]
 
 
 def read_rows(output_folder: str | Path, folder: str = "scores") -> list[Row]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tokloss_ray.output.records import CommitRecord
-from tokloss_ray.schema import EQUAL_LENGTH
+from tokloss_ray.schema import EQUAL_LENGTH, PACKED, PADDED
 
 _SUMS = (
     "rows",
@@ -38,8 +38,8 @@ class Totals:
         errors: rows in errors/ by reason.
         loss_by_tag: tag -> (labelled tokens, sum of their losses in nats).
         batch_tokens: the smallest micro-batch budget an actor settled on, in padded tokens.
-        batching: how micro-batches were formed: padded, or equal-length if padding would change the model's results;
-            None for records that do not say.
+        batching: how micro-batches were formed: packed; padded, if some were; or equal-length if padding would change
+            the model's results. None for records that do not say.
         repeated_ids: rows that share their id with another row; None if not counted.
         storage_retries: storage operations that were retried.
         memory_splits: micro-batches that did not fit in memory and were halved.
@@ -126,10 +126,11 @@ class Tally:
 
     def _settle(self, batch_tokens: int, batching: str | None) -> None:
         self.batch_tokens = min(batch_tokens, self.batch_tokens or batch_tokens)
-        if self.batching != EQUAL_LENGTH:
-            self.batching = batching or self.batching
+        # The least usual that any shard needed, so that the order of records does not matter.
+        self.batching = max((batching, self.batching), key=_BATCHING.index)
 
 
+_BATCHING = (None, PACKED, PADDED, EQUAL_LENGTH)
 _UNITS = 1 << 1074
 
 

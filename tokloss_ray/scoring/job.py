@@ -37,6 +37,7 @@ class Job:
     batch_tokens: int
     keep_probs: bool
     storage_tries: int
+    packing: str = "auto"
     trust_remote_code: bool = False
     allow_pickle: bool = False
     find_budget: bool = False

@@ -165,6 +165,7 @@ def _job(found: Preflight, identity: dict[str, Any], batch_tokens: int) -> Job:
         batch_tokens=batch_tokens,
         keep_probs=config.keep_probs,
         storage_tries=config.storage_tries,
+        packing=config.packing,
         trust_remote_code=config.trust_remote_code,
         allow_pickle=config.allow_pickle,
         identity=identity,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from tokloss_ray.cli.views.figures import duration, equally_long, figure_table, repeated, safe, size
+from tokloss_ray.cli.views.figures import duration, figure_table, micro_batches, repeated, safe, size
 from tokloss_ray.output.status import Status
 from tokloss_ray.output.verify import Verified
 from tokloss_ray.scoring.estimate import Estimate
@@ -63,7 +63,7 @@ def print_estimate(console: Console, plan: Plan, estimate: Estimate) -> None:
     table.add_row("tokens", f"about {plan.estimated_tokens:,}")
     table.add_row("shards", f"about {plan.estimated_shards:,} of {plan.job.shard_tokens:,} tokens")
     table.add_row("compute dtype", plan.job.dtype)
-    table.add_row("micro-batches", f"up to {plan.job.batch_tokens:,} padded tokens{equally_long(estimate.batching)}")
+    table.add_row("micro-batches", micro_batches(plan.job.batch_tokens, estimate.batching))
     if estimate.tokens_per_second:
         seconds = plan.estimated_tokens / estimate.tokens_per_second
         table.add_row("output", f"about {size(plan.estimated_tokens * estimate.bytes_per_token)}")

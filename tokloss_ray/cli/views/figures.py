@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.markup import escape
 from rich.table import Table
 
-from tokloss_ray.schema import EQUAL_LENGTH
+from tokloss_ray.schema import EQUAL_LENGTH, PACKED
 from tokloss_ray.text import visible
 
 
@@ -37,9 +37,12 @@ def figure_table() -> Table:
     return table
 
 
-def equally_long(batching: str | None) -> str:
-    """What is said of micro-batches where padding would change results."""
-    return ", equally long sequences only: padding changes this model's results" if batching == EQUAL_LENGTH else ""
+def micro_batches(tokens: int, batching: str | None) -> str:
+    """What is said of micro-batches: how large they are, and how they are formed if not as usual."""
+    if batching == PACKED:
+        return f"up to {tokens:,} tokens, put end to end without padding"
+    equally_long = ", equally long sequences only: padding changes this model's results"
+    return f"up to {tokens:,} padded tokens" + (equally_long if batching == EQUAL_LENGTH else "")
 
 
 def repeated(count: int) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tokloss_ray.cli.views.figures import duration, equally_long, figure_table, repeated, safe
+from tokloss_ray.cli.views.figures import duration, figure_table, micro_batches, repeated, safe
 from tokloss_ray.output.totals import RunSummary, Totals
 
 
@@ -30,7 +30,7 @@ def print_summary(console: Console, summary: RunSummary) -> None:
     if totals.padding_efficiency is not None:
         table.add_row("padding efficiency", f"{totals.padding_efficiency:.3f}  (real tokens / padded tokens)")
     if totals.batch_tokens:
-        table.add_row("micro-batches", f"up to {totals.batch_tokens:,} padded tokens{equally_long(totals.batching)}")
+        table.add_row("micro-batches", micro_batches(totals.batch_tokens, totals.batching))
     table.add_row("dropped words", f"{totals.dropped_words:,}")
     if totals.repeated_ids:
         table.add_row("repeated ids", repeated(totals.repeated_ids))

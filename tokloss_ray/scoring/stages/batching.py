@@ -25,24 +25,34 @@ class MicroBatch(NamedTuple):
     at: np.ndarray
 
 
-def plan_batches(lengths: np.ndarray, budget: int, equal_length: bool = False) -> list[np.ndarray]:
+def plan_batches(
+    lengths: np.ndarray, budget: int, equal_length: bool = False, packed: bool = False
+) -> list[np.ndarray]:
     """Sequence numbers of each micro-batch, longest sequences first.
 
     A batch of n sequences, the longest of L tokens, has n * L <= budget padded tokens, or n = 1; with `equal_length`
-    all have L. Longest first: what does not fit into memory shows at once, and the allocator can reuse the largest
-    blocks.
+    all have L; with `packed` it is their sum that the budget is for. Longest first: what does not fit into memory shows
+    at once, and the allocator can reuse the largest blocks.
     """
     order = np.argsort(-lengths, kind="stable")
     falling = -lengths[order]
     batches = []
     start = 0
     while start < len(order):
-        size = max(1, budget // max(1, int(lengths[order[start]])))
+        size = fitting(-falling[start:], budget, packed)
         if equal_length:
             size = min(size, int(np.searchsorted(falling, falling[start], side="right")) - start)
         batches.append(order[start : start + size])
         start += size
     return batches
+
+
+def fitting(lengths: np.ndarray, budget: int, packed: bool = False) -> int:
+    """How many of some sequences, from the longest on, one micro-batch takes: at least one."""
+    if packed:
+        most = lengths[: budget + 1]  # each has a token at least
+        return max(1, int(np.searchsorted(np.cumsum(most), budget, side="right")))
+    return max(1, budget // max(1, int(lengths[0])))
 
 
 def pad(

@@ -2,28 +2,76 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
+from tokloss_ray.scoring.stages import attention
 from tokloss_ray.scoring.stages.loss import score_tokens, to_words
+from tokloss_ray.scoring.stages.packing import Pack
 
 
 class DeviceBatch(NamedTuple):
-    """A micro-batch on the device, as the model takes it.
+    """A padded micro-batch on the device, as the model takes it.
 
     Attributes:
         input_ids: int64 [batch, sequence], padded on the right.
-        attention: int64 [batch, sequence], 0 on padding, and where a row's own mask says so.
+        attention: int64 [batch, sequence], 0 on padding, and where a row's own mask says so. None masks nothing.
         where: int64 [tokens], flat positions in the batch of the rows' tokens.
         labels: int64 [tokens], of the same tokens.
     """
 
     input_ids: torch.Tensor
-    attention: torch.Tensor
+    attention: torch.Tensor | None
     where: torch.Tensor
     labels: torch.Tensor
+
+
+class PackedBatch(NamedTuple):
+    """A micro-batch without padding: its sequences end to end.
+
+    Attributes:
+        input_ids, position_ids: int64 [1, tokens].
+        starts: int32 [sequences + 1], where each sequence begins, and the number of tokens.
+        longest: tokens of the longest sequence, or more.
+        labels: int64 [tokens].
+    """
+
+    input_ids: torch.Tensor
+    position_ids: torch.Tensor
+    starts: torch.Tensor
+    longest: int
+    labels: torch.Tensor
+
+
+def on_host(pack: Pack, labels: np.ndarray) -> PackedBatch:
+    """A pack as tensors, with the labels of its tokens, int64 [tokens]."""
+    ids, positions, starts = (torch.from_numpy(array) for array in (pack.input_ids, pack.position_ids, pack.starts))
+    return PackedBatch(ids, positions, starts, pack.longest, torch.from_numpy(labels))
+
+
+def on_device(batch: DeviceBatch | PackedBatch, device: torch.device) -> DeviceBatch | PackedBatch:
+    """A micro-batch that is on the host on a device."""
+    return type(batch)(*(value.to(device) if isinstance(value, torch.Tensor) else value for value in batch))  # type: ignore[arg-type]
+
+
+def logits_of(model: nn.Module, batch: DeviceBatch | PackedBatch) -> torch.Tensor:
+    """Logits [tokens, classes] of the tokens of a micro-batch, without padding."""
+    if isinstance(batch, PackedBatch):
+        inputs = {
+            "input_ids": batch.input_ids,
+            "position_ids": batch.position_ids,
+            "cu_seq_lens_q": batch.starts,
+            "cu_seq_lens_k": batch.starts,
+            "max_length_q": batch.longest,
+            "max_length_k": batch.longest,
+        }
+        return model(**inputs).logits[0]
+    logits_BLC = model(input_ids=batch.input_ids, attention_mask=batch.attention).logits
+    # By position: indexing by a mask would wait for the device to count it.
+    return logits_BLC.flatten(0, 1).index_select(0, batch.where)
 
 
 class Forward:
@@ -35,16 +83,20 @@ class Forward:
     """
 
     def __init__(self, model: nn.Module, keep_probs: bool = False) -> None:
-        self.model, self.keep_probs = model, keep_probs
+        self.model: Any = model
+        self.keep_probs = keep_probs
+        self._packed = False
 
     @torch.inference_mode()
-    def __call__(self, batch: DeviceBatch) -> torch.Tensor:
-        """The tokens' scores, in the order of `where`, as one tensor for the way to the host (`loss.to_words`).
+    def __call__(self, batch: DeviceBatch | PackedBatch) -> torch.Tensor:
+        """The tokens' scores, in the order of the micro-batch, as one tensor for the way to the host (`loss.to_words`).
+
+        Micro-batches of both kinds may take turns, but not at the same time.
 
         Raises:
             RuntimeError, MemoryError: memory ran out, among others; the call may then be repeated with less.
         """
-        logits_BLC = self.model(input_ids=batch.input_ids, attention_mask=batch.attention).logits
-        # By position: indexing by a mask would wait for the device to count it.
-        logits_TC = logits_BLC.flatten(0, 1).index_select(0, batch.where)
-        return to_words(score_tokens(logits_TC, batch.labels, self.keep_probs))
+        if (packed := isinstance(batch, PackedBatch)) != self._packed:
+            attention.switch(self.model, packed)
+            self._packed = packed
+        return to_words(score_tokens(logits_of(self.model, batch), batch.labels, self.keep_probs))

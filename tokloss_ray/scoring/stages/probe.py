@@ -102,19 +102,19 @@ def find_batching(model: nn.Module, probe: Probe, reload: Callable[[], nn.Module
         JobFailed: it does not answer, its answers cannot be repeated, or its positions do not reach.
     """
     _check_positions(model, probe.job)
-    subject = _in_float32(model)
-    exact = _is_float32(subject)
+    subject = in_float32(model)
+    exact = is_float32(subject)
     before = dict(_state(subject))
     first = probe(subject, probe.short[0])
     kind = PADDED if _may_be_padded(subject, probe, exact) else EQUAL_LENGTH
     changed = [key for key, value in _state(subject) if before.get(key, _state) != value]
-    if changed and _remembers(_in_float32(reload()), probe):
+    if changed and _remembers(in_float32(reload()), probe):
         raise JobFailed(
             f"the model in {probe.job.model.name} gives other results for long sequences after a short one (its "
             f"{changed[0].rpartition('.')[2]} changes), so losses would depend on the order of the work: "
             f"a smaller --max-length may avoid this"
         )
-    if not _all_same(probe(subject, probe.short[0]), first, exact, sure=True):
+    if not all_same(probe(subject, probe.short[0]), first, exact, sure=True):
         raise JobFailed(
             f"the model in {probe.job.model.name} gives other results each time, as random hashing does: "
             f"its losses are not reproducible"
@@ -137,9 +137,9 @@ def _may_be_padded(model: nn.Module, probe: Probe, exact: bool) -> bool:
     except JobFailed:
         probe(model, probe.short[-2])  # or else it is not for being short
         return False
-    if not _all_same(probe(model, *probe.short), alone, exact):
+    if not all_same(probe(model, *probe.short), alone, exact):
         return False
-    return _all_same(probe(model, probe.long, probe.short[1]), [probe(model, probe.long)[0], alone[1]], exact)
+    return all_same(probe(model, probe.long, probe.short[1]), [probe(model, probe.long)[0], alone[1]], exact)
 
 
 def _check_equally_long(model: nn.Module, probe: Probe, exact: bool) -> None:
@@ -150,7 +150,7 @@ def _check_equally_long(model: nn.Module, probe: Probe, exact: bool) -> None:
     """
     for row in (*probe.short[:-1], probe.long):
         pair = row, probe.row(len(row), seed=1)
-        if not _all_same(probe(model, *pair), [probe(model, one)[0] for one in pair], exact, sure=True):
+        if not all_same(probe(model, *pair), [probe(model, one)[0] for one in pair], exact, sure=True):
             raise JobFailed(
                 f"the model in {probe.job.model.name} gives other results for a sequence if another, equally long one "
                 f"is in its batch: its losses are not reproducible"
@@ -168,7 +168,7 @@ def _shortest(model: nn.Module, probe: Probe) -> int:
     return SHORT[-2]
 
 
-def _all_same(got: list[torch.Tensor], wanted: list[torch.Tensor], exact: bool, sure: bool = False) -> bool:
+def all_same(got: list[torch.Tensor], wanted: list[torch.Tensor], exact: bool, sure: bool = False) -> bool:
     """Whether rows have the same losses, whatever their labels, but for rounding.
 
     exact: computed in float32. sure: only what cannot be rounding makes a difference; a batch of another size adds up
@@ -192,11 +192,11 @@ def _same(a_TC: torch.Tensor, b_TC: torch.Tensor, exact: bool, sure: bool) -> bo
 
 def _remembers(fresh: nn.Module, probe: Probe) -> bool:
     """Whether a model answers a long sequence differently after a short one."""
-    fresh, exact = fresh.to(probe.device).eval(), _is_float32(fresh)
+    fresh, exact = fresh.to(probe.device).eval(), is_float32(fresh)
     longest = probe.row(LONGEST)
     first = probe(fresh, longest)
     probe(fresh, probe.short[-2])
-    return not _all_same(probe(fresh, longest), first, exact, sure=True)
+    return not all_same(probe(fresh, longest), first, exact, sure=True)
 
 
 def _state(model: nn.Module) -> Iterator[tuple[str, Any]]:
@@ -246,13 +246,14 @@ def _check_positions(model: nn.Module, job: Job) -> None:
                 )
 
 
-def _is_float32(model: nn.Module) -> bool:
+def is_float32(model: nn.Module) -> bool:
+    """Whether all its weights are."""
     return {parameter.dtype for parameter in model.parameters()} <= {torch.float32}
 
 
-def _in_float32(model: nn.Module) -> nn.Module:
+def in_float32(model: nn.Module) -> nn.Module:
     """The model, or a copy of it in float32, in which a difference cannot be mistaken for rounding."""
-    if _is_float32(model) or sum(parameter.numel() for parameter in model.parameters()) > _MOST_COPIED:
+    if is_float32(model) or sum(parameter.numel() for parameter in model.parameters()) > _MOST_COPIED:
         return model
     try:
         return copy.deepcopy(model).float()

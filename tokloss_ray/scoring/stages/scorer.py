@@ -14,7 +14,7 @@ import torch
 from tokloss_ray import schema
 from tokloss_ray.faults import fault_point
 from tokloss_ray.model.packed_linear import pack
-from tokloss_ray.schema import EQUAL_LENGTH
+from tokloss_ray.schema import EQUAL_LENGTH, PACKED, PADDED
 from tokloss_ray.scoring.job import Job
 from tokloss_ray.scoring.stages.budget import Budget, find_budget, is_out_of_memory
 from tokloss_ray.scoring.stages.cuda import CudaDevice, keep_to_share, set_precision
@@ -22,6 +22,8 @@ from tokloss_ray.scoring.stages.device_queue import DeviceQueue, Spent
 from tokloss_ray.scoring.stages.forward import Forward
 from tokloss_ray.scoring.stages.journal import Journal
 from tokloss_ray.scoring.stages.loading import load_model
+from tokloss_ray.scoring.stages.packing import Packing
+from tokloss_ray.scoring.stages.packing_probe import find_packing
 from tokloss_ray.scoring.stages.probe import Probe, find_batching
 from tokloss_ray.scoring.stages.work import Prepared, Work
 from tokloss_ray.threads import in_context
@@ -59,6 +61,11 @@ class Scorer:
         self.model = load_model(job).to(self.device).eval()
         probe = Probe(job, self.device)
         self.batching, self.shortest, shared = find_batching(self.model, probe, lambda: load_model(job))
+        self.packing: Packing | None = None
+        if self.batching == PADDED and (job.packing == "on" or (job.packing == "auto" and gpus)):
+            self.packing = find_packing(self.model, probe)
+        if self.packing is not None:
+            self.batching = PACKED
         self.forward = Forward(self.model, job.keep_probs)
         self.budget = Budget(job.batch_tokens)
         self.queue: DeviceQueue | None = None
@@ -88,7 +95,8 @@ class Scorer:
         padded_tokens, batch_tokens, batching, memory_splits (micro-batches that were halved) and seconds: score, for
         which the device computed, and wait, for which it had nothing to do before and between.
         """
-        work = Work(sequences, self.job.pad_token_id, self.shortest, len(self.job.tags) * self.job.keep_probs)
+        classes = len(self.job.tags) * self.job.keep_probs
+        work = Work(sequences, self.job.pad_token_id, self.shortest, classes, self.packing)
         budget, equal_length = self.budget.tokens, self.batching == EQUAL_LENGTH
         if journal is None:
             work.plan(budget, equal_length)
@@ -100,7 +108,8 @@ class Scorer:
             spent = self._score(work, lambda rows: journal.write(rows.tolist()))
             journal.write([])
         figures: dict[str, Any] = {"padded_tokens": work.padded, "batch_tokens": min(budget, self.budget.tokens)}
-        figures |= {"batching": self.batching, "memory_splits": work.splits}
+        batching = PADDED if self.batching == PACKED and work.packing is None else self.batching
+        figures |= {"batching": batching, "memory_splits": work.splits}
         return work.scored(), figures | {"seconds": {"wait": round(spent.waited, 6), "score": round(spent.busy, 6)}}
 
     def _score(self, work: Work, note: Callable[[np.ndarray], None] | None = None) -> Spent:
@@ -147,7 +156,11 @@ class Scorer:
         def measure(tokens: int) -> int | None:
             rows = [probe.row(MEASURED_LENGTH, seed) for seed in range(max(1, tokens // MEASURED_LENGTH))]
             lists = pa.array(rows, pa.list_(pa.int32()))
-            work = Work(pa.table({schema.INPUT_IDS: lists, schema.LABEL_IDS: lists}), self.job.pad_token_id)
+            work = Work(
+                pa.table({schema.INPUT_IDS: lists, schema.LABEL_IDS: lists}),
+                self.job.pad_token_id,
+                packing=self.packing,
+            )
             work.labels[:] = 0
             inputs = work.prepare(np.arange(len(rows))).inputs
             try:

@@ -1,4 +1,4 @@
-"""One shard while it is scored: which micro-batches are left, how one is padded, and what came of the others."""
+"""One shard while it is scored: which micro-batches are left, how one is formed, and what came of the others."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import torch
 from tokloss_ray import schema
 from tokloss_ray.faults import armed
 from tokloss_ray.ragged import any_per_row, list_array, list_lengths, offsets_of, one_array
-from tokloss_ray.scoring.stages.batching import pad, plan_batches
-from tokloss_ray.scoring.stages.forward import DeviceBatch
+from tokloss_ray.scoring.stages.batching import fitting, pad, plan_batches
+from tokloss_ray.scoring.stages.forward import DeviceBatch, PackedBatch, on_host
 from tokloss_ray.scoring.stages.loss import from_words, scattered
+from tokloss_ray.scoring.stages.packing import Packing, pack
 
 
 class Prepared(NamedTuple):
@@ -23,14 +24,14 @@ class Prepared(NamedTuple):
     Attributes:
         rows: the sequences' numbers in the shard, [batch].
         at: flat positions in the shard of their tokens, [tokens].
-        size: padded tokens.
+        size: tokens, with padding.
         inputs: what the model gets, still on the host.
     """
 
     rows: np.ndarray
     at: np.ndarray
     size: int
-    inputs: DeviceBatch
+    inputs: DeviceBatch | PackedBatch
 
 
 class Work:
@@ -41,9 +42,15 @@ class Work:
         pad_id: token id of padding.
         shortest: tokens of the shortest sequence that the model answers.
         classes: whose probabilities are kept; 0 keeps none.
+        packing: how the model takes sequences end to end; None pads them.
+
+    Attributes:
+        packing: the same; None if a sequence has a mask of its own, which packed ones cannot have.
     """
 
-    def __init__(self, sequences: pa.Table, pad_id: int, shortest: int = 1, classes: int = 0) -> None:
+    def __init__(
+        self, sequences: pa.Table, pad_id: int, shortest: int = 1, classes: int = 0, packing: Packing | None = None
+    ) -> None:
         self.sequences, self.pad_id, self.shortest, self.classes = sequences, pad_id, shortest, classes
         column = one_array(sequences.column(schema.INPUT_IDS))
         self.lengths = list_lengths(column)
@@ -52,6 +59,7 @@ class Work:
         self.mask: np.ndarray | None = None
         if schema.ATTENTION_MASK in sequences.column_names:
             self.mask = one_array(sequences.column(schema.ATTENTION_MASK)).flatten().to_numpy()
+        self.packing = packing if self.mask is None or self.mask.all() else None
         labels = one_array(sequences.column(schema.LABEL_IDS)).flatten().to_numpy()
         self.labels = labels.astype(np.int64)
         self.scores = scattered((), int(self.offsets[-1]), classes)
@@ -64,7 +72,7 @@ class Work:
 
     def plan(self, budget: int, equal_length: bool) -> None:
         """Cut the shard into micro-batches."""
-        self.take(plan_batches(self.lengths, budget, equal_length))
+        self.take(plan_batches(self.lengths, budget, equal_length, self.packing is not None))
 
     def take(self, batches: list[np.ndarray]) -> None:
         """Micro-batches that were made elsewhere, in the order in which they are to be scored."""
@@ -87,10 +95,10 @@ class Work:
             if not self._batches:
                 return None
             rows = self._batches.pop()
-            fitting = max(1, budget // int(self.lengths[rows[0]]))
-            if len(rows) > fitting:
-                self._batches.append(rows[fitting:])
-            return rows[:fitting]
+            count = fitting(self.lengths[rows], budget, self.packing is not None)
+            if len(rows) > count:
+                self._batches.append(rows[count:])
+            return rows[:count]
 
     def give_back(self, rows: np.ndarray) -> None:
         """Sequences that were taken and not scored: they come next."""
@@ -98,7 +106,10 @@ class Work:
             self._batches.append(rows)
 
     def prepare(self, rows: np.ndarray) -> Prepared:
-        """Pad some sequences."""
+        """Put some sequences end to end, or pad them."""
+        if self.packing is not None:
+            made = pack(self.ids, self.offsets, self.lengths, rows, self.packing)
+            return Prepared(rows, made.at, len(made.at), on_host(made, self.labels[made.at]))
         batch = pad(self.ids, self.mask, self.offsets, self.lengths, rows, self.pad_id)
         arrays = batch.input_ids, batch.attention, batch.where, self.labels[batch.at]
         return Prepared(rows, batch.at, batch.attention.size, DeviceBatch(*map(torch.from_numpy, arrays)))
