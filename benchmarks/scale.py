@@ -44,7 +44,7 @@ from common import Memory, StandIn, machine, processes, role_of, save, say, sett
 from tokloss_ray.config import ScoreConfig
 from tokloss_ray.demo import DATA, MODEL
 from tokloss_ray.schema import INPUT_IDS, PADDED
-from tokloss_ray.scoring import driver, pipeline
+from tokloss_ray.scoring import begin, driver, pipeline
 from tokloss_ray.scoring.on_ray.hardware import Actors
 from tokloss_ray.scoring.stages.shard import Shard, from_row, to_row
 
@@ -73,8 +73,8 @@ def stand_in_actor(barrier: Barrier, rate: float, shard_tokens: int) -> type:
     """A class in place of the actor that holds the model."""
 
     class ScoreActor:
-        def __init__(self, job_ref: ray.ObjectRef, *_: Any) -> None:
-            self.stand_in = StandIn(len(ray.get(job_ref).tags))
+        def __init__(self, jobs_ref: ray.ObjectRef, *_: Any) -> None:
+            self.stand_in = StandIn(len(ray.get(jobs_ref)[0].tags))
             # The first call imports what it needs; 64 of them at once would take two cores for half a minute.
             warm = Shard({}, pa.table({INPUT_IDS: pa.array([[0] * shard_tokens], pa.list_(pa.int32()))}), pa.table({}))
             shard = from_row(to_row(warm))
@@ -98,11 +98,11 @@ def stand_in_actor(barrier: Barrier, rate: float, shard_tokens: int) -> type:
 def late_reader(barrier: Barrier) -> Any:
     """The read stage, which begins when all stand-ins have started."""
 
-    def read_and_encode(batch: pa.Table, job_ref: ray.ObjectRef) -> Any:
+    def read_and_encode(batch: pa.Table, jobs_ref: ray.ObjectRef, counter: Any = None) -> Any:
         from tokloss_ray.scoring import pipeline
 
         barrier.wait()
-        yield from pipeline.read_and_encode(batch, job_ref)
+        yield from pipeline.read_and_encode(batch, jobs_ref, counter)
 
     return read_and_encode
 
@@ -147,7 +147,7 @@ def run_point(point: dict[str, Any]) -> dict[str, Any]:
     pipeline.ScoreActor = stand_in_actor(barrier, point["gpu_rate"], point["shard_tokens"])
     pipeline.read_and_encode = late_reader(barrier)
     # Next to no CPU for each, as on a machine that has the GPUs and the cores that go with them.
-    driver.plan_actors = lambda config, hardware: Actors(actors, actors, 0.001, 0, 1)
+    begin.plan_actors = driver.plan_actors = lambda config, hardware: Actors(actors, actors, 0.001, 0, 1)
     clock = Clock(barrier)
     data = Path(point["data"])
     config = ScoreConfig(

@@ -54,6 +54,7 @@ from tokloss_ray.scoring.stages.cutting import encode_unit
 from tokloss_ray.scoring.stages.decode import decode_shard
 from tokloss_ray.scoring.stages.row_tokenizer import RowTokenizer
 from tokloss_ray.scoring.stages.shard import Shard, from_row, to_row
+from tokloss_ray.scoring.work import Work
 
 TARGET = 200_000
 STAGES = ("read", "encode", "rows", "decode", "commit")
@@ -150,7 +151,7 @@ def measure_ray(plan: Plan, tokens: int, shards: int) -> dict[str, Any]:
     scored, real = answered(encoded, StandIn(len(plan.job.tags)))
     first, second = ray.put(to_row(encoded)), ray.put(to_row(scored))
 
-    def read_and_encode(batch: pa.Table, job: ray.ObjectRef) -> Iterator[pa.Table]:
+    def read_and_encode(batch: pa.Table, *_: Any) -> Iterator[pa.Table]:
         for _ in range(batch.num_rows):
             yield ray.get(first)
 
@@ -162,18 +163,19 @@ def measure_ray(plan: Plan, tokens: int, shards: int) -> dict[str, Any]:
             from_row(batch)
             return ray.get(second)
 
-    def decode_and_commit(batch: pa.Table, job: ray.ObjectRef) -> pa.Table:
+    def decode_and_commit(batch: pa.Table, *_: Any) -> pa.Table:
         from_row(batch)
-        return pa.table({"result": ['{"record": {}}']})
+        return pa.table({"result": ['{"jobs": [0], "record": {}}']})
 
     ours = {"read_and_encode": read_and_encode, "ScoreActor": ScoreActor, "decode_and_commit": decode_and_commit}
     theirs = {name: getattr(pipeline, name) for name in ours}
-    units = [ReadUnit(number, (FilePart("", "", "", "parquet", 0, 0, 0, 0),)) for number in range(shards + WARM_UP)]
+    part = FilePart("", "", "", "parquet", 0, 0, 0, 0)
+    work = [Work(ReadUnit(number, (part,)), {0: {}}) for number in range(shards + WARM_UP)]
     for name, stage in ours.items():
         setattr(pipeline, name, stage)
     try:
         job = replace(plan.job, shard_tokens=tokens)
-        for number, _ in enumerate(pipeline.run(job, units, {}, Actors(1, 1, 0.01, 0, 1), 300), 1):
+        for number, _ in enumerate(pipeline.run([job], work, Actors(1, 1, 0.01, 0, 1), 300), 1):
             if number == WARM_UP:
                 start, driver, everything = time.perf_counter(), time.process_time(), _cpu_seconds()
     finally:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tokloss_ray.config import make_config, read_yaml
+from tokloss_ray.config import ScoreConfig, make_config, make_configs, read_yaml
 from tokloss_ray.errors import Refused
 
 
@@ -81,3 +81,52 @@ def test_wrong_settings_in_a_file(tmp_path: Path, content: str, wanted: list[str
 def test_no_settings_file(tmp_path: Path) -> None:
     with pytest.raises(Refused, match=r"cannot read the configuration file .*nowhere\.yaml: No such file"):
         read_yaml(str(tmp_path / "nowhere.yaml"))
+
+
+SEVERAL = {"input": "i", "output": "out"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "outputs"),
+    [
+        ({"model": "a/b"}, ["out"]),
+        ({"model": ["a/b"]}, ["out"]),
+        ({"model": ["runs/step-1", "runs/step-2/"]}, ["out/step-1", "out/step-2"]),
+        ({"model": ["org/ner", "s3://bucket/models/x"], "output": "s3://bucket/out/"},
+         ["s3://bucket/out/ner", "s3://bucket/out/x"]),
+        ({"model": ["a/best", "b/best"], "output": ["x", "y"]}, ["x", "y"]),
+        ({"model": "org/ner", "revision": ["r1", "r2"], "output": ["x", "y"]}, ["x", "y"]),
+    ],
+)  # fmt: skip
+def test_where_several_models_write(settings: dict, outputs: list[str]) -> None:
+    configs = make_configs({**SEVERAL, **settings})
+    assert [config.output for config in configs] == outputs
+    assert configs == ScoreConfig.several(**SEVERAL | settings)
+
+
+def test_settings_of_each() -> None:
+    """A value for each run, in order, or one for all."""
+    a, b = make_configs(
+        {**SEVERAL, "model": ["x/a", "x/b"], "labels_column": ["ner", "pos"], "tokenizer": "t", "keep": ["k"]}
+    )
+    assert [(c.model, c.labels_column, c.tokenizer, c.revision, c.keep) for c in (a, b)] == [
+        ("x/a", "ner", "t", None, ("k",)), ("x/b", "pos", "t", None, ("k",))
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"model": ["a/best", "b/best"]}, "--output: two runs would write to out/best; give one output for each"),
+        ({"model": ["a", "b"], "revision": ["1", "2", "3"]}, "--model: 2 values, but revision has 3; give one for all"),
+        ({"model": ["a", "b"], "labels_column": ["x"] * 3}, "--model: 2 values, but labels_column has 3"),
+    ],
+)
+def test_values_that_do_not_pair(settings: dict, words: str) -> None:
+    with pytest.raises(Refused, match=words):
+        make_configs({**SEVERAL, **settings})
+
+
+def test_one_run_has_one_model() -> None:
+    with pytest.raises(Refused, match=r"--model: one value; ScoreConfig\.several takes one for each run"):
+        make_config({**SEVERAL, "model": ["a", "b"]})

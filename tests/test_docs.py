@@ -21,7 +21,7 @@ import math
 import re
 import shlex
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -115,9 +115,11 @@ def here(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def score_here(config: ScoreConfig, watcher: object = None) -> RunSummary:
+def score_here(configs: ScoreConfig | Sequence[ScoreConfig], watcher: object = None) -> RunSummary | list[RunSummary]:
     """`score` without the seconds that Ray takes."""
-    return RunSummary(config.output, score_inline(config).totals, 1, 1.0, 1.0, 1.0, False, ())
+    if not isinstance(configs, ScoreConfig):
+        return [score_here(config) for config in configs]  # type: ignore[misc]
+    return RunSummary(configs.output, score_inline(configs).totals, 1, 1.0, 1.0, 1.0, False, ())
 
 
 def run(words: list[str]) -> str:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from tokloss_ray import schema
 from tokloss_ray.errors import Refused
+from tokloss_ray.pairing import one_each
 
 DTYPES = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -33,11 +34,16 @@ class ScoreConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
-    model: str = Field(description="Token-classification model: a folder or a Hugging Face Hub id.")
+    model: str = Field(
+        description="Token-classification model: a folder or a Hugging Face Hub id; repeat to score with several in "
+        "one pass."
+    )
     input: tuple[str, ...] = Field(
         description="Parquet, Arrow, JSON Lines, CoNLL or CSV files, globs, folders, or a folder saved by datasets."
     )
-    output: str = Field(description="Output folder.")
+    output: str = Field(
+        description="Output folder; of several models, each gets a folder in it, or repeat the option for one each."
+    )
 
     revision: str | None = Field(None, description="Revision of a Hub model.")
     tokenizer: str | None = Field(None, description="Tokenizer folder or Hub id (default: the model's).")
@@ -122,6 +128,8 @@ class ScoreConfig(BaseModel):
     @field_validator("model", "output", "tokenizer", mode="before")
     @classmethod
     def _path(cls, value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            raise ValueError("one value; ScoreConfig.several takes one for each run")
         return str(value) if isinstance(value, Path) else value
 
     @field_validator("input")
@@ -189,6 +197,40 @@ class ScoreConfig(BaseModel):
             raise ValueError(f"{', '.join(twice)}: both kept from the input and added as a constant; remove one")
         return self
 
+    @classmethod
+    def several(cls, **settings: Any) -> tuple[ScoreConfig, ...]:
+        """The settings of several runs in one pass, for `score`.
+
+        Args:
+            settings: the fields; `model`, `output`, `revision`, `tokenizer` and `labels_column` may be lists with a
+                value for each run. With one `output`, each run writes to a folder in it, named after its model.
+
+        Raises:
+            ValueError: lists differ in length, or two runs would write to one folder.
+            pydantic.ValidationError: a setting is missing, unknown or out of range.
+
+        Example:
+            >>> from tokloss_ray import ScoreConfig
+            >>> configs = ScoreConfig.several(model=["runs/step-100", "runs/step-200"], input="news", output="out")
+            >>> [config.output for config in configs]
+            ['out/step-100', 'out/step-200']
+        """
+        return tuple(cls(**one) for one in one_each(settings))
+
+
+def make_configs(settings: dict[str, Any]) -> tuple[ScoreConfig, ...]:
+    """Validate settings from the command line or a file: those of one run, or of several in one pass.
+
+    Raises:
+        Refused: a setting is wrong; the message names the first one.
+    """
+    try:
+        each = one_each(settings)
+    except ValueError as error:
+        name, _, sentence = str(error).partition(": ")
+        raise Refused(f"--{name.replace('_', '-')}: {sentence}") from None
+    return tuple(make_config(one) for one in each)
+
 
 def named_values(option: str, given: Iterable[str]) -> dict[str, str]:
     """What is given to an option as NAME=VALUE.
@@ -203,7 +245,7 @@ def named_values(option: str, given: Iterable[str]) -> dict[str, str]:
 
 
 def make_config(settings: dict[str, Any]) -> ScoreConfig:
-    """Validate settings from the command line or a file.
+    """Validate the settings of one run from the command line or a file.
 
     Raises:
         Refused: a setting is wrong; the message names the first one.

@@ -103,7 +103,7 @@ def test_types_of_options() -> None:
 
 def test_options_win_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[ScoreConfig] = []
-    monkeypatch.setattr(score_command, "score_and_tell", seen.append)
+    monkeypatch.setattr(score_command, "score_and_tell", seen.extend)
     settings = tmp_path / "score.yaml"
     settings.write_text(
         "model: m\ninput: [a, b]\noutput: o\nmax-length: 12\nkeep-probs: true\nadd-column: {split: dev}\n"

@@ -26,7 +26,7 @@ from tokloss_ray.cli.views import events
 from tokloss_ray.demo import DATA, MODEL
 from tokloss_ray.errors import JobFailed
 from tokloss_ray.output.totals import RunSummary
-from tokloss_ray.scoring import driver
+from tokloss_ray.scoring import begin, driver
 
 ROOT = Path(__file__).parents[2]
 
@@ -61,7 +61,7 @@ def test_the_page_lists_every_event_and_field() -> None:
 def test_the_page_lists_every_stage() -> None:
     page = (ROOT / "docs" / "production.md").read_text(encoding="utf-8")
     used = re.findall(
-        r'"((?:checking|connecting|starting|computing|retrying) [\w ]+)"', Path(driver.__file__).read_text()
+        r'"((?:checking|connecting|starting|computing|retrying) [\w ]+)"', Path(begin.__file__).read_text()
     )
     (said,) = re.findall(r"^Stages: (.*?)\.$", page, re.MULTILINE | re.DOTALL)
     assert set(re.findall(r"`([^`]+)`", " ".join(said.split()))) == {*used, "retrying lost shards"}
@@ -76,19 +76,19 @@ def test_a_whole_run(
     done = run(source, shard_tokens=60, max_error_rate=1.0)
     done.plan.warnings.append("\x1b[31m bell \x07")
 
-    def score(config: ScoreConfig, view: Any) -> RunSummary:
+    def score(configs: tuple[ScoreConfig, ...], view: Any) -> list[RunSummary]:
         print("chatter of a raylet")
         view.stage("starting the model")
         view.planned(done.plan, inline.Totals(), {"000000-001.json": "its record is damaged"})
         for record in done.records:
             view.committed(record)
         view.retrying("Ray gave some shards up")
-        return RunSummary(config.output, done.totals, len(done.records), 2.0, float("nan"), 10.0, False, ())
+        return [RunSummary(configs[0].output, done.totals, len(done.records), 2.0, float("nan"), 10.0, False, ())]
 
     monkeypatch.setattr(driver, "score", score)
     monkeypatch.setattr(log._State, "stream", None)
     monkeypatch.setattr(stopping._State, "last_words", None)
-    score_command.score_and_tell(ScoreConfig(model="m", input="i", output="o", log_format="json", verbose=True))
+    score_command.score_and_tell((ScoreConfig(model="m", input="i", output="o", log_format="json", verbose=True),))
     said = capsys.readouterr()
     lines = parsed(said.out)
     assert said.err == "chatter of a raylet\n"

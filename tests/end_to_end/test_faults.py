@@ -98,12 +98,13 @@ def test_only_shards_that_a_worker_died_over_are_scored_carefully(
     shards = list(encode_unit(plan.job, tokenizer, unit, read_unit(plan.job, unit)))
     assert len(shards) > 4
     for shard in shards:
-        shard.about["storage_retries"] = 0
-    monkeypatch.setattr(stages, "_job", lambda ref: plan.job)
+        shard.about.update(storage_retries=0, jobs=[0])
+    monkeypatch.setattr(stages, "_jobs", lambda ref: (plan.job,))
     actor = stages.ScoreActor(None, 2, False, again=True)
     notes: list[str] = []
     attempts = tmp_path / "_attempts"
-    real = actor.scorer.score
+    scorer = actor.scorers[0]
+    real = scorer.score
 
     def score(*args: Any) -> Any:
         notes.append(" ".join(sorted(file.stem for file in attempts.iterdir())))
@@ -111,13 +112,13 @@ def test_only_shards_that_a_worker_died_over_are_scored_carefully(
             raise SystemExit  # in place of SIGKILL: nothing after this runs but what the test runs
         return real(*args)
 
-    monkeypatch.setattr(actor.scorer, "score", score)
+    monkeypatch.setattr(scorer, "score", score)
     dies = True
     with monkeypatch.context() as killed:
         killed.setattr(journal, "remove", lambda fs, path: None if "000000-002" in path else remove(fs, path))
         for shard in shards[:3]:
             try:
-                actor(to_row(shard))
+                list(actor(to_row(shard)))
             except SystemExit:
                 break
     assert notes == ["000000-000", "000000-001", "000000-002"]
@@ -126,7 +127,7 @@ def test_only_shards_that_a_worker_died_over_are_scored_carefully(
     dies = False
     budgets = {}
     for shard in shards[2:]:
-        about = from_row(actor(to_row(shard))).about
+        about = from_row(*actor(to_row(shard))).about
         budgets[about["index"]] = about["batch_tokens"]
     assert budgets == {index: 128 if index == 2 else 256 for index in range(2, len(shards))}
     assert [file.stem for file in attempts.iterdir()] == ["000000-002"]

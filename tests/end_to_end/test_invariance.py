@@ -25,6 +25,7 @@ from tokloss_ray.scoring.preflight import preflight
 from tokloss_ray.scoring.stages.cutting import encode_unit
 from tokloss_ray.scoring.stages.decode import decode_shard
 from tokloss_ray.scoring.stages.row_tokenizer import RowTokenizer
+from tokloss_ray.scoring.work import Work
 
 TAGS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC"]
 MAX_LENGTH = 24
@@ -179,7 +180,7 @@ def test_the_stages_stay_apart(tiny: Path, corpus: Path, capsys: pytest.CaptureF
         for count in (1, 2, 4, 8):
             actors = plan_actors(config(tiny, corpus, actors=count), Hardware((cpus,), (0.0,)))
             capsys.readouterr()
-            pipeline.build(ray.put(plan.job), plan.units, {}, actors).explain()
+            pipeline.build(ray.put((plan.job,)), [Work(unit, {0: {}}) for unit in plan.units], actors).explain()
             physical = capsys.readouterr().out.split("Physical Plan (Optimized)")[1]
             operators = [line.strip(" +-") for line in physical.splitlines() if "[" in line]
             assert operators == [

@@ -25,7 +25,7 @@ from tokloss_ray.demo import DATA, MODEL
 from tokloss_ray.errors import Interrupted, Refused
 from tokloss_ray.output.records import CommitRecord
 from tokloss_ray.output.run import read_run
-from tokloss_ray.scoring import driver
+from tokloss_ray.scoring import begin
 from tokloss_ray.scoring.plan import Plan
 from tokloss_ray.scoring.watcher import Watcher
 
@@ -131,7 +131,7 @@ def test_refusal_by_a_node_leaves_the_folder_free(
         assert json.loads(Path(run_file).read_text())["fingerprint"].startswith(plan.job.fingerprint)
         raise Refused("node 10.0.0.7 does not see it")
 
-    monkeypatch.setattr(driver, "check_nodes", refuse)
+    monkeypatch.setattr(begin, "check_nodes", refuse)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(Refused, match=r"node 10\.0\.0\.7"):
         score(config(output="out"))

@@ -183,10 +183,10 @@ def test_a_node_with_another_version_refuses(
     tiny: Path, corpora: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = make_plan(preflight(config_of(tiny, corpora["table"], tmp_path / "out")), False, False).job
-    monkeypatch.setattr(stages, "_job", lambda ref: job)
+    monkeypatch.setattr(stages, "_jobs", lambda ref: (job,))
     monkeypatch.setattr(stages, "version", lambda name: "0.1.2")
     with pytest.raises(JobFailed, match=r"a node has tokenizers 0\.1\.2, but the driver "):
-        stages._tokenizer.__wrapped__(None)
+        stages._tokenizer.__wrapped__(None, 0)
 
 
 def test_shards_that_were_cut_away(tiny: Path, corpora: dict[str, Path], tmp_path: Path) -> None:

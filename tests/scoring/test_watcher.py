@@ -15,6 +15,8 @@ from tokloss_ray.errors import PassFailed
 from tokloss_ray.output.done import Committed
 from tokloss_ray.output.records import CommitRecord
 from tokloss_ray.scoring import driver
+from tokloss_ray.scoring.begin import Begun
+from tokloss_ray.scoring.resume import EarlierAttempts
 from tokloss_ray.scoring.watcher import Clock, Watcher, Watchers
 from tokloss_ray.storage.files import write_whole
 from tokloss_ray.storage.sealed import sealed
@@ -45,25 +47,24 @@ def test_also_of_shards_whose_result_ray_lost(monkeypatch: pytest.MonkeyPatch, t
 
     def one_pass(*_: Any) -> Any:
         yielded, written = next(passes)
-        yield yielded[0]
+        yield 0, yielded[0]
         write(written)
         if written != [last]:
             raise PassFailed("a node was lost")
 
     monkeypatch.setattr(driver, "_one_pass", one_pass)
-    monkeypatch.setattr(driver, "unfinished", lambda units, done: [u for u in units if not done.has(u, 0)])
+    monkeypatch.setattr(
+        driver, "_work", lambda runs: [u for u in runs[0].units if not runs[0].committed.done.has(u, 0)]
+    )
     monkeypatch.setattr(driver, "count_deaths", lambda output: 0)
     monkeypatch.setattr(driver, "_actors_again", lambda *_: object())
     monkeypatch.setattr(driver, "break_early", lambda *_: None)
     one, other = Listening(), Listening()
     write([old])
-    begun: Any = SimpleNamespace(
-        plan=SimpleNamespace(job=SimpleNamespace(fingerprint="3f2a9c")), units=[0, 1, 2, 3],
-        found=SimpleNamespace(committed=Committed([old])), actors=object(), joins=False,
-    )  # fmt: skip
-    lease: Any = None
-    committed = driver._score_missing(
-        ScoreConfig(model="m", input="i", output=str(tmp_path)), begun, lease, Watchers(one, other), Clock()
-    )
+    config = ScoreConfig(model="m", input="i", output=str(tmp_path))
+    plan, units, there = SimpleNamespace(job=SimpleNamespace(fingerprint="3f2a9c")), [0, 1, 2, 3], object()
+    begun = Begun(config, plan, units, EarlierAttempts(Committed([old])), Clock(), there)  # type: ignore[arg-type]
+    driver._score_missing([begun], there, False, Watchers(one, other))  # type: ignore[arg-type]
     assert one.told == other.told == [through.shard, lost.shard, "again: a node was lost", last.shard]
-    assert (committed.done.shards, committed.done.missing(range(4))) == (4, [])
+    committed = begun.committed
+    assert (begun.before, committed.done.shards, committed.done.missing(range(4))) == (1, 4, [])

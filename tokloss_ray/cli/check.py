@@ -12,20 +12,26 @@ from tokloss_ray.config import ScoreConfig
 
 
 @score_options
-def check(config: ScoreConfig) -> None:
+def check(configs: tuple[ScoreConfig, ...]) -> None:
     """Check arguments, input, model and tags as score would, and estimate size and time. Writes nothing."""
-    use_log_format(config.log_format)
-    quiet(config.verbose)
-    from tokloss_ray.cli.views.checks import print_estimate
+    use_log_format(configs[0].log_format)
+    quiet(configs[0].verbose)
+    from tokloss_ray.cli.views.checks import print_estimate, print_ready
     from tokloss_ray.cli.views.events import say_estimate
+    from tokloss_ray.scoring.begin import check_together
     from tokloss_ray.scoring.driver import check as check_job
 
     if log.is_json():
         log.say("start", version=__version__, command="check")
-        with chatter(config.verbose):
-            plan, estimate = check_job(config)
-        say_estimate(plan, estimate)
-        return
-    with Console(stderr=True).status("checking input and model"):
-        plan, estimate = check_job(config)
-    print_estimate(Console(), plan, estimate)
+    check_together(configs)
+    for config in configs:
+        if log.is_json():
+            with chatter(config.verbose):
+                plan, estimate = check_job(config)
+            say_estimate(plan, estimate)
+        else:
+            with Console(stderr=True).status("checking input and model"):
+                plan, estimate = check_job(config)
+            print_estimate(Console(), plan, estimate, several=len(configs) > 1)
+    if not log.is_json():
+        print_ready(Console())

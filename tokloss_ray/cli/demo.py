@@ -26,18 +26,17 @@ def demo(
     before = read_run(output)
     if before is not None and not str(before.settings.get("model")).endswith("tokloss_ray/demo/model"):
         raise Refused(f"{output} holds the results of another run: choose another folder with --output")
-    score_and_tell(
-        ScoreConfig(
-            model=str(MODEL),
-            input=(str(DATA),),
-            output=output,
-            id_column="id",
-            add_column={"split": "validation"},
-            partition_by=("split", "lang"),
-            overwrite=True,
-            verbose=verbose,
-            log_format="text",
-        )
+    config = ScoreConfig(
+        model=str(MODEL),
+        input=(str(DATA),),
+        output=output,
+        id_column="id",
+        add_column={"split": "validation"},
+        partition_by=("split", "lang"),
+        overwrite=True,
+        verbose=verbose,
+        log_format="text",
     )
+    score_and_tell((config,))
     mine(output)
     report(output)

@@ -32,9 +32,9 @@ EVENTS: dict[str, tuple[str, ...]] = {
         "output", "run", "units", "rows", "estimated_shards", "estimated_tokens", "done_shards", "done_tokens"
     ),
     "warning": ("message",),
-    "again": ("shard", "reason"),
+    "again": ("run", "shard", "reason"),
     "commit": (
-        "shard", "rows", "error_rows", "errors", "sequences", "tokens", "padded_tokens", "batch_tokens",
+        "run", "shard", "rows", "error_rows", "errors", "sequences", "tokens", "padded_tokens", "batch_tokens",
         "memory_splits", "storage_retries", "seconds",
     ),
     "progress": (
@@ -48,8 +48,8 @@ EVENTS: dict[str, tuple[str, ...]] = {
         "storage_retries", "memory_splits",
     ),
     "estimate": (
-        "files", "rows", "estimated_rows", "estimated_tokens", "estimated_shards", "shard_tokens", "tags", "dtype",
-        "batch_tokens", "batching", "tokens_per_second", "estimated_bytes", "estimated_seconds",
+        "output", "files", "rows", "estimated_rows", "estimated_tokens", "estimated_shards", "shard_tokens", "tags",
+        "dtype", "batch_tokens", "batching", "tokens_per_second", "estimated_bytes", "estimated_seconds",
     ),
     "error": ("message", "exit_code", "detail"),
 }  # fmt: skip

@@ -11,7 +11,8 @@ import typer
 from pydantic.fields import FieldInfo
 
 from tokloss_ray.cli import log
-from tokloss_ray.config import ScoreConfig, make_config, read_yaml
+from tokloss_ray.config import ScoreConfig, make_configs, read_yaml
+from tokloss_ray.pairing import EACH
 
 _PANELS = {
     "Input and output": "model input output config revision tokenizer split limit append overwrite",
@@ -49,8 +50,8 @@ _OF_TYPE = {bool: "", int: "N", float: "NUMBER"}
 """What stands for a value of a type in the help, as a person would write it; a flag takes none."""
 
 
-def score_options(command: Callable[[ScoreConfig], None]) -> Callable[..., None]:
-    """Give a command one option per setting, and --config; it is called with the validated settings.
+def score_options(command: Callable[[tuple[ScoreConfig, ...]], None]) -> Callable[..., None]:
+    """Give a command one option per setting, and --config; it is called with the validated settings of each run.
 
     The options are made from the fields of `ScoreConfig`, so that flags and keys of the file cannot drift apart.
     """
@@ -61,7 +62,7 @@ def score_options(command: Callable[[ScoreConfig], None]) -> Callable[..., None]
         settings |= {name: value for name, value in given.items() if value not in (None, [])}
         if settings.get("log_format") in log.FORMATS:  # the file may ask for it, and what follows may be refused
             log.use(settings["log_format"])
-        command(make_config(settings))
+        command(make_configs(settings))
 
     parameters = setting_options(ScoreConfig.model_fields)
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -84,7 +85,8 @@ def setting_options(fields: Mapping[str, FieldInfo]) -> list[inspect.Parameter]:
 
 
 def _option(name: str, field: FieldInfo, panel: str) -> inspect.Parameter:
-    kind, text, flag = option_type(field.annotation), field.description or "", name.replace("_", "-")
+    kind = list[str] if name in EACH else option_type(field.annotation)
+    text, flag = field.description or "", name.replace("_", "-")
     if isinstance(field.default, (str, float)):
         text += f" [dim]\\[default: {field.default}][/]"
     # Also in the negative: an option must be able to win over a setting of the file.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import posixpath
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -18,10 +19,11 @@ import pyarrow.parquet as pq
 from tokloss_ray.errors import Refused, StorageFailed
 from tokloss_ray.output.names import DAMAGED, INPUTS, PLAN, RUN, SUCCESS
 from tokloss_ray.ragged import sum_if_known
-from tokloss_ray.storage.files import exists, open_location, read_whole, write_whole
+from tokloss_ray.storage.files import children, exists, open_location, read_whole, write_whole
 from tokloss_ray.storage.sealed import DamagedError, is_sealed, sealed, unsealed
 
 _FIRST_WITH_CHECKSUMS = 3
+_MOST_LOOKED_INTO = 50
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,17 @@ def input_order(output: str) -> list[str]:
     return [] if table is None else list(table.column("source").to_pylist())
 
 
+def not_an_output(output: str) -> str:
+    """What is said of a folder without `_run.json`: where outputs of several models are in it, name them."""
+    fs, root = open_location(output)
+    folders = [entry["name"].rstrip("/") for entry in children(fs, root) if entry["type"] == "directory"]
+    found = [posixpath.basename(name) for name in folders[:_MOST_LOOKED_INTO] if exists(fs, f"{name}/{RUN}")]
+    if not found:
+        return f"{output} is not an output of tokloss score: it has no {RUN}"
+    inside = " and ".join(f"{output.rstrip('/')}/{name}" for name in found[:5]) + (" ..." if len(found) > 5 else "")
+    return f"{output} is not an output of tokloss score, but holds some: name {inside}"
+
+
 def run_file(output: str) -> str:
     """Where `_run.json` is."""
     return f"{output.rstrip('/')}/{RUN}"
@@ -215,7 +228,7 @@ def read_finished(output: str, partial: bool, verb: str) -> tuple[Run, bool]:
     """
     run = read_run(output)
     if run is None:
-        raise Refused(f"{output} is not an output of tokloss score")
+        raise Refused(not_an_output(output))
     finished = is_finished(output)
     if not finished and not partial:
         raise Refused(f"{output} is not finished: finish scoring it, or {verb} the committed part with --partial")

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from tokloss_ray.errors import Refused
 from tokloss_ray.output.done import read_committed
-from tokloss_ray.output.names import RUN
-from tokloss_ray.output.run import is_finished, read_run
+from tokloss_ray.output.run import is_finished, not_an_output, read_run
 from tokloss_ray.output.totals import Totals
 
 
@@ -32,7 +31,7 @@ def read_status(output: str) -> Status:
     """
     run = read_run(output)
     if run is None:
-        raise Refused(f"{output} is not an output of tokloss: it has no {RUN}")
+        raise Refused(not_an_output(output))
     committed = read_committed(output, run.short_fingerprint)
     missing = committed.done.missing(range(run.units))
     totals, busy = committed.tally.totals(), committed.tally.busy

@@ -21,6 +21,7 @@ from tokloss_ray.output.run import (
     Run,
     fingerprint,
     is_finished,
+    not_an_output,
     note_damage,
     read_run,
     read_success,
@@ -87,7 +88,7 @@ def verify(output: str) -> Verified:
     """
     run = read_run(output)
     if run is None:
-        raise Refused(f"{output} is not an output of tokloss: it has no {RUN}")
+        raise Refused(not_an_output(output))
     if not is_finished(output):
         raise Refused(f"{output} is not finished: tokloss status shows what is missing")
     scan = scan_records(output, run.short_fingerprint)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import pyarrow as pa
 
@@ -43,3 +43,16 @@ class Job:
     find_budget: bool = False
     tf32: bool = False
     identity: dict = field(default_factory=dict, repr=False)
+
+
+_OF_THE_MODEL = {
+    "output", "fingerprint", "token_strings", "pad_token_id", "model", "dtype", "batch_tokens", "find_budget",
+    "tf32", "keep_probs", "trust_remote_code", "allow_pickle", "identity",
+}  # fmt: skip
+"""What reading and encoding do not depend on."""
+
+
+def encodes_alike(one: Job, other: Job) -> bool:
+    """Whether two jobs make the same shards of a read unit, so that it need be read and encoded only once."""
+    names = [field.name for field in fields(Job) if field.name not in _OF_THE_MODEL]
+    return all(getattr(one, name) == getattr(other, name) for name in names)

@@ -7,7 +7,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from typing import Any, NamedTuple
 
@@ -19,13 +19,14 @@ from ray.util.annotations import RayDeprecationWarning
 
 from tokloss_ray.cluster.stream import Running, stream, watch
 from tokloss_ray.errors import JobFailed, PassFailed
-from tokloss_ray.inputs.unit import ReadUnit, parts_table
-from tokloss_ray.output.records import CommitRecord, RowRange
+from tokloss_ray.inputs.unit import parts_table
+from tokloss_ray.output.records import CommitRecord
 from tokloss_ray.ragged import list_array, offsets_of
 from tokloss_ray.scoring.job import Job
 from tokloss_ray.scoring.on_ray.attempts import MAX_ATTEMPTS, MAX_STARTS, count_attempts
 from tokloss_ray.scoring.on_ray.hardware import Actors
 from tokloss_ray.scoring.on_ray.workers import LOST, ScoreActor, decode_and_commit, read_and_encode
+from tokloss_ray.scoring.work import Work
 
 ENCODE_CPUS, COMMIT_CPUS = 0.5, 0.25
 """Different on purpose, and different from the actors': Ray Data fuses neighbours that ask for the same resources,
@@ -39,22 +40,23 @@ RAY_COUNTS = tuple(int(part) for part in ray.__version__.split(".")[:2]) < (2, 6
 _BUILDING = threading.Lock()
 """Warnings filters are the process's: two runs at once must not give each other's back."""
 
-Held = Mapping[int, Mapping[int, RowRange]]
-"""The rows that committed shards hold, by unit and by the shard's number in it."""
-
 
 class Result(NamedTuple):
-    """What the graph yields: a commit record, or the sentence and the traceback of a stage that failed."""
+    """What the graph yields: a commit record, or the sentence and the traceback of a stage that failed.
 
+    Attributes:
+        jobs: the run of the record, by its number; of a failure those that lack a shard because of it, all if empty.
+    """
+
+    jobs: tuple[int, ...]
     record: CommitRecord | None
     failure: str | None = None
     detail: str = ""
 
 
 def build(
-    job: ray.ObjectRef,
-    units: list[ReadUnit],
-    held: Held,
+    jobs: ray.ObjectRef,
+    work: list[Work],
     actors: Actors,
     again: bool = False,
     waiting_bytes: int = MIN_WAITING_BYTES,
@@ -62,16 +64,18 @@ def build(
 ) -> ray.data.Dataset:
     """plan -> read + encode (CPU task) -> score (actor) -> decode + commit (CPU task).
 
+    The actor holds the models of all runs, and makes of an encoded shard a scored one for each run that lacks it.
+
     counter: of `attempts.count_attempts`, where Ray is not to be told how often to retry.
     """
     of_task = {} if counter else {"max_retries": MAX_ATTEMPTS}
     of_actor = {} if counter else {"max_restarts": MAX_STARTS - 1, "max_task_retries": MAX_ATTEMPTS - 1}
-    source = ray.data.from_blocks(_source(units, held))  # from_arrow starts a task to count rows
+    source = ray.data.from_blocks(_source(work))  # from_arrow starts a task to count rows
     _settings(source.context, waiting_bytes)
     return (
         source.map_batches(
             read_and_encode,
-            fn_args=(job, counter),
+            fn_args=(jobs, counter),
             batch_size=1,
             batch_format="pyarrow",
             num_cpus=ENCODE_CPUS,
@@ -79,7 +83,7 @@ def build(
         )
         .map_batches(
             ScoreActor,
-            fn_constructor_args=(job, actors.threads, actors.num_gpus, again, counter),
+            fn_constructor_args=(jobs, actors.threads, actors.num_gpus, again, counter),
             compute=ray.data.ActorPoolStrategy(
                 min_size=actors.low, max_size=actors.high, max_tasks_in_flight_per_actor=3
             ),
@@ -91,7 +95,7 @@ def build(
         )
         .map_batches(
             decode_and_commit,
-            fn_args=(job, counter),
+            fn_args=(jobs, counter),
             batch_size=1,
             batch_format="pyarrow",
             num_cpus=COMMIT_CPUS,
@@ -101,15 +105,14 @@ def build(
 
 
 def run(
-    job: Job,
-    units: list[ReadUnit],
-    held: Held,
+    jobs: Sequence[Job],
+    work: list[Work],
     actors: Actors,
     stall_timeout: float,
     again: bool = False,
     check: Callable[[], None] = lambda: None,
 ) -> Iterator[Result]:
-    """Run the graph over the units, without the shards that are committed; results come as shards finish.
+    """Run the graph over the work, without the shards that are committed; results come as shards finish.
 
     `again`: after a pass that lost shards, look for rows that end the processes that score them (see `journal.py`).
 
@@ -123,7 +126,7 @@ def run(
         # The retry arguments go away in Ray 2.64, which the dependencies exclude.
         warnings.simplefilter("ignore", RayDeprecationWarning)
         counter = None if RAY_COUNTS else count_attempts()
-        dataset = build(ray.put(job), units, held, actors, again, _waiting_bytes(job, actors), counter)
+        dataset = build(ray.put(tuple(jobs)), work, actors, again, _waiting_bytes(jobs, actors), counter)
     moved, running = time.monotonic(), Running()
     with closing(stream(dataset, running)) as batches:
         for batch in batches:
@@ -153,9 +156,10 @@ def _standstill(seconds: float, running: Running) -> str:
     return f"nothing was committed for {seconds:g} s (--stall-timeout); {'; '.join(doing) or 'Ray had not started'}"
 
 
-def _waiting_bytes(job: Job, actors: Actors) -> int:
+def _waiting_bytes(jobs: Sequence[Job], actors: Actors) -> int:
     """Memory for shards between the stages: enough that no actor waits, whatever the corpus."""
-    return max(MIN_WAITING_BYTES, actors.high * SHARDS_AHEAD * job.shard_tokens * BYTES_PER_TOKEN)
+    tokens = sum(job.shard_tokens for job in jobs)
+    return max(MIN_WAITING_BYTES, actors.high * SHARDS_AHEAD * tokens * BYTES_PER_TOKEN)
 
 
 def _given_up(error: Exception) -> PassFailed:
@@ -169,21 +173,25 @@ def _given_up(error: Exception) -> PassFailed:
 
 
 def _result(answer: dict[str, Any]) -> Result:
-    record = answer.pop("record")
-    return Result(None if record is None else CommitRecord.from_json(record), **answer)
+    jobs, record = tuple(answer.pop("jobs")), answer.pop("record")
+    return Result(jobs, None if record is None else CommitRecord.from_json(record), **answer)
 
 
-def _source(units: list[ReadUnit], held: Held) -> list[pa.Table]:
+def _source(work: list[Work]) -> list[pa.Table]:
     """The units as a table in blocks: one unit a block, more only where the plan is very long."""
 
-    def known(unit: ReadUnit) -> list[dict[str, Any]]:
-        return [{"index": index, **rows._asdict()} for index, rows in held.get(unit.number, {}).items()]
+    def runs(one: Work) -> list[dict[str, Any]]:
+        return [
+            {"job": job, "held": [{"index": index, **rows._asdict()} for index, rows in held.items()]}
+            for job, held in one.held.items()
+        ]
 
+    units = [one.unit for one in work]
     parts = parts_table(units).drop_columns("number").to_struct_array().combine_chunks()
     columns = {
         "number": pa.array([unit.number for unit in units], pa.int64()),
         "parts": list_array(parts, offsets_of(np.array([len(unit.parts) for unit in units]))),
-        "held": pa.array([known(unit) for unit in units], pa.list_(_HELD)),
+        "runs": pa.array([runs(one) for one in work], pa.list_(_RUN)),
     }
     table = pa.table(columns)
     size = max(1, min(16, len(units) // MAX_BLOCKS))
@@ -199,6 +207,7 @@ _HELD = pa.struct(
         ("last", pa.bool_()),
     ]
 )
+_RUN = pa.struct([("job", pa.int64()), ("held", pa.list_(_HELD))])
 
 
 def _settings(context: ray.data.DataContext, waiting_bytes: int) -> None:

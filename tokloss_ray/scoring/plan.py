@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from typing import Any
@@ -37,6 +38,7 @@ class Plan:
     Attributes:
         inputs: the input files that the units are of: source, size, version.
         files: all files of the input.
+        added: the units are of files that were added to an output.
         rows: None where metadata do not tell.
     """
 
@@ -48,6 +50,7 @@ class Plan:
     estimated_tokens: int
     estimated_rows: int
     warnings: list[str] = field(default_factory=list)
+    added: bool = False
 
     @property
     def estimated_shards(self) -> int:
@@ -62,10 +65,12 @@ def make_plan(
     bfloat16: bool,
     recorded: dict[str, Any] | None = None,
     base: Base | None = None,
+    others: Sequence[Plan] = (),
 ) -> Plan:
     """The job and its units; those of new files alone where there is a `base` to which they are added.
 
-    `auto` settings are taken from `recorded`, the identity of an earlier attempt, if any.
+    `auto` settings are taken from `recorded`, the identity of an earlier attempt, if any. `others` are plans of the
+    same input; what is the same in one of them is taken from it.
     """
     config, recorded = found.config, recorded or {}
     dtype: str = config.dtype
@@ -76,20 +81,26 @@ def make_plan(
     if not shard_tokens:
         shard_tokens = _auto_shard_tokens(found, gpu, batch_tokens)
     files = found.files if base is None else base.new
-    inputs = _inputs_table(files)
+    like = next((plan for plan in others if base is None and not plan.added), None)
+    inputs = _inputs_table(files) if like is None else like.inputs
     # What was there before the additions tells a run from others.
-    of_input = input_identity(inputs) if base is None else recorded["input"]
+    if base is not None:
+        of_input = recorded["input"]
+    else:
+        of_input = input_identity(inputs) if like is None else like.job.identity["input"]
     job = _job(found, _identity(found, of_input, dtype, shard_tokens), batch_tokens)
-    units = make_units(files, found.inspected, shard_tokens, config.limit, base.units if base else 0)
+    if like is not None and like.job.shard_tokens == shard_tokens:
+        units = like.units
+    else:
+        units = make_units(files, found.inspected, shard_tokens, config.limit, base.units if base else 0)
     rows = sum_if_known(unit.rows for unit in units)
     sample = sample_rows(job, units)
     warnings = [*found.warnings, *sample_warnings(job, sample)]
     size = sum(unit.size for unit in units)
     per_byte = sample.rows / sample.size if sample.size else 0
     estimated_rows = rows if rows is not None else round(size * per_byte)
-    return Plan(
-        job, inputs, found.files, units, rows, round(estimated_rows * sample.tokens_per_row), estimated_rows, warnings
-    )
+    tokens = round(estimated_rows * sample.tokens_per_row)
+    return Plan(job, inputs, found.files, units, rows, tokens, estimated_rows, warnings, base is not None)
 
 
 def _auto_shard_tokens(found: Preflight, gpu: bool, batch_tokens: int) -> int:

@@ -50,16 +50,18 @@ class Preflight:
     warnings: list[str]
 
 
-def locate(config: ScoreConfig) -> Located:
+def locate(config: ScoreConfig, like: Located | None = None) -> Located:
     """The part of the preflight that takes no time: is everything there?
+
+    `like` is what was found for another run over the same input.
 
     Raises:
         Refused: with the first thing that does not fit.
     """
-    warnings: list[str] = []
-    files = list_inputs(config.input, config.split, warnings)
+    warnings: list[str] = [] if like is None else list(like.warnings)
+    files = list_inputs(config.input, config.split, warnings) if like is None else like.files
     _outside_of_input(config, files)
-    inspected = inspect_files(files)
+    inspected = inspect_files(files) if like is None else like.inspected
     model = find_model(config.model, config.revision, "model")
     columns = find_columns(_column_options(config), inspected)
     return Located(files, inspected, columns, model, tuple(warnings))

@@ -107,7 +107,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float, dict[str, st
 def shard(**figures: Any) -> CommitRecord:
     known = {"rows": 5, "tokens": 40, "padded_tokens": 50, "memory_splits": 3, "storage_retries": 4}
     seconds = {"wait": 0.5, "score": 1.0}
-    return a_record(0, 0, **{**known, "errors": {"empty": 2}, "seconds": seconds, **figures})
+    return a_record(0, 0, fingerprint="3f2a9c", **{**known, "errors": {"empty": 2}, "seconds": seconds, **figures})
 
 
 def test_each_metric_is_told(told: list[tuple[str, float, dict[str, str]]]) -> None:
@@ -130,7 +130,7 @@ def test_nothing_is_no_figure(told: list[tuple[str, float, dict[str, str]]]) -> 
     told.clear()
     metrics.committed(shard(tokens=0, padded_tokens=0, memory_splits=0, storage_retries=0, errors={}))
     assert {name for name, _, _ in told} == {
-        "tokloss_shards", "tokloss_rows", "tokloss_stage_seconds", "tokloss_done_tokens"
+        "tokloss_shards", "tokloss_rows", "tokloss_stage_seconds", "tokloss_planned_tokens", "tokloss_done_tokens"
     }  # fmt: skip
 
 

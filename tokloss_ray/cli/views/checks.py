@@ -51,8 +51,10 @@ def print_verified(console: Console, found: Verified) -> None:
     console.print(table)
 
 
-def print_estimate(console: Console, plan: Plan, estimate: Estimate) -> None:
-    """What a run would take."""
+def print_estimate(console: Console, plan: Plan, estimate: Estimate, several: bool = False) -> None:
+    """What a run would take; of several, under the name of its output."""
+    if several:
+        console.print(f"[bold]{safe(plan.job.output)}[/]", highlight=False)
     for warning in plan.warnings:
         console.print(f"[yellow]warning:[/] {safe(warning)}", highlight=False)
     exact = "" if plan.rows is not None else "about "
@@ -69,4 +71,8 @@ def print_estimate(console: Console, plan: Plan, estimate: Estimate) -> None:
         table.add_row("output", f"about {size(plan.estimated_tokens * estimate.bytes_per_token)}")
         table.add_row("time", f"about {duration(seconds)} on this machine ({estimate.tokens_per_second:,.0f} tokens/s)")
     console.print(table)
+
+
+def print_ready(console: Console) -> None:
+    """What to do after a check."""
     console.print("\nReady to score: run [bold]tokloss score[/] with the same arguments.")

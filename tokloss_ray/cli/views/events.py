@@ -49,7 +49,7 @@ class EventView(Watcher):
         )
         say_warnings(plan)
         for name, reason in redo.items():
-            log.say("again", shard=name.removesuffix(".json"), reason=reason)
+            log.say("again", run=plan.job.fingerprint, shard=name.removesuffix(".json"), reason=reason)
 
     def stage(self, name: str) -> None:
         """What the run does now."""
@@ -59,7 +59,8 @@ class EventView(Watcher):
     def committed(self, record: CommitRecord) -> None:
         """A shard, with the figures of its record."""
         self.progress.committed(record)
-        log.say("commit", **{name: getattr(record, name) for name in log.EVENTS["commit"]})
+        figures = {name: getattr(record, name) for name in log.EVENTS["commit"] if name != "run"}
+        log.say("commit", run=record.fingerprint, **figures)
 
     def retrying(self, reason: str) -> None:
         """One more pass."""
@@ -69,14 +70,14 @@ class EventView(Watcher):
     def _beats(self) -> None:
         while not self.over.wait(PROGRESS_SECONDS):
             sofar = self.progress
-            plan = sofar.plan
+            shards, tokens = sofar.estimated_shards, sofar.estimated_tokens
             log.say(
                 "progress",
                 stage=sofar.now,
                 shards=sofar.shards,
-                estimated_shards=None if plan is None else max(sofar.shards, plan.estimated_shards),
+                estimated_shards=None if shards is None else max(sofar.shards, shards),
                 tokens=sofar.tokens,
-                estimated_tokens=None if plan is None else max(sofar.tokens, plan.estimated_tokens),
+                estimated_tokens=None if tokens is None else max(sofar.tokens, tokens),
                 tokens_per_second=sofar.rate(),
                 seconds_left=sofar.seconds_left(),
             )
@@ -112,6 +113,7 @@ def say_estimate(plan: Plan, estimate: Estimate) -> None:
     rate = estimate.tokens_per_second
     log.say(
         "estimate",
+        output=plan.job.output,
         files=len({source for unit in plan.units for source in unit.sources}),
         rows=plan.rows,
         estimated_rows=plan.estimated_rows,

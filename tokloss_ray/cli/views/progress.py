@@ -22,16 +22,19 @@ class RunProgress:
     """How far a run has come, whoever is told of it."""
 
     def __init__(self) -> None:
-        self.plan: Plan | None = None
+        self.estimated_shards: int | None = None
+        self.estimated_tokens: int | None = None
         self.now = "starting"
         self.shards = self.tokens = self.resumed_tokens = 0
         self.started: float | None = None
 
     def planned(self, plan: Plan, resumed: Totals) -> None:
-        """The plan is made; `resumed` is what earlier attempts have committed."""
-        self.plan = plan
-        self.shards, self.tokens = resumed.shards, resumed.tokens
-        self.resumed_tokens = resumed.tokens
+        """A plan is made; `resumed` is what earlier attempts have committed. Of several runs the figures add up."""
+        self.estimated_shards = (self.estimated_shards or 0) + plan.estimated_shards
+        self.estimated_tokens = (self.estimated_tokens or 0) + plan.estimated_tokens
+        self.shards += resumed.shards
+        self.tokens += resumed.tokens
+        self.resumed_tokens = self.tokens
 
     def committed(self, record: CommitRecord) -> None:
         """Move on by one shard."""
@@ -52,15 +55,19 @@ class RunProgress:
     def seconds_left(self) -> float | None:
         """At this rate, to the end of the plan."""
         rate = self.rate()
-        return max(0, self.plan.estimated_tokens - self.tokens) / rate if self.plan and rate else None
+        return max(0, (self.estimated_tokens or 0) - self.tokens) / rate if rate else None
 
 
 class ProgressView(Watcher):
-    """A bar on a terminal, a line every few seconds elsewhere (logs, `ray job submit`)."""
+    """A bar on a terminal, a line every few seconds elsewhere (logs, `ray job submit`).
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    several: what is said of one run names its output.
+    """
+
+    def __init__(self, console: Console, several: bool = False) -> None:
+        self.console, self.several = console, several
         self.progress = RunProgress()
+        self.warned: set[str] = set()
         self.over = threading.Event()
         self.bar: Progress | None = None
         self.task: TaskID | None = None
@@ -90,16 +97,20 @@ class ProgressView(Watcher):
     def planned(self, plan: Plan, resumed: Totals, redo: dict[str, str]) -> None:
         """Show the warnings and what earlier attempts left."""
         self.progress.planned(plan, resumed)
+        where = f" in {plan.job.output}" if self.several else ""
         for warning in plan.warnings:
+            if warning in self.warned:  # of another run over the same rows
+                continue
+            self.warned.add(warning)
             self.console.print(f"[yellow]warning:[/] {safe(warning)}", highlight=False)
         for name, reason in list(redo.items())[:_REDO_SHOWN]:
-            self.console.print(safe(f"scoring shard {name.removesuffix('.json')} again: {reason}"), highlight=False)
+            text = f"scoring shard {name.removesuffix('.json')}{where} again: {reason}"
+            self.console.print(safe(text), highlight=False)
         if len(redo) > _REDO_SHOWN:
             self.console.print(f"... and {len(redo) - _REDO_SHOWN:,} more", highlight=False)
         if resumed.shards:
-            self.console.print(
-                f"resuming: {resumed.shards:,} shard{'s' * (resumed.shards != 1)} already done", highlight=False
-            )
+            done = f"resuming: {resumed.shards:,} shard{'s' * (resumed.shards != 1)} already done"
+            self.console.print(safe(done + where), highlight=False)
         self._refresh()
 
     def stage(self, name: str) -> None:
@@ -115,9 +126,9 @@ class ProgressView(Watcher):
     def figures(self) -> str:
         """Shards, tokens per second and time left, as far as they are known."""
         sofar = self.progress
-        if sofar.plan is None:
+        if sofar.estimated_shards is None:
             return ""
-        parts = [f"{sofar.shards:,} of about {max(sofar.shards, sofar.plan.estimated_shards):,} shards"]
+        parts = [f"{sofar.shards:,} of about {max(sofar.shards, sofar.estimated_shards):,} shards"]
         rate, left = sofar.rate(), sofar.seconds_left()
         if rate is not None and left is not None:
             parts += [f"{rate:,.0f} tokens/s", f"{duration(left)} left"]
@@ -126,7 +137,7 @@ class ProgressView(Watcher):
     def _refresh(self) -> None:
         if self.bar is not None and self.task is not None:
             sofar = self.progress
-            total = None if sofar.plan is None else max(sofar.plan.estimated_tokens, sofar.tokens)
+            total = max(sofar.estimated_tokens or 0, sofar.tokens)
             self.bar.update(
                 self.task, description=sofar.now, total=total or None, completed=sofar.tokens, figures=self.figures()
             )

@@ -6,6 +6,7 @@ import os
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -13,6 +14,31 @@ from rich.table import Table
 
 from tokloss_ray.cli.views.figures import duration, figure_table, micro_batches, repeated, safe
 from tokloss_ray.output.totals import RunSummary, Totals
+
+
+def print_summaries(console: Console, summaries: Sequence[RunSummary]) -> None:
+    """The figures of a run; of several in one pass a line each. And the next command to try."""
+    if len(summaries) == 1:
+        print_summary(console, summaries[0])
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("output")
+    for name in ("rows", "in errors/", "labelled tokens", "mean loss", "time"):
+        table.add_column(name, justify="right")
+    for summary in summaries:
+        totals, mean = summary.totals, summary.totals.mean_loss
+        table.add_row(
+            safe(summary.output),
+            f"{totals.rows:,}",
+            f"{totals.error_rows:,}",
+            f"{totals.labels:,}",
+            "" if mean is None else f"{mean:.4f}",
+            "complete before" if summary.finished_before else duration(summary.seconds),
+        )
+    console.print(table)
+    first, second = (safe(shlex.quote(summary.output)) for summary in summaries[:2])
+    console.print("\nNext, the words on which the models differ:" if len(summaries) == 2 else "\nNext, two of them:")
+    console.print(f"  {safe(_command())} diff {first} {second}", highlight=False)
 
 
 def print_summary(console: Console, summary: RunSummary) -> None:

@@ -48,12 +48,13 @@ class RunMetrics(Watcher):
 
     def __init__(self) -> None:
         self.metrics: dict[str, Any] = {}
-        self.run = ""
-        self.done = 0
+        self.planned_tokens: dict[str, int] = {}
+        self.done: dict[str, int] = {}
 
     def planned(self, plan: Plan, resumed: Totals, redo: dict[str, str]) -> None:
         """Ray is up."""
-        self.run, self.done = plan.job.fingerprint, resumed.tokens
+        run = plan.job.fingerprint
+        self.planned_tokens[run], self.done[run] = max(plan.estimated_tokens, resumed.tokens), resumed.tokens
         try:
             from ray.util.metrics import Counter, Gauge
 
@@ -61,39 +62,45 @@ class RunMetrics(Watcher):
             self.metrics |= {name: Gauge(name, text, (RUN,)) for name, text in GAUGES.items()}
         except Exception as error:
             self._give_up(error)
-        self._set("tokloss_planned_tokens", max(plan.estimated_tokens, self.done))
-        self._set("tokloss_done_tokens", self.done)
+        self._set_tokens(run)
 
     def committed(self, record: CommitRecord) -> None:
         """Add the figures of a shard."""
-        self.done += record.tokens
-        self._set("tokloss_done_tokens", self.done)
-        self._add("tokloss_shards", 1)
-        self._add("tokloss_rows", record.rows)
-        self._add("tokloss_tokens", record.tokens)
-        self._add("tokloss_padded_tokens", record.padded_tokens)
-        self._add("tokloss_memory_splits", record.memory_splits)
-        self._add("tokloss_storage_retries", record.storage_retries)
+        run = record.fingerprint
+        self.done[run] = self.done.get(run, 0) + record.tokens
+        self._set_tokens(run)
+        self._add(run, "tokloss_shards", 1)
+        self._add(run, "tokloss_rows", record.rows)
+        self._add(run, "tokloss_tokens", record.tokens)
+        self._add(run, "tokloss_padded_tokens", record.padded_tokens)
+        self._add(run, "tokloss_memory_splits", record.memory_splits)
+        self._add(run, "tokloss_storage_retries", record.storage_retries)
         for reason, count in record.errors.items():
-            self._add("tokloss_error_rows", count, **{REASON: reason})
+            self._add(run, "tokloss_error_rows", count, **{REASON: reason})
         for stage, seconds in record.seconds.items():
-            self._add("tokloss_stage_seconds", seconds, **{STAGE: stage})
+            self._add(run, "tokloss_stage_seconds", seconds, **{STAGE: stage})
 
     def retrying(self, reason: str) -> None:
         """One more pass."""
-        self._add("tokloss_retried_passes", 1)
+        for run in self.done:
+            self._add(run, "tokloss_retried_passes", 1)
 
-    def _add(self, name: str, value: float, **tags: str) -> None:
+    def _set_tokens(self, run: str) -> None:
+        """Both at once: Ray forgets a gauge that is not set for a while."""
+        self._set(run, "tokloss_planned_tokens", self.planned_tokens.get(run, 0))
+        self._set(run, "tokloss_done_tokens", self.done[run])
+
+    def _add(self, run: str, name: str, value: float, **tags: str) -> None:
         if value > 0 and name in self.metrics:
             try:
-                self.metrics[name].inc(value, {RUN: self.run, **tags})
+                self.metrics[name].inc(value, {RUN: run, **tags})
             except Exception as error:
                 self._give_up(error)
 
-    def _set(self, name: str, value: float) -> None:
+    def _set(self, run: str, name: str, value: float) -> None:
         if name in self.metrics:
             try:
-                self.metrics[name].set(value, {RUN: self.run})
+                self.metrics[name].set(value, {RUN: run})
             except Exception as error:
                 self._give_up(error)
 

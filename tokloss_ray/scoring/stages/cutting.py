@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -35,12 +35,14 @@ def encode_unit(
     unit: ReadUnit,
     chunks: Iterable[Chunk],
     held: Mapping[int, RowRange] | None = None,
+    wanted: Collection[int] = (),
 ) -> Iterator[Shard]:
     """Encode the rows of a unit and cut them into shards.
 
     held: which rows the committed shards hold, by index. These are cut again to find where the next one begins, but not
-    yielded. Nothing is yielded before all of them were found to be the same: a new shard among old ones that it does
-    not fit would spoil the unit. The last shard of a unit is marked; a unit without rows has one empty shard.
+    yielded, unless they are wanted: by another run in the same pass. Nothing is yielded before all of them were found
+    to be the same: a new shard among old ones that it does not fit would spoil the unit. The last shard of a unit is
+    marked; a unit without rows has one empty shard.
 
     Raises:
         JobFailed: a committed shard would hold other rows today, or rows got lost on the way.
@@ -60,7 +62,7 @@ def encode_unit(
             raise JobFailed(f"{files}: {read:,} rows of unit {unit.number} were read, but {written:,} were encoded")
         if index in held:
             _check_same(held[index], here, shard_name(unit.number, index))
-        else:
+        if index not in held or index in wanted:
             about = {
                 "unit": unit.number, "index": index, "last": here.last, "rows": rows,
                 "source": sources[first_part], "last_source": sources[last_part],
@@ -104,6 +106,20 @@ def _of_shard(sequences: pa.Table, first_part: int) -> pa.Table:
     at = sequences.schema.get_field_index(schema.FILE_PART)
     parts = pc.subtract(sequences.column(schema.FILE_PART), pa.scalar(first_part, pa.int32()))
     return sequences.set_column(at, schema.FILE_PART, parts)
+
+
+def held_by_all(unit: int, runs: Collection[Mapping[int, RowRange]]) -> tuple[dict[int, RowRange], set[int]]:
+    """What `encode_unit` is told of a unit's committed shards where several runs share it: the rows of all, and those
+    that some run lacks.
+
+    Raises:
+        JobFailed: a shard of one run holds other rows than that of another.
+    """
+    held: dict[int, RowRange] = {}
+    for of_run in runs:
+        for index, rows in of_run.items():
+            _check_same(held.setdefault(index, rows), rows, shard_name(unit, index))
+    return held, {index for index in held if any(index not in of_run for of_run in runs)}
 
 
 def _check_same(before: RowRange, now: RowRange, name: str) -> None:
