@@ -72,6 +72,7 @@ class ScoreConfig(BaseModel):
     label_map: dict[str, str] = Field(
         {}, description="What the model calls a label of spans, as LABEL=TYPE; may be repeated."
     )
+    labels: bool = Field(True, description="Read labels; --no-labels scores text without: predictions, no losses.")
     id_column: str | None = Field(None, description="Column to use as example_id (default: file name and row).")
     tags: tuple[str, ...] | None = Field(None, description="Names for integer tags, in order, separated by commas.")
     keep: tuple[str, ...] = Field((), description="Input column to copy to the output; may be repeated.")
@@ -84,6 +85,9 @@ class ScoreConfig(BaseModel):
     overlap: int | None = Field(None, ge=0, description="Tokens shared by neighbouring windows (default: 64).")
     label_all_subtokens: bool = Field(False, description="Score every token of a word, not only the first.")
     keep_probs: bool = Field(False, description="Write the probability of every tag (column probs).")
+    keep_entropy: bool = Field(
+        False, description="Write the entropy of every token's tags (column entropy); always with --no-labels."
+    )
     dtype: DTYPES = Field("auto", description="Compute dtype (auto: bfloat16 on GPUs that support it, else float32).")
     batch_tokens: int | None = Field(
         None, gt=0, description="Maximum padded tokens per micro-batch (default: depends on the device)."
@@ -190,6 +194,8 @@ class ScoreConfig(BaseModel):
         clash = sorted(schema.RESERVED & {*self.keep, *self.partition_by, *self.add_column})
         if clash:
             raise ValueError(f"{', '.join(clash)}: reserved column name; rename it in the input")
+        if not self.labels and (self.labels_column or self.tags):
+            raise ValueError(f"{'labels_column' if self.labels_column else 'tags'}: cannot be combined with no-labels")
         if self.append and (self.overwrite or self.limit):
             raise ValueError(f"append: cannot be combined with {'overwrite' if self.overwrite else 'limit'}")
         twice = sorted(set(self.keep) & set(self.add_column))

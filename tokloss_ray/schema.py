@@ -31,6 +31,7 @@ LOSS = "loss"
 PREDICTED_PROB = "predicted_prob"
 SECOND_LABEL = "second_label"
 SECOND_PROB = "second_prob"
+ENTROPY = "entropy"
 PROBS = "probs"
 WORD_STARTS = "word_starts"
 WORD_ENDS = "word_ends"
@@ -76,8 +77,10 @@ SCORES_FIELDS = (
     pa.field(MEAN_LOSS, pa.float32()),
     pa.field(MAX_LOSS, pa.float32()),
 )
+ENTROPY_FIELD = pa.field(ENTROPY, pa.list_(pa.float32()))
 PROBS_FIELD = pa.field(PROBS, pa.list_(pa.list_(pa.float32())))
 RESERVED = frozenset(f.name for f in SCORES_FIELDS) | {
+    ENTROPY,
     PROBS,
     *WORD_OFFSETS,
     FILE_PART,

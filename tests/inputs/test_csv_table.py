@@ -41,7 +41,7 @@ BROKEN = {
     "number": (b'x,"[""a"", 1]","[""O"", ""O""]"\n', "not_a_string", "tokens holds 1"),
     "lengths": (b'x,"[""a""]","[""O"", ""O""]"\n', "length_mismatch", "1 tokens, 2 ner_tags"),
     "empty": (b"x,[],[]\n", "empty", "tokens has no words"),
-    "null": (b"x,,\n", "null_field", "tokens, ner_tags is null"),
+    "null": (b"x,,\n", "null_field", "tokens is null"),
     "null-word": (b'x,"[""a"", null]","[""O"", ""O""]"\n', "null_field", "tokens[1] is null"),
     "tag": (b'x,"[""a""]","[""B-X""]"\n', "unknown_tag", "['B-X'] not in"),
     "surrogate": (b'x,"[""\\ud800""]","[""O""]"\n', "malformed", "surrogates not allowed"),

@@ -32,7 +32,6 @@ BAD_ROWS: dict[str, tuple[str, list[Row], Row, str]] = {
     "no-words": ("empty", GOOD_WORDS, row(), "tokens has no words"),
     "no-tokens": ("empty", GOOD_ENCODED, {"input_ids": [], "labels": []}, "input_ids has no tokens"),
     "null-words": ("null_field", GOOD_WORDS, {"tokens": None, "ner_tags": [0]}, "tokens is null"),
-    "null-labels": ("null_field", GOOD_WORDS, {"tokens": ["a"], "ner_tags": None}, "ner_tags is null"),
     "null-word": ("null_field", GOOD_WORDS, row("a", None, "b"), "tokens[1] is null"),
     "null-id": ("null_field", GOOD_ENCODED, {"input_ids": [1, None], "labels": [0, 0]}, "input_ids[1] is null"),
     "more-tags": ("length_mismatch", GOOD_WORDS, row("a", tags=[0, 1]), "1 tokens, 2 ner_tags"),

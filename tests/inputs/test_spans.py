@@ -143,11 +143,32 @@ def test_parquet(run: Run, tmp_path: Path, kind: str) -> None:
     table = pa.table({"text": [TEXT, TEXT, None], "entities": pa.array([spans, None, spans], SPAN_TYPES[kind])})
     pq.write_table(table, tmp_path / "in.parquet")
     found = run(tmp_path / "in.parquet", max_error_rate=1.0)
-    assert words_and_labels(found) == WANTED
-    assert [(e["reason"], e["detail"]) for e in found.errors] == [
-        ("null_field", "entities is null"),
-        ("null_field", "text is null"),
-    ]
+    unlabelled = (found.rows[1]["words"], found.rows[1]["labels"])
+    assert words_and_labels(found._replace(rows=found.rows[:1])) == WANTED
+    assert (unlabelled[0], set(unlabelled[1])) == (found.rows[0]["words"], {"IGN"})
+    assert [(e["reason"], e["detail"]) for e in found.errors] == [("null_field", "text is null")]
+
+
+@pytest.mark.parametrize("options", [{}, {"words": "whitespace"}, {"text_column": "text"}])
+def test_text_without_labels(run: Run, tmp_path: Path, options: dict[str, str]) -> None:
+    """It needs no spans, and says where words stand."""
+    rows = [{"text": TEXT, "entities": "not read"}, {"text": "Otto  Braun"}]
+    pq.write_table(pa.Table.from_pylist([{"text": row["text"]} for row in rows]), tmp_path / "in.parquet")
+    for source in (write_jsonl(tmp_path / "in.jsonl", rows), tmp_path / "in.parquet"):
+        found = run(source, labels=False, **options)
+        assert not found.errors
+        assert {label for row in found.rows for label in row["labels"]} == {"IGN"}
+        assert found.rows[1]["words"] == ["Otto", "Braun"]
+        assert (found.rows[1]["word_starts"], found.rows[1]["word_ends"]) == ([0, 6], [4, 11])
+        for row, source_row in zip(found.rows, rows, strict=True):
+            places = zip(row["word_starts"], row["word_ends"], strict=True)
+            assert [source_row["text"][a:b] for a, b in places] == row["words"]
+
+
+def test_spans_and_no_labels_are_refused(run: Run, tmp_path: Path) -> None:
+    source = write_jsonl(tmp_path / "in.jsonl", [{"text": TEXT, "entities": []}])
+    with pytest.raises(Refused, match="--spans-column is for labelled spans: it cannot be combined with --no-labels"):
+        run(source, labels=False, spans_column="entities")
 
 
 def test_labels_with_names(run: Run, tmp_path: Path) -> None:
@@ -178,7 +199,6 @@ PROBLEMS: list[tuple[Any, str, str]] = [
     ([[0, 4]], "malformed", "entities has [0, 4], which is no span"),
     ([{"start": 0, "end": 4, "labels": ["PER", "LOC"]}], "malformed", "entities has {"),
     ("PER", "malformed", "entities is not a list"),
-    (None, "null_field", "entities is null"),
 ]
 
 

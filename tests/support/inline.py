@@ -114,7 +114,7 @@ def _score_one(job: Job, scorer: Scorer, cut: Shard) -> CommitRecord:
 def _scorer(job: Job, wrap_model: Callable[[Any], Any] | None) -> Scorer:
     scorer = copy.copy(_loaded(job))
     scorer.job, scorer.budget = job, Budget(job.batch_tokens)
-    scorer.forward = Forward(wrap_model(scorer.model) if wrap_model else scorer.model, job.keep_probs)
+    scorer.forward = Forward(wrap_model(scorer.model) if wrap_model else scorer.model, job.keep_probs, job.keep_entropy)
     return scorer
 
 

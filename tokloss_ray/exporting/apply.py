@@ -125,6 +125,7 @@ def _fixed(item: Inspected, columns: Columns, fixes: Fixes, tags: tuple[str, ...
         layout = layout_of(item.file.listed.path, item.file.listed.version)
         return fix_conll(data, layout, columns, fixes.wanted, fixes.fix, fixes.seen)
     assert columns.words is not None
+    assert columns.labels is not None
     form = item.file.format
     if form not in ("parquet", "arrow", "jsonl") or data.startswith(MAGIC):
         title = "an Arrow IPC file" if data.startswith(MAGIC) else format_named(form).title
@@ -135,6 +136,7 @@ def _fixed(item: Inspected, columns: Columns, fixes: Fixes, tags: tuple[str, ...
         decided = Decided(fixes.wanted, fixes.fix, fixes.agrees, fixes.tags, fixes.seen)
         if form == "jsonl":
             return fix_span_json(data, columns, decided)
+        assert columns.spans.spans is not None
         name, needed = columns.spans.spans, columns.names
         column_of = partial(fix_span_column, columns=columns, decided=decided)
     else:

@@ -13,7 +13,15 @@ from tokloss_ray.inputs.arrow_types import is_text
 from tokloss_ray.inputs.listing import Inspected, declared_tags
 from tokloss_ray.inputs.nested import names_in, types_of, value_of
 from tokloss_ray.inputs.proposals import proposal
-from tokloss_ray.inputs.span_columns import MADE_TAGS, MADE_WORDS, OFFSETS, SpanOptions, find_spans, spans_problem
+from tokloss_ray.inputs.span_columns import (
+    MADE_TAGS,
+    MADE_WORDS,
+    OFFSETS,
+    SpanOptions,
+    find_spans,
+    find_text,
+    spans_problem,
+)
 from tokloss_ray.inputs.tag_names import text_tags
 from tokloss_ray.inputs.unit import LABELS_COLUMNS, WORDS_COLUMNS, Columns
 from tokloss_ray.inputs.units import sample_json, text_records
@@ -31,6 +39,7 @@ class ColumnOptions:
     partition_by: tuple[str, ...] = ()
     add_column: Mapping[str, str] = field(default_factory=dict)
     spans: SpanOptions = field(default_factory=SpanOptions)
+    labels: bool = True
 
 
 def find_columns(options: ColumnOptions, inspected: list[Inspected]) -> Columns:
@@ -45,11 +54,16 @@ def find_columns(options: ColumnOptions, inspected: list[Inspected]) -> Columns:
         for item in inspected:
             if item.schema is None and next(text_records(item.file), None) is not None:
                 raise Refused(f"{item.file.source} is not JSON Lines: none of its first lines is a JSON object")
-        return Columns(options.tokens_column or WORDS_COLUMNS[0], options.labels_column or LABELS_COLUMNS[0])
-    spans = find_spans(options.spans, options.tokens_column, options.labels_column, kinds[0][0])
+        labels_column = options.labels_column or LABELS_COLUMNS[0]
+        return Columns(options.tokens_column or WORDS_COLUMNS[0], labels_column if options.labels else None)
+    if options.labels:
+        spans = find_spans(options.spans, options.tokens_column, options.labels_column, kinds[0][0])
+    else:
+        spans = find_text(options.spans, options.tokens_column, kinds[0][0])
     words: str | None
+    labels: str | None
     if spans is not None:
-        words, labels = MADE_WORDS, MADE_TAGS
+        words, labels = MADE_WORDS, MADE_TAGS if options.labels else None
     else:
         words, labels = _main_columns(options, list(kinds[0][1]), kinds[0][0])
     mask = _mask_column(kinds) if words is None else None
@@ -61,7 +75,7 @@ def find_columns(options: ColumnOptions, inspected: list[Inspected]) -> Columns:
         main = {"--tokens-column": words or schema.INPUT_IDS, "--labels-column": labels}
     else:
         main = {"--tokens-column" if spans.in_words else "--text-column": spans.text, "--spans-column": spans.spans}
-    wanted = {
+    wanted: dict[str, str | None] = {
         **main,
         "--id-column": options.id_column,
         **{f"--{'keep' if n in options.keep else 'partition-by'} {n}": n for n in carried_names},
@@ -129,19 +143,24 @@ def _mask_column(kinds: list[tuple[Inspected, dict[str, pa.DataType]]]) -> str |
     return schema.ATTENTION_MASK if any(schema.ATTENTION_MASK in kind for _, kind in kinds) else None
 
 
-def _main_columns(options: ColumnOptions, names: list[str], item: Inspected) -> tuple[str | None, str]:
-    """The columns of words (None if the input is pre-encoded) and of labels."""
+def _main_columns(options: ColumnOptions, names: list[str], item: Inspected) -> tuple[str | None, str | None]:
+    """The columns of words (None if the input is pre-encoded) and of labels (None if they are not to be read)."""
     encoded_labels = options.labels_column or "labels"
-    if options.tokens_column is None and schema.INPUT_IDS in names and encoded_labels in names:
-        return None, encoded_labels
-    listing = f"{item.file.source} has the columns {', '.join(names)}"
     words = options.tokens_column or next((n for n in WORDS_COLUMNS if n in names), None)
+    if options.tokens_column is None and schema.INPUT_IDS in names:
+        if options.labels and encoded_labels in names:
+            return None, encoded_labels
+        if not options.labels and words is None:
+            return None, None
+    listing = f"{item.file.source} has the columns {', '.join(names)}"
     labels = options.labels_column or next((n for n in LABELS_COLUMNS if n in names), None)
     if words is None:
         advice = proposal(item, None, labels) or "select one with --tokens-column"
         raise Refused(f"no column with words: {listing}; {advice}")
+    if not options.labels:
+        return words, None
     if labels is None:
-        advice = proposal(item, words, None) or "select one with --labels-column"
+        advice = proposal(item, words, None) or "select one with --labels-column (score --no-labels needs none)"
         raise Refused(f"no column with tags: {listing}; {advice}")
     return words, labels
 
@@ -168,7 +187,7 @@ def _plain(type_: pa.DataType) -> pa.DataType:
     return pa.string() if is_text(type_) else type_
 
 
-def _right_types(item: Inspected, kind: dict[str, pa.DataType], words: str | None, labels: str) -> None:
+def _right_types(item: Inspected, kind: dict[str, pa.DataType], words: str | None, labels: str | None) -> None:
     if item.schema is None:
         return  # JSON is checked row by row
 
@@ -181,8 +200,8 @@ def _right_types(item: Inspected, kind: dict[str, pa.DataType], words: str | Non
     inner = _item_type(kind[first])
     if inner is None or (not (is_text(inner) if words else pa.types.is_integer(inner)) and not pa.types.is_null(inner)):
         refuse(first, "a list of strings (words)" if words else "a list of integers (token ids)")
-    tag = _item_type(kind[labels])
-    if tag is None or not (_is_tag(tag) or pa.types.is_null(tag)):
+    tag = None if labels is None else _item_type(kind[labels])
+    if labels is not None and (tag is None or not (_is_tag(tag) or pa.types.is_null(tag))):
         refuse(labels, "a list of tags, as integers or strings,")
 
 
@@ -221,15 +240,17 @@ def schema_problem(columns: Columns, schema_: pa.Schema) -> str | None:
     for field_ in columns.carried:
         if field_.name in kind and _plain(kind[field_.name]) != field_.type:
             return f"its column {field_.name} is {kind[field_.name]}, but {field_.type} in the files looked into first"
-    names = declared_tags(schema_, columns.labels) if columns.declared is not None else None
+    names = declared_tags(schema_, columns.labels) if columns.declared is not None and columns.labels else None
     if names and names != columns.declared:
         return f"it declares other tag names for column {columns.labels} than the files looked into first"
     return None
 
 
 def _other_types(columns: Columns, kind: dict[str, pa.DataType]) -> str | None:
-    first = columns.words or schema.INPUT_IDS
-    for name, fits in ((first, is_text if columns.words else pa.types.is_integer), (columns.labels, _is_tag)):
+    lists = {columns.words or schema.INPUT_IDS: is_text if columns.words else pa.types.is_integer}
+    if columns.labels is not None:
+        lists[columns.labels] = _is_tag
+    for name, fits in lists.items():
         inner = _item_type(kind[name])
         if inner is None or not (fits(inner) or pa.types.is_null(inner)):
             return f"its column {name} is {kind[name]}"

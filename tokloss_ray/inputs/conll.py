@@ -107,7 +107,7 @@ def sentence_row(wanted: Columns, layout: Layout, sentence: Sentence) -> dict[st
     rows = [layout.cells(line) for line in lines]
     columns = {name: layout.column(name) for name in wanted.names}
     # Where the tags are in a column of a certain number, more may follow: some formats have as many as it takes.
-    by_number = wanted.labels.isdecimal()
+    by_number = wanted.labels is not None and wanted.labels.isdecimal()
     used = [layout.ids or 0, *(i for i in columns.values() if i is not None)]
     needed = 1 + max(used) if by_number else len(layout.names)
     wrong = {count for count in set(map(len, rows)) if count < needed or (count > needed and not by_number)}
@@ -117,7 +117,7 @@ def sentence_row(wanted: Columns, layout: Layout, sentence: Sentence) -> dict[st
         raise ValueError(f"{found}: {text_of(lines[at])[:100]}")
     if layout.ids is not None:
         rows = [cells for cells in rows if layout.is_syntactic(cells)]
-    labels = layout.column(wanted.labels)
+    labels = None if wanted.labels is None else layout.column(wanted.labels)
     comments = _comments(layout, sentence.comments) if None in columns.values() else {}
     row: dict[str, Any] = {}
     for name, i in columns.items():

@@ -144,7 +144,9 @@ def checked(columns: Columns, row: dict) -> tuple[dict, tuple[str, str]]:
 
 def _problem_of_lists(columns: Columns, row: dict) -> tuple[str, str]:
     first = columns.words or schema.INPUT_IDS
-    lists = {first: (str,) if columns.words else (int,), columns.labels: (int, str)}
+    lists: dict[str, tuple[type, ...]] = {first: (str,) if columns.words else (int,)}
+    if columns.labels:
+        lists[columns.labels] = (int, str)
     if columns.mask and row.get(columns.mask) is not None:
         lists[columns.mask] = (int,)
     for name, kinds in lists.items():
@@ -197,7 +199,7 @@ def json_table(columns: Columns, rows: list[dict], tag_kind: pa.DataType) -> pa.
     """The needed columns of some rows; `tag_kind` is int64 or string."""
     types: dict[str, pa.DataType]
     if columns.spans is None:
-        types = {columns.labels: pa.list_(tag_kind)}
+        types = {columns.labels: pa.list_(tag_kind)} if columns.labels else {}
         types[columns.words or schema.INPUT_IDS] = pa.list_(pa.string() if columns.words else pa.int64())
     else:
         types = canonical_types(columns.spans)

@@ -149,10 +149,10 @@ def validate(rules: RowRules, sources: Sequence[str], raw: PartRows) -> Chunk:
         reasons[bad & (reasons == "")] = reason
 
     items = as_list(table.column(columns.words or schema.INPUT_IDS), pa.string() if columns.words else pa.int64())
-    tags = _tag_lists(table.column(columns.labels))
+    tags = _tag_lists(None if columns.labels is None else table.column(columns.labels), list_lengths(items))
     offsets, tag_offsets = offsets_of(list_lengths(items)), offsets_of(list_lengths(tags))
     flat, flat_tags = items.flatten(), tags.flatten()
-    mark(_is_null(items) | _is_null(tags) | any_per_row(_is_null(flat), offsets), "null_field")
+    mark(_is_null(items) | any_per_row(_is_null(flat), offsets), "null_field")
     if columns.example_id:
         mark(_is_null(one_array(table.column(columns.example_id))), "null_field")
     mark(np.diff(offsets) == 0, "empty")
@@ -204,9 +204,17 @@ def _too_long_for_a_folder(column: str, values: pa.Array) -> np.ndarray:
     return np.array(long, dtype=bool)[encoded.indices.to_numpy(zero_copy_only=False)]
 
 
-def _tag_lists(column: pa.ChunkedArray) -> pa.ListArray:
-    item = getattr(column.type, "value_type", pa.int64())
-    return as_list(column, pa.string() if is_text(item) else pa.int64())
+def _tag_lists(column: pa.ChunkedArray | None, lengths: np.ndarray) -> pa.ListArray:
+    """The tags of each row; a row without has a null for each of its words (`lengths` of them)."""
+    item = getattr(None if column is None else column.type, "value_type", pa.int64())
+    of_tag = pa.string() if is_text(item) else pa.int64()
+    if column is not None and not column.null_count:
+        return as_list(column, of_tag)
+    none = list_array(pa.nulls(int(lengths.sum()), of_tag), offsets_of(lengths))
+    if column is None:
+        return none
+    given = as_list(column, of_tag)
+    return pc.if_else(given.is_null(), none, given)
 
 
 def _is_null(array: pa.Array) -> np.ndarray:
@@ -263,9 +271,9 @@ def _detail(rules: RowRules, row: dict, reason: str) -> str:
     """What exactly is wrong with one row, for a person."""
     columns = rules.columns
     first = columns.words or schema.INPUT_IDS
-    items, tags = row[first], row[columns.labels]
+    items, tags = row[first], (row[columns.labels] if columns.labels else None) or []
     if reason == "null_field":
-        nulls = [name for name in (first, columns.labels, columns.example_id) if name and row[name] is None]
+        nulls = [name for name in (first, columns.example_id) if name and row[name] is None]
         return f"{', '.join(nulls)} is null" if nulls else f"{first}[{items.index(None)}] is null"
     if reason == "empty":
         return f"{first} has no {'words' if columns.words else 'tokens'}"

@@ -49,6 +49,28 @@ class SpanOptions:
         return ["--" + name.replace("_", "-") for name, value in values.items() if value]
 
 
+def find_text(options: SpanOptions, words: str | None, item: Inspected) -> SpanColumns | None:
+    """The column of text, if words are to be made of it without labels: where an option says so, or there is no column
+    of words under the usual names. Arguments and errors as for `find_spans`."""
+    names = _names(item)
+    unfit = [option for option in options.given if option not in ("--text-column", "--words")]
+    if unfit:
+        raise Refused(f"{unfit[0]} is for labelled spans: it cannot be combined with --no-labels")
+    tokens = TOKENS_COLUMN if TOKENS_COLUMN in tokens_in(item) and not options.words else None
+    usual = [name for name in (schema.INPUT_IDS, *WORDS_COLUMNS) if name in names and name != tokens]
+    if not options.given and (words is not None or usual):
+        return None
+    text = options.text_column or next((name for name in TEXT_COLUMNS if name in names), None)
+    if text is not None:
+        return SpanColumns(text, None, tokens, options.words or PUNCTUATION)
+    if not options.given:
+        return None
+    raise Refused(
+        f"no column with text ({options.given[0]}): {item.file.source} has the columns {', '.join(names)}; "
+        f"select one with --text-column"
+    )
+
+
 def find_spans(options: SpanOptions, words: str | None, labels: str | None, item: Inspected) -> SpanColumns | None:
     """The columns of text and spans, if words and tags are to be made of these: where an option says so, or there are
     no columns of words and tags under the usual names, but of text and spans.
@@ -175,7 +197,7 @@ def spans_problem(columns: SpanColumns, kind: Mapping[str, pa.DataType]) -> str 
             return f"its column {columns.text} is {text}, but lists of strings (words) are required"
     elif not is_text(text):
         return f"its column {columns.text} is {text}, but text is required"
-    if not of_spans(kind[columns.spans]) and not pa.types.is_null(kind[columns.spans]):
+    if columns.spans is not None and not of_spans(kind[columns.spans]) and not pa.types.is_null(kind[columns.spans]):
         return f"its column {columns.spans} is {kind[columns.spans]}, which holds no spans"
     if columns.tokens is not None and not of_tokens(kind[columns.tokens]):
         return f"its column {columns.tokens} is {kind[columns.tokens]}, which does not say where words begin and end"

@@ -64,8 +64,8 @@ def canonical_row(columns: SpanColumns, row: dict[str, Any]) -> dict[str, Any]:
         if not columns.in_words and not isinstance(text, str):
             raise Unlike("not_a_string", f"{columns.text} holds {json.dumps(text)[:100]}")
     made[columns.text] = text
-    spans = row.get(columns.spans)
-    if spans is not None:
+    spans = row.get(columns.spans) if columns.spans else None
+    if columns.spans and spans is not None:
         if columns.in_words and not are_word_spans(spans):
             raise Unlike("malformed", f"{columns.spans} is not a list of [first word, last word, label]")
         spans = spans_of(spans, columns.spans)
@@ -73,7 +73,8 @@ def canonical_row(columns: SpanColumns, row: dict[str, Any]) -> dict[str, Any]:
             spans = [span | {"end": span["end"] + 1} for span in spans]
         elif text is not None:
             spans = [_as_code_points(text, span) for span in spans]
-    made[columns.spans] = spans
+    if columns.spans:
+        made[columns.spans] = spans
     if columns.tokens is not None:
         tokens = row.get(columns.tokens)
         if tokens is not None and not are_tokens(tokens):
@@ -188,13 +189,19 @@ def _fields(type_: pa.DataType) -> tuple[str, str, str] | None:
 
 def canonical_types(columns: SpanColumns) -> dict[str, pa.DataType]:
     """The types of the columns of text, spans and tokens in canonical form."""
-    types = {columns.text: pa.list_(pa.string()) if columns.in_words else pa.string(), columns.spans: pa.list_(SPAN)}
-    return types if columns.tokens is None else types | {columns.tokens: pa.list_(TOKEN)}
+    types = {columns.text: pa.list_(pa.string()) if columns.in_words else pa.string()}
+    if columns.spans is not None:
+        types[columns.spans] = pa.list_(SPAN)
+    if columns.tokens is not None:
+        types[columns.tokens] = pa.list_(TOKEN)
+    return types
 
 
 def canonical_table(columns: SpanColumns, table: pa.Table) -> pa.Table:
     """The columns of text, spans and tokens of a table in canonical form; those of JSON rows have it already."""
-    made = {columns.text: _texts(columns, table), columns.spans: _spans(columns, table)}
+    made = {columns.text: _texts(columns, table)}
+    if columns.spans is not None:
+        made[columns.spans] = spans_column(columns, table)
     if columns.tokens is not None:
         made[columns.tokens] = _tokens(one_array(table.column(columns.tokens)))
     for name, column in made.items():
@@ -216,7 +223,10 @@ def _tokens(array: pa.Array) -> pa.Array:
     return list_array(pa.StructArray.from_arrays(fields, fields=list(TOKEN)), offsets_of(list_lengths(array)), null)
 
 
-def _spans(columns: SpanColumns, table: pa.Table) -> pa.Array:
+def spans_column(columns: SpanColumns, table: pa.Table) -> pa.Array:
+    """The spans of a table in canonical form; all null for text without labels."""
+    if columns.spans is None:
+        return pa.nulls(table.num_rows, pa.list_(SPAN))
     array = one_array(table.column(columns.spans))
     if array.type == pa.list_(SPAN):
         return array

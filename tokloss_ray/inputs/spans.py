@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from tokloss_ray import schema
 from tokloss_ray.inputs.format import RawChunk
 from tokloss_ray.inputs.span_columns import MADE_TAGS, MADE_WORDS
-from tokloss_ray.inputs.span_shapes import canonical_table
+from tokloss_ray.inputs.span_shapes import canonical_table, spans_column
 from tokloss_ray.inputs.text_words import MODEL, Pieces, Texts, code_points, split, words_of
 from tokloss_ray.inputs.unit import Columns, RowRules, SpanColumns
 from tokloss_ray.ragged import any_per_row, list_array, list_lengths, offsets_of, one_array
@@ -58,15 +58,19 @@ def to_words(rules: RowRules, raw: RawChunk) -> RawChunk:
     assert columns is not None
     table = canonical_table(columns, raw.table)
     parts = split_texts(columns, table, rules)
-    spans = one_array(table.column(columns.spans))
+    spans = spans_column(columns, table)
     offsets, flat = offsets_of(list_lengths(spans)), spans.flatten()
     found = find_words(parts, flat, offsets)
     reasons = _reasons(columns, table, parts, found, offsets)
     fine = ~(found.wrong | found.overlaps)
     labels = mapped(pc.struct_field(flat, "label"), columns.label_map)
-    tags = tags_of(_tag_set(rules.tags), parts, _some(found, fine), labels.filter(pa.array(fine)))
+    tags = pa.nulls(len(parts.words), pa.string())
+    if columns.spans is not None:
+        tags = tags_of(_tag_set(rules.tags), parts, _some(found, fine), labels.filter(pa.array(fine)))
     of_words = offsets_of(parts.pieces.counts)
-    made = {MADE_WORDS: list_array(parts.words, of_words), MADE_TAGS: list_array(tags, of_words)}
+    made = {MADE_WORDS: list_array(parts.words, of_words)}
+    if columns.spans is not None:  # text whose spans are null has no labels
+        made[MADE_TAGS] = list_array(tags, of_words, _is_null(spans))
     if parts.texts is not None:
         begin = np.repeat(parts.offsets[:-1], parts.pieces.counts)
         for name, at in zip(schema.WORD_OFFSETS, (parts.pieces.starts, parts.pieces.ends), strict=True):
@@ -191,7 +195,8 @@ def _reasons(columns: SpanColumns, table: pa.Table, parts: Split, found: Found, 
         reasons[bad & (reasons == "")] = reason
 
     for name in columns.names:
-        mark(_is_null(one_array(table.column(name))), "null_field")
+        if name != columns.spans:
+            mark(_is_null(one_array(table.column(name))), "null_field")
     counts = parts.pieces.counts
     if columns.in_words:
         mark(any_per_row(_is_null(parts.words), offsets_of(counts)), "null_field")
@@ -227,6 +232,8 @@ def payload_row(columns: Columns, row: dict[str, Any]) -> dict[str, Any]:
     """A row as errors/ shows it: of one with spans the text and the spans, and the tags that were made of them."""
     if columns.spans is None:
         return row
+    if columns.spans.spans is None:
+        return {k: v for k, v in row.items() if k not in (MADE_WORDS, *schema.WORD_OFFSETS)}
     spans = row[columns.spans.spans]
     said = None if spans is None else [{k: v for k, v in s.items() if k != "text" or v is not None} for s in spans]
     return {k: v for k, v in row.items() if k not in (MADE_WORDS, *schema.WORD_OFFSETS)} | {columns.spans.spans: said}
@@ -236,7 +243,7 @@ def _detail(columns: SpanColumns, row: dict[str, Any], parts: Split, found: Foun
     """What exactly is wrong with one row, for a person."""
     text = row[columns.text]
     if reason == "null_field":
-        nulls = [name for name in columns.names if row[name] is None]
+        nulls = [name for name in columns.names if name != columns.spans and row[name] is None]
         return f"{', '.join(nulls)} is null" if nulls else f"{columns.text}[{text.index(None)}] is null"
     if reason == "empty":
         return f"{columns.text} has no words"
@@ -245,6 +252,7 @@ def _detail(columns: SpanColumns, row: dict[str, Any], parts: Split, found: Foun
     which = {"wrong_span": found.wrong, "span_cuts_word": found.cuts, "overlapping_spans": found.overlaps}[reason]
     at = int(np.flatnonzero((found.row == i) & which)[0])
     number = at - int(np.searchsorted(found.row, i))
+    assert columns.spans is not None  # without there is nothing wrong with them
     span = row[columns.spans][number]
     start, end, name = span["start"], span["end"], f"{columns.spans}[{number}]"
     if reason == "wrong_span":

@@ -28,6 +28,8 @@ def find_tags(
     Raises:
         Refused: a declared name is no tag of the model, or two files declare different names.
     """
+    if columns.labels is None:
+        return None
     if columns.spans is not None:
         tag_set = read_tag_set(tuple(model_tags))
         if tag_set is None or OUTSIDE not in model_tags:
@@ -61,8 +63,10 @@ def find_tags(
     return names
 
 
-def text_tags(item: Inspected, labels: str) -> bool:
+def text_tags(item: Inspected, labels: str | None) -> bool:
     """Whether the tags of a file are strings; a text file's first tag says it."""
+    if labels is None:
+        return False
     if item.schema is not None:
         return is_text(getattr(types_of(item.schema)[labels], "value_type", pa.null()))
     lists = (value_of(row, labels) for row in sample_json(item.file))

@@ -157,7 +157,7 @@ class SpanColumns:
     """Columns of text and of labelled spans in it, from which words and tags are made (`spans.py`).
 
     Attributes:
-        text, spans: names of columns.
+        text, spans: names of columns; spans is None for text without labels.
         tokens: the column that says where each word begins and ends; None: the text is split.
         words: how text is split, one of `text_words.WAYS`.
         widen: a span that cuts a word is widened to it.
@@ -167,7 +167,7 @@ class SpanColumns:
     """
 
     text: str
-    spans: str
+    spans: str | None
     tokens: str | None = None
     words: str = "punctuation"
     widen: bool = False
@@ -178,12 +178,13 @@ class SpanColumns:
     @property
     def names(self) -> list[str]:
         """The columns to read."""
-        return [self.text, self.spans, *([self.tokens] if self.tokens else [])]
+        return [name for name in (self.text, self.spans, self.tokens) if name]
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Which input columns the job reads. `words` is None for pre-encoded input, which has `input_ids` instead.
+    """Which input columns the job reads. `words` is None for pre-encoded input, which has `input_ids` instead; `labels`
+    is None for text without labels.
 
     Attributes:
         words, labels, mask, example_id: names of columns.
@@ -194,7 +195,7 @@ class Columns:
     """
 
     words: str | None
-    labels: str
+    labels: str | None
     mask: str | None = None
     example_id: str | None = None
     carried: tuple[pa.Field, ...] = ()

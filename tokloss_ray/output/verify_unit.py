@@ -181,6 +181,12 @@ def _check_table(table: pa.Table) -> Iterator[str]:
     labelled = pc.not_equal(one_array(table.column(schema.LABELS)).flatten(), IGN).to_numpy(zero_copy_only=False)
     if not np.isfinite(losses).all():
         yield "a loss is not finite"
+    if schema.ENTROPY in table.column_names:
+        entropies = one_array(table.column(schema.ENTROPY))
+        if not np.array_equal(list_lengths(entropies), lengths):
+            yield "entropy is not as long as input_ids"
+        elif not (entropies.flatten().to_numpy(zero_copy_only=False) >= 0).all():
+            yield "an entropy is not a number from 0"
     if losses[~labelled].any():
         yield "a position without a label has a loss"
     sums = {

@@ -36,6 +36,7 @@ class Job:
     dtype: str
     batch_tokens: int
     keep_probs: bool
+    keep_entropy: bool
     storage_tries: int
     packing: str = "auto"
     trust_remote_code: bool = False

@@ -147,7 +147,14 @@ def _identity(found: Preflight, of_input: Any, dtype: str, shard_tokens: int) ->
     }
     if columns.spans is not None:
         identity["spans"] = asdict(columns.spans)
+    if _keeps_entropy(found):  # not in runs of versions without the setting
+        identity["keep_entropy"] = True
     return json.loads(json.dumps(identity))
+
+
+def _keeps_entropy(found: Preflight) -> bool:
+    """Whether entropies are written: asked for, or always where no label tells how sure the model should be."""
+    return found.config.keep_entropy or found.columns.labels is None
 
 
 def _job(found: Preflight, identity: dict[str, Any], batch_tokens: int) -> Job:
@@ -175,6 +182,7 @@ def _job(found: Preflight, identity: dict[str, Any], batch_tokens: int) -> Job:
         dtype=identity["dtype"],
         batch_tokens=batch_tokens,
         keep_probs=config.keep_probs,
+        keep_entropy=_keeps_entropy(found),
         storage_tries=config.storage_tries,
         packing=config.packing,
         trust_remote_code=config.trust_remote_code,

@@ -84,7 +84,7 @@ def preflight(config: ScoreConfig, located: Located | None = None) -> Preflight:
 
 
 def _column_options(config: ScoreConfig) -> ColumnOptions:
-    names = ("tokens_column", "labels_column", "id_column", "keep", "partition_by", "add_column")
+    names = ("tokens_column", "labels_column", "labels", "id_column", "keep", "partition_by", "add_column")
     spans = SpanOptions(**{name: getattr(config, name) for name in SpanOptions.__dataclass_fields__})
     return ColumnOptions(**{name: getattr(config, name) for name in names}, spans=spans)
 

@@ -15,7 +15,7 @@ from tokloss_ray.inputs.formats import format_named
 from tokloss_ray.inputs.lines import MAX_RECORD
 from tokloss_ray.inputs.read import Chunk, read_unit
 from tokloss_ray.inputs.unit import ReadUnit
-from tokloss_ray.ragged import list_lengths, one_array
+from tokloss_ray.ragged import any_per_row, list_lengths, offsets_of, one_array
 from tokloss_ray.scoring.job import Job
 from tokloss_ray.scoring.stages.encode import encode_rows
 from tokloss_ray.scoring.stages.row_tokenizer import RowTokenizer
@@ -30,7 +30,7 @@ PACKED_RATIO = 4
 class Sample:
     """The first rows, read and encoded as the job will do it; of the files `sources`.
 
-    `size`: how much of what the plan counts as bytes they are.
+    `size`: how much of what the plan counts as bytes they are; `unlabelled`: rows without any label.
     """
 
     rows: int
@@ -40,6 +40,7 @@ class Sample:
     unknown: list[str]
     sources: list[str]
     sequences: pa.Table | None
+    unlabelled: int = 0
 
 
 def sample_rows(job: Job, units: list[ReadUnit]) -> Sample:
@@ -57,7 +58,9 @@ def sample_rows(job: Job, units: list[ReadUnit]) -> Sample:
         for reason in [*chunk.errors.column("reason").to_pylist(), *errors.column("reason").to_pylist()]:
             reasons[reason] = reasons.get(reason, 0) + 1
         size, per_row = _bytes_read(unit, chunk), tokens / max(1, chunk.rows.num_rows)
-        return Sample(rows, size, per_row, reasons, _tags_of(job, chunk.errors), unit.sources, sequences)
+        unlabelled = _unlabelled(chunk.rows) if job.columns.labels else 0
+        tags = _tags_of(job, chunk.errors)
+        return Sample(rows, size, per_row, reasons, tags, unit.sources, sequences, unlabelled)
     return Sample(0, 0, 0, {}, [], [], None)
 
 
@@ -90,6 +93,13 @@ def _bytes_read(unit: ReadUnit, chunk: Chunk) -> float:
     return before + float(size)
 
 
+def _unlabelled(rows: pa.Table) -> int:
+    """How many rows have no label at all."""
+    labels = one_array(rows.column(schema.LABEL_IDS))
+    has = any_per_row(labels.flatten().to_numpy() != schema.IGNORE_INDEX, offsets_of(list_lengths(labels)))
+    return int((~has).sum())
+
+
 def _tags_of(job: Job, errors: pa.Table) -> list[str]:
     """The tags of the rows that have one the model does not know."""
     unknown = errors.filter(pc.equal(errors.column("reason"), "unknown_tag")).column("payload").to_pylist()
@@ -105,9 +115,9 @@ def sample_warnings(job: Job, sample: Sample) -> list[str]:
     """
     bad = sum(sample.reasons.values())
     unknown = sample.reasons.get("unknown_tag", 0)
+    spans = job.columns.spans
+    column, option = (job.columns.labels, "--labels-column") if spans is None else (spans.spans, "--spans-column")
     if unknown * 2 > sample.rows and job.data_tags is None:
-        spans = job.columns.spans
-        column, option = (job.columns.labels, "--labels-column") if spans is None else (spans.spans, "--spans-column")
         mapping = "" if spans is None else "give the model's names with --label-map LABEL=TYPE, or "
         raise Refused(
             f"most rows have tags that the model does not know: column {column} has "
@@ -117,4 +127,8 @@ def sample_warnings(job: Job, sample: Sample) -> list[str]:
     if bad * 2 > sample.rows:
         reasons = ", ".join(f"{reason} {n}" for reason, n in sorted(sample.reasons.items()))
         return [f"{bad} of the first {sample.rows} rows cannot be scored ({reasons}): is a column name wrong?"]
-    return scheme_warnings(job.tags, sample.sequences)
+    warnings = scheme_warnings(job.tags, sample.sequences)
+    if sample.unlabelled:
+        several = f"{sample.unlabelled} of the first {sample.rows} rows have"
+        warnings.append(f"{several} no label in {column}: they are scored without a loss")
+    return warnings

@@ -27,6 +27,7 @@ def fix_conll(
     if layout is None:
         return None
     assert columns.words is not None
+    assert columns.labels is not None
     parts: list[bytes] = []
     copied = 0
     for sentence in sentences_in(io.BytesIO(data), layout):

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from tokloss_ray.errors import Refused
 from tokloss_ray.inputs.json_array import begins_array, objects_in
 from tokloss_ray.ragged import list_array, list_lengths, offsets_of, one_array
 
@@ -61,21 +62,27 @@ def fix_column(
     values = tags.flatten()
     seen.update(values.unique().to_pylist())
     offsets = offsets_of(list_lengths(tags))
-    flat: list[Any] | None = None
+    changes: dict[int, list[Any]] = {}
     for row, id_ in enumerate(ids):
         if not wanted(start + row, id_):
             continue
-        old = tags[row].as_py() or []
-        new = fix(start + row, id_, words[row].as_py() or [], old)
-        if new is None or new == old:
-            continue
-        flat = values.to_pylist() if flat is None else flat
-        flat[offsets[row] : offsets[row + 1]] = new
-    if flat is None:
+        of_row = words[row].as_py() or []
+        old = tags[row].as_py() if tags[row].is_valid else [None] * len(of_row)
+        new = fix(start + row, id_, of_row, old)
+        if new is not None and new != old:
+            changes[row] = new
+    if not changes:
         return None
+    flat = values.to_pylist()
+    for row in sorted(changes, reverse=True):  # a row that had no tags at all grows
+        flat[offsets[row] : offsets[row + 1]] = changes[row]
     type_ = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
-    null = np.asarray(tags.is_null())
-    return list_array(pa.array(flat, type_).cast(values.type), offsets, null).cast(tags.type)
+    if pa.types.is_integer(type_) and any(isinstance(tag, str) for tag in flat):
+        raise Refused("the dataset does not name its integer tags: list them in order with --tags")
+    null, lengths = np.array(tags.is_null()), list_lengths(tags)
+    for row, new in changes.items():
+        null[row], lengths[row] = False, len(new)
+    return list_array(pa.array(flat, type_).cast(values.type), offsets_of(lengths), null).cast(tags.type)
 
 
 def fix_jsonl(data: bytes, names: tuple[str, str, str | None], wanted: Wanted, fix: Fix, seen: Seen) -> bytes | None:
@@ -86,10 +93,15 @@ def fix_jsonl(data: bytes, names: tuple[str, str, str | None], wanted: Wanted, f
         if isinstance(tags, list):
             seen.update(tag for tag in tags if isinstance(tag, (str, int)))
         id_ = as_text(row.get(names[2])) if names[2] else None
-        new = fix(offset, id_, row.get(names[0]) or [], tags or []) if wanted(offset, id_) else None
+        words = row.get(names[0]) or []
+        old = [None] * len(words) if tags is None else tags
+        new = fix(offset, id_, words, old) if wanted(offset, id_) else None
         if new is not None and new != tags:
-            start, end = (len(text[:at].encode()) for at in value_span(text, names[1]))
             value = json.dumps(new, ensure_ascii=text.isascii())
+            start, end = (len(text[:at].encode()) for at in value_span(text, names[1]))
+            if names[1] not in row:
+                start = end = len(text[: text.rindex("}")].encode())
+                value = f", {json.dumps(names[1])}: {value}"
             pieces += [data[done : offset + start], value.encode()]
             done = offset + end
     return b"".join([*pieces, data[done:]]) if pieces else None

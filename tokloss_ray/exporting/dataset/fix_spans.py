@@ -58,6 +58,8 @@ class Decided:
 def fix_span_json(data: bytes, columns: Columns, decided: Decided) -> bytes | None:
     """JSON lines, or an array: in the objects that change, the value of the column of spans is replaced."""
     assert columns.spans is not None
+    name = columns.spans.spans
+    assert name is not None
     style = Style()
     for _, _, row in json_objects(data):
         _learn(style, columns, with_nested(row, columns.names), decided)
@@ -69,8 +71,11 @@ def fix_span_json(data: bytes, columns: Columns, decided: Decided) -> bytes | No
             continue
         new = _new_value(columns, style, decided, row, offset, id_)
         if new is not None:
-            start, end = (len(text[:at].encode()) for at in value_span(text, columns.spans.spans))
             value = json.dumps(new, ensure_ascii=text.isascii())
+            start, end = (len(text[:at].encode()) for at in value_span(text, name))
+            if name not in row:
+                start = end = len(text[: text.rindex("}")].encode())
+                value = f", {json.dumps(name)}: {value}"
             pieces += [data[done : offset + start], value.encode()]
             done = offset + end
     return b"".join([*pieces, data[done:]]) if pieces else None
@@ -81,6 +86,7 @@ def fix_span_column(table: pa.Table, start: int, columns: Columns, decided: Deci
     changes."""
     assert columns.spans is not None
     name, labels = columns.spans.spans, columns.spans.label_names or ()
+    assert name is not None
     column = one_array(table.column(name))
     style = Style()
     for value in column.to_pylist():
@@ -139,6 +145,9 @@ def _new_value(columns: Columns, style: Style, decided: Decided, row: Row, numbe
         Refused: the spans do not fit the text, or the corrections not the row.
     """
     assert columns.spans is not None
+    assert columns.spans.spans is not None
+    if row.get(columns.spans.spans) is None:  # a row without labels
+        row = row | {columns.spans.spans: []}
     canonical, problem = checked(columns, row)
     if problem[0]:
         raise Refused(f"a row with corrections cannot be read: {problem[1]}")

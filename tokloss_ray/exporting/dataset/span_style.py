@@ -54,7 +54,7 @@ def learn(style: Style, columns: SpanColumns, row: Row) -> list[str]:
             new.append(type_)
         if style.like is None:
             style.like = span
-            style.region = next((r for r in _regions(row.get(columns.spans)) if r["value"] is span), None)
+            style.region = next((r for r in _regions(row.get(columns.spans or "")) if r["value"] is span), None)
         text = row.get(columns.text)
         if not style.utf_16 and isinstance(span, dict) and isinstance(text, str) and not text.isascii():
             start, end = (_of(span, keys) for keys in (STARTS, ENDS))
@@ -64,7 +64,7 @@ def learn(style: Style, columns: SpanColumns, row: Row) -> list[str]:
 
 def raw_spans(columns: SpanColumns, row: Row) -> list[Any]:
     """The spans of a row as they are written."""
-    value = row.get(columns.spans)
+    value = row.get(columns.spans) if columns.spans else None
     if not isinstance(value, list):
         return []
     regions = _regions(value)
@@ -84,6 +84,7 @@ def with_entities(
 
     Spans stand by their beginning if they did.
     """
+    assert columns.spans is not None
     value, text = row[columns.spans], canonical[columns.text]
     raw, spans = raw_spans(columns, row), canonical[columns.spans]
     places = [(span["start"], span["end"]) for span in spans]

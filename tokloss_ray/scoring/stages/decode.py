@@ -104,7 +104,9 @@ def _score_rows(job: Job, sources: Sequence[str], table: pa.Table) -> pa.Table:
         schema.MEAN_LOSS: pa.array(mean.astype(np.float32), mask=none),
         schema.MAX_LOSS: pa.array(most.astype(np.float32), mask=none),
     }
-    fields = list(schema.SCORES_FIELDS) + ([schema.PROBS_FIELD] if job.keep_probs else [])
+    fields = list(schema.SCORES_FIELDS)
+    fields += [schema.ENTROPY_FIELD] if job.keep_entropy else []
+    fields += [schema.PROBS_FIELD] if job.keep_probs else []
     fields += [field for field in job.columns.carried if field.name not in job.constants]
     columns = {f.name: made[f.name] if f.name in made else one_array(table.column(f.name)).cast(f.type) for f in fields}
     columns |= {name: pa.repeat(pa.scalar(text, pa.string()), table.num_rows) for name, text in job.constants.items()}

@@ -248,7 +248,9 @@ def payload(job: Job, row: dict, items: list, label_ids: list[int]) -> str:
         else:
             tags.append(job.tags[label] if job.columns.text_tags else names.index(job.tags[label]))
     given = {field.name: row[field.name] for field in job.columns.carried}
-    given |= {job.columns.words or schema.INPUT_IDS: items, job.columns.labels: tags}
+    given[job.columns.words or schema.INPUT_IDS] = items
+    if job.columns.labels:
+        given[job.columns.labels] = tags
     if job.columns.example_id:
         given[job.columns.example_id] = row[schema.EXAMPLE_ID]
     return json.dumps(given, ensure_ascii=False, default=str)

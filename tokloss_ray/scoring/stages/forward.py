@@ -79,12 +79,12 @@ class Forward:
 
     Args:
         model: on the device, in eval mode.
-        keep_probs: whether the probabilities of all classes are kept.
+        keep_probs: whether the probabilities of all classes are kept; keep_entropy: whether their entropy is.
     """
 
-    def __init__(self, model: nn.Module, keep_probs: bool = False) -> None:
+    def __init__(self, model: nn.Module, keep_probs: bool = False, keep_entropy: bool = False) -> None:
         self.model: Any = model
-        self.keep_probs = keep_probs
+        self.keep_probs, self.keep_entropy = keep_probs, keep_entropy
         self._packed = False
 
     @torch.inference_mode()
@@ -99,4 +99,5 @@ class Forward:
         if (packed := isinstance(batch, PackedBatch)) != self._packed:
             attention.switch(self.model, packed)
             self._packed = packed
-        return to_words(score_tokens(logits_of(self.model, batch), batch.labels, self.keep_probs))
+        scores = score_tokens(logits_of(self.model, batch), batch.labels, self.keep_probs, self.keep_entropy)
+        return to_words(scores)

@@ -20,6 +20,7 @@ class TokenScores(NamedTuple):
         best, second: int64 [tokens], the class with the largest logit and the runner-up.
         best_prob, second_prob: float32 [tokens].
         finite: bool [tokens], whether all logits are.
+        entropy: float32 [tokens], of the classes' probabilities in nats, or None.
         probs: float32 [tokens, classes], or None.
     """
 
@@ -29,11 +30,14 @@ class TokenScores(NamedTuple):
     second: torch.Tensor
     second_prob: torch.Tensor
     finite: torch.Tensor
+    entropy: torch.Tensor | None
     probs: torch.Tensor | None
 
 
 class HostScores(NamedTuple):
-    """The same on the host: int32 where `TokenScores` has int64, and probabilities of no class if none are kept."""
+    """The same on the host: int32 where `TokenScores` has int64; entropies are [tokens, 1]. Those and probabilities are
+    [tokens, 0] if none are kept.
+    """
 
     loss: np.ndarray
     best: np.ndarray
@@ -41,10 +45,13 @@ class HostScores(NamedTuple):
     second: np.ndarray
     second_prob: np.ndarray
     finite: np.ndarray
+    entropy: np.ndarray
     probs: np.ndarray
 
 
-def score_tokens(logits_TC: torch.Tensor, labels_T: torch.Tensor, keep_probs: bool = False) -> TokenScores:
+def score_tokens(
+    logits_TC: torch.Tensor, labels_T: torch.Tensor, keep_probs: bool = False, keep_entropy: bool = False
+) -> TokenScores:
     """Score tokens whose padding is already gone; softmax and loss are in float32 whatever the model's dtype."""
     # On a GPU the softmax reads low precision and widens it in registers: no copy of the logits in float32 is made.
     log_probs_TC = F.log_softmax(logits_TC, dim=-1, dtype=torch.float32)
@@ -63,6 +70,7 @@ def score_tokens(logits_TC: torch.Tensor, labels_T: torch.Tensor, keep_probs: bo
         second=second_T,
         second_prob=second_log_T.exp(),
         finite=torch.isfinite(logits_TC).all(dim=-1),
+        entropy=torch.special.entr(log_probs_TC.exp()).sum(dim=-1) if keep_entropy else None,
         probs=log_probs_TC.exp() if keep_probs else None,
     )
 
@@ -72,14 +80,16 @@ def to_words(scores: TokenScores) -> torch.Tensor:
 
     Returns:
         int32 [tokens * (6 + classes)], one field after the other; floats with the bits they have; classes are 0 without
-        probabilities.
+        probabilities, and entropies are one field more.
     """
     fields = [field.flatten() for field in scores if field is not None]
     return torch.cat([field.view(torch.int32) if field.is_floating_point() else field.int() for field in fields])
 
 
-def from_words(words: np.ndarray, tokens: int, classes: int) -> HostScores:
-    """The fields of what `to_words` has made of so many tokens, as views; `classes` is 0 without probabilities."""
+def from_words(words: np.ndarray, tokens: int, classes: int, entropies: int = 0) -> HostScores:
+    """The fields of what `to_words` has made of so many tokens, as views; `classes` is 0 without probabilities,
+    `entropies` 1 with entropies.
+    """
     loss, best, best_prob, second, second_prob, finite = words[: tokens * 6].reshape(6, tokens)
     return HostScores(
         loss=loss.view(np.float32),
@@ -88,11 +98,14 @@ def from_words(words: np.ndarray, tokens: int, classes: int) -> HostScores:
         second=second,
         second_prob=second_prob.view(np.float32),
         finite=finite,
-        probs=words[tokens * 6 :].reshape(tokens, classes).view(np.float32),
+        entropy=words[tokens * 6 : tokens * (6 + entropies)].reshape(tokens, entropies).view(np.float32),
+        probs=words[tokens * (6 + entropies) :].reshape(tokens, classes).view(np.float32),
     )
 
 
-def scattered(parts: Iterable[tuple[np.ndarray, HostScores]], tokens: int, classes: int) -> HostScores:
+def scattered(
+    parts: Iterable[tuple[np.ndarray, HostScores]], tokens: int, classes: int, entropies: int = 0
+) -> HostScores:
     """Scores of `tokens` tokens from those of parts, each with their positions [tokens]; zeros where there are none."""
     whole = HostScores(
         loss=np.zeros(tokens, np.float32),
@@ -101,6 +114,7 @@ def scattered(parts: Iterable[tuple[np.ndarray, HostScores]], tokens: int, class
         second=np.zeros(tokens, np.int32),
         second_prob=np.zeros(tokens, np.float32),
         finite=np.zeros(tokens, bool),
+        entropy=np.zeros((tokens, entropies), np.float32),
         probs=np.zeros((tokens, classes), np.float32),
     )
     for at, part in parts:

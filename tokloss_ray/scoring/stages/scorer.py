@@ -66,7 +66,7 @@ class Scorer:
             self.packing = find_packing(self.model, probe)
         if self.packing is not None:
             self.batching = PACKED
-        self.forward = Forward(self.model, job.keep_probs)
+        self.forward = Forward(self.model, job.keep_probs, job.keep_entropy)
         self.budget = Budget(job.batch_tokens)
         self.queue: DeviceQueue | None = None
         self.streams = 1
@@ -90,13 +90,14 @@ class Scorer:
 
         With a journal carefully: with half the budget, one micro-batch after another, each noted before.
 
-        Returns the table with predicted_ids, loss, predicted_prob, second_ids, second_prob (and probs), lists as long
-        as input_ids, and problem, which is null or the reason why a sequence could not be scored; and the figures
+        Returns the table with predicted_ids, loss, predicted_prob, second_ids, second_prob (entropy, probs), lists as
+        long as input_ids, and problem, which is null or the reason why a sequence could not be scored; and the figures
         padded_tokens, batch_tokens, batching, memory_splits (micro-batches that were halved) and seconds: score, for
         which the device computed, and wait, for which it had nothing to do before and between.
         """
         classes = len(self.job.tags) * self.job.keep_probs
-        work = Work(sequences, self.job.pad_token_id, self.shortest, classes, self.packing)
+        entropies = int(self.job.keep_entropy)
+        work = Work(sequences, self.job.pad_token_id, self.shortest, classes, self.packing, entropies)
         budget, equal_length = self.budget.tokens, self.batching == EQUAL_LENGTH
         if journal is None:
             work.plan(budget, equal_length)

@@ -43,15 +43,23 @@ class Work:
         shortest: tokens of the shortest sequence that the model answers.
         classes: whose probabilities are kept; 0 keeps none.
         packing: how the model takes sequences end to end; None pads them.
+        entropies: 1 keeps them.
 
     Attributes:
         packing: the same; None if a sequence has a mask of its own, which packed ones cannot have.
     """
 
     def __init__(
-        self, sequences: pa.Table, pad_id: int, shortest: int = 1, classes: int = 0, packing: Packing | None = None
+        self,
+        sequences: pa.Table,
+        pad_id: int,
+        shortest: int = 1,
+        classes: int = 0,
+        packing: Packing | None = None,
+        entropies: int = 0,
     ) -> None:
-        self.sequences, self.pad_id, self.shortest, self.classes = sequences, pad_id, shortest, classes
+        self.sequences, self.pad_id, self.shortest = sequences, pad_id, shortest
+        self.classes, self.entropies = classes, entropies
         column = one_array(sequences.column(schema.INPUT_IDS))
         self.lengths = list_lengths(column)
         self.offsets = offsets_of(self.lengths)
@@ -62,7 +70,7 @@ class Work:
         self.packing = packing if self.mask is None or self.mask.all() else None
         labels = one_array(sequences.column(schema.LABEL_IDS)).flatten().to_numpy()
         self.labels = labels.astype(np.int64)
-        self.scores = scattered((), int(self.offsets[-1]), classes)
+        self.scores = scattered((), int(self.offsets[-1]), classes, entropies)
         self.too_short = np.flatnonzero(self.lengths < shortest)
         self.too_big: list[int] = []
         self.padded = 0
@@ -116,7 +124,8 @@ class Work:
 
     def keep(self, batch: Prepared, words: np.ndarray) -> None:
         """Put the scores of a micro-batch (`loss.to_words`) where its sequences are in the shard."""
-        for whole, part in zip(self.scores, from_words(words, len(batch.at), self.classes), strict=True):
+        scores = from_words(words, len(batch.at), self.classes, self.entropies)
+        for whole, part in zip(self.scores, scores, strict=True):
             whole[batch.at] = part
         with self._lock:
             self.padded += batch.size
@@ -145,6 +154,8 @@ class Work:
             schema.SECOND_IDS: pa.array(scores.second, mask=no_second),
             schema.SECOND_PROB: pa.array(scores.second_prob, mask=no_second),
         }
+        if self.entropies:
+            made[schema.ENTROPY] = scores.entropy[:, 0]
         for name, values in made.items():
             table = table.append_column(name, list_array(values, offsets))
         if self.classes:
