@@ -17,7 +17,7 @@ from tokloss_ray.demo import DATA
 from tokloss_ray.errors import Refused
 from tokloss_ray.mining.mined import provenance_of
 from tokloss_ray.mining.write import write_tables
-from tokloss_ray.output.search import find_sequences, notes_of_issues, open_scores, sequences_of_issues
+from tokloss_ray.output.search import find_sequences, notes_of_issues, open_scores, sequences_by_id, sequences_of_issues
 
 TAGS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC"]
 
@@ -48,12 +48,19 @@ def names(rows: list[dict[str, Any]]) -> list[tuple[str, int]]:
 
 @pytest.mark.parametrize("rank", ["total", "mean", "max"])
 def test_the_worst_by_each_loss(output: Path, rank: str) -> None:
+    """Of whole rows: the windows of one are one sequence."""
     found, count = find_sequences(open_scores(str(output)), 7, rank)
-    rows = inline.read_rows(output)
-    assert count == len(rows)
-    key = f"{rank}_loss"
-    expected = sorted(rows, key=lambda row: (-(row[key] or 0.0), row["example_id"], row["window"]))
-    assert names(found.to_pylist()) == names(expected[:7])
+    losses: dict[str, list[float]] = {}
+    windows = inline.read_rows(output)
+    for row in windows:
+        here = zip(row["labels"], row["loss"], strict=True)
+        losses.setdefault(row["example_id"], []).extend(loss for label, loss in here if label != "IGN")
+    assert count == len(losses) < len(windows)
+    of_rank = {"total": sum, "mean": lambda x: sum(x) / len(x), "max": max}[rank]
+    expected = sorted(losses, key=lambda name: (-of_rank(losses[name]), name))[:7]
+    assert [row["example_id"] for row in found.to_pylist()] == expected
+    for row in found.to_pylist():
+        assert row[f"{rank}_loss"] == pytest.approx(of_rank(losses[row["example_id"]]), rel=1e-5)
 
 
 @pytest.mark.parametrize(("label", "predicted"), [("B-ORG", "B-LOC"), ("I-PER", None), (None, "I-LOC"), ("O", "O")])
@@ -68,14 +75,39 @@ def test_by_a_pair_of_tags(output: Path, label: str | None, predicted: str | Non
         )
 
     found, count = find_sequences(open_scores(str(output)), 4, label=label, predicted=predicted)
-    expected = [row for row in inline.read_rows(output) if has(row)]
+    rows = inline.read_rows(output)
+    total: dict[str, float] = {}
+    for row in rows:
+        total[row["example_id"]] = total.get(row["example_id"], 0.0) + row["total_loss"]
+    expected = {row["example_id"] for row in rows if has(row)}
     assert count == len(expected) > 0
-    worst = sorted(expected, key=lambda row: (-row["total_loss"], row["example_id"]))
-    assert names(found.to_pylist()) == names(worst[:4])
+    worst = sorted(expected, key=lambda name: (-total[name], name))
+    assert [row["example_id"] for row in found.to_pylist()] == worst[:4]
+
+
+def test_windows_are_shown_as_one_sequence(output: Path) -> None:
+    """With the words of the row in their order, each once, and special tokens at the ends alone."""
+    rows = inline.read_rows(output)
+    long = next(row for row in rows if row["window"] == 1)
+    found = sequences_by_id(open_scores(str(output)), long["example_id"])
+    (one,) = found.to_pylist()
+    inside = one["word_ids"][1:-1]
+    assert sorted(set(inside)) == list(range(len(long["words"])))
+    assert inside == sorted(inside)
+    labelled = [label for label in one["labels"] if label != "IGN"]
+    assert len(labelled) == len(long["words"])
+    windows = [row for row in rows if row["example_id"] == long["example_id"]]
+    assert one["total_loss"] == pytest.approx(sum(row["total_loss"] for row in windows), rel=1e-6)
+    for token, window, place in zip(one["input_tokens"], one["windows"], one["places"], strict=True):
+        assert windows[window]["input_tokens"][place] == token
+    text = invoke("show", str(output), "--id", long["example_id"])
+    assert text.count("[CLS]") == text.count("[SEP]") == 1
+    assert "window" not in text
 
 
 def test_by_issue(output: Path) -> None:
     rows = inline.read_rows(output)
+    rows = [row for row in rows if row["window"] == 0]
     chosen = [rows[30], rows[5], rows[30], rows[70]]
     issues = pa.table(
         {

@@ -155,7 +155,7 @@ def test_every_row_says_which_output_it_is_of(two: Path) -> None:
             if "source_row" in table.column_names:
                 found += 1
                 rows += table.select(["output", "example_id"]).to_pylist()
-        assert found == 6
+        assert found == 8
         assert all(row["example_id"] in outputs[row["output"]] for row in rows)
         assert {row["output"] for row in rows} == set(outputs)
 

@@ -43,6 +43,15 @@ def export(
             rich_help_panel=_CHOOSE,
         ),
     ] = None,
+    uncertain: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Export the N sentences with words without a label in which mine expects most errors.",
+            rich_help_panel=_CHOOSE,
+        ),
+    ] = None,
     example_id: Annotated[
         list[str] | None,
         typer.Option(
@@ -92,6 +101,7 @@ def export(
             format,
             worst=worst,
             issues=issues,
+            uncertain=uncertain,
             ids=example_id or (),
             where=where or (),
             loss=loss,

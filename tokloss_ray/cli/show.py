@@ -16,9 +16,14 @@ def show(
     output: Annotated[str, typer.Argument(metavar="OUTPUT", help="Output folder of a run.")],
     worst: Annotated[int, typer.Option(min=1, metavar="N", help="Number of sequences, highest loss first.")] = 3,
     rank: Annotated[
-        Literal["total", "mean", "max"],
-        typer.Option(metavar="total|mean|max", help="Rank sequences by total, mean or maximum loss."),
-    ] = "total",
+        Literal["total", "mean", "max", "certainty"] | None,
+        typer.Option(
+            metavar="total|mean|max|certainty",
+            help="Rank sequences by total, mean or maximum loss, or by the errors to expect in words without a label, "
+            "which is how sure the model is (default: total; certainty if nothing is labelled).",
+            show_default=False,
+        ),
+    ] = None,
     token: Annotated[
         str | None,
         typer.Option(metavar="TEXT", help="Only sequences that contain this token or word.", rich_help_panel=_FIND),
@@ -75,6 +80,7 @@ def show(
             found, marks = search.sequences_of_issues(scores, rows, worst)
             notes = search.notes_of_issues(rows, marks)
         else:
+            rank = rank or ("total" if any(scores.labels.values()) else "certainty")
             found, count = search.find_sequences(scores, worst, rank, token, label, predicted)
     if not scores.finished:
         said.print(f"{visible(output)} is not finished: showing only what is committed", markup=False)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from tokloss_ray.errors import Refused
 from tokloss_ray.exporting.decided import LEAVE, corrections, read_decided
 from tokloss_ray.exporting.formats import format_named
-from tokloss_ray.exporting.sentences import Sentence, issue_keys, keys_of_id, read_sentences, worst_keys
+from tokloss_ray.exporting.sentences import Sentence, keys_of_id, mined_keys, read_sentences, worst_keys
 from tokloss_ray.output.decisions import read_decisions
 from tokloss_ray.output.opened import open_outputs
 from tokloss_ray.storage.files import exists, open_location, write_whole
@@ -23,6 +23,7 @@ def export(
     *,
     worst: int | None = None,
     issues: int | None = None,
+    uncertain: int | None = None,
     ids: Sequence[str] = (),
     where: Sequence[str] = (),
     loss: bool = False,
@@ -38,6 +39,8 @@ def export(
         format: "label-studio", "doccano", "prodigy", "spacy", "cleanlab", "conll" or "csv".
         worst: only the N sentences with the highest total loss, worst first.
         issues: only the sentences of the top N label issues found by `tokloss mine`, worst first.
+        uncertain: only the first N sentences of the table `uncertain_sequences` that `tokloss mine` made: those whose
+            words without a label are expected to hold most errors.
         ids: only the sentences with these example_ids.
         where: only rows with `COLUMN=VALUE` or `COLUMN!=VALUE`.
         loss: add a column with the loss (CoNLL).
@@ -59,7 +62,7 @@ def export(
         100
     """
     written = format_named(format)
-    chosen = [name for name, given in (("--worst", worst), ("--issues", issues), ("--id", ids)) if given]
+    chosen = [name for name, given in _selections(worst, issues, uncertain, ids) if given]
     if len(chosen) > 1:
         raise Refused(f"{' and '.join(chosen)} select sentences in different ways: use only one of them")
     fs, path = open_location(file)
@@ -70,7 +73,9 @@ def export(
     if worst:
         keys = worst_keys(output, worst, where)
     elif issues:
-        keys = issue_keys(output, issues)
+        keys = mined_keys(output, "label_issues", issues, "--issues")
+    elif uncertain:
+        keys = mined_keys(output, "uncertain_sequences", uncertain, "--uncertain")
     elif ids:
         keys = keys_of_id(output, ids)
     sentences = read_sentences(output, keys, where, written.distributions)
@@ -84,6 +89,12 @@ def export(
     if written.beside is not None:
         write_whole(fs, f"{path}.xml", written.beside(tag_set).encode())
     return counter.count
+
+
+def _selections(
+    worst: int | None, issues: int | None, uncertain: int | None, ids: Sequence[str]
+) -> tuple[tuple[str, object], ...]:
+    return ("--worst", worst), ("--issues", issues), ("--uncertain", uncertain), ("--id", ids)
 
 
 def _by_review(output: str, sentences: Iterable[Sentence], reviewed: bool) -> Iterator[Sentence]:

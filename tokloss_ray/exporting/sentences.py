@@ -231,19 +231,21 @@ def keys_of_id(output: str, example_ids: Iterable[str]) -> pa.Table:
     return unique_keys(found)
 
 
-def issue_keys(output: str, count: int) -> pa.Table:
-    """Keys of the rows of the `count` most suspicious labels of this output, worst first.
+def mined_keys(output: str, table: str, count: int, option: str) -> pa.Table:
+    """Keys of the first `count` rows that a ranked table of `tokloss mine` has for this output, in their order.
+
+    option: by which they were asked for.
 
     Raises:
-        Refused: there is no table of label issues, it is not about the output as it is now, or it ends before.
+        Refused: there is no such table, it is not about the output as it is now, or it ends before.
     """
-    issues = read_mined(output, "label_issues")
-    if issues.cut and issues.rows.num_rows < count:
+    mined = read_mined(output, table)
+    if mined.cut and mined.rows.num_rows < count:
         raise Refused(
-            f"the table of label issues has {issues.rows.num_rows:,} for {output}, fewer than --issues {count}: "
-            f"mine {output} alone, or with a higher --limit"
+            f"the table of {table.replace('_', ' ')} has {mined.rows.num_rows:,} for {output}, fewer than {option} "
+            f"{count}: mine {output} alone, or with a higher --limit"
         )
-    return unique_keys(issues.rows.slice(0, count))
+    return unique_keys(mined.rows.slice(0, count))
 
 
 def unique_keys(table: pa.Table) -> pa.Table:

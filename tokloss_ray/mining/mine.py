@@ -110,7 +110,7 @@ def mine(
             parts = over(batches, lambda batch, counts: mine_batch(batch, replace(settings, counts=counts)), counts)
             whole = combine_in_order(counted(parts), settings, large)
         if whole is None:
-            raise Refused(f"--where {' '.join(where)} leaves no labelled tokens" if where else "no token has a label")
+            raise Refused(f"--where {' '.join(where)} leaves no words" if where else "no token has a label")
         tables = final_tables(whole, settings, large)
     if write:
         options = {
@@ -156,6 +156,7 @@ def _plan(
         scheme=scheme,
         rank=rank,
         probs=scores.has_probs and RANKS[rank].reads_probs,
+        entropy=scores.has_entropy,
     )
     return scores, settings, files
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import pyarrow as pa
 
 from tokloss_ray.mining.large import MOST_ROWS, DividedPartial, SortedOnDisk
@@ -23,7 +24,7 @@ from tokloss_ray.mining.tables.table import Part, Partials, Table, Tables
 from tokloss_ray.mining.tree import Tree
 from tokloss_ray.mining.words.load import BATCH_TOKENS, read_counts, read_tokens
 from tokloss_ray.mining.words.occurrences import WordCounts
-from tokloss_ray.mining.words.words import Words, first_tokens, no_words
+from tokloss_ray.mining.words.words import Words, first_tokens, no_words, take_words
 from tokloss_ray.output.opened import ScoreFile
 from tokloss_ray.threads import map_in_threads
 
@@ -31,11 +32,15 @@ _FEW = 4
 """Partials of rows that are held until they are combined."""
 
 
-def partial_tables(labelled: Words, settings: MiningSettings) -> Partials:
-    """The partial tables of some labelled tokens."""
+def partial_tables(tokens: Words, settings: MiningSettings) -> Partials:
+    """The partial tables of some labelled tokens and words without a label."""
+    has_label = tokens.label >= 0
+    labelled = tokens if has_label.all() else take_words(tokens, np.flatnonzero(has_label))
+    unlabelled = take_words(tokens, np.flatnonzero(~has_label))
     words = first_tokens(labelled)
+    every = words if labelled is tokens else first_tokens(tokens)
     ranking = rank_labels(words, settings.labels, settings.rank, settings.scheme, settings.counts)
-    part = Part(labelled, words, ranking, wrong_rows(words, settings.scheme))
+    part = Part(every, unlabelled, labelled, words, ranking, wrong_rows(words, settings.scheme))
     return {table.name: table.partial(part, settings) for table in listing.TABLES if table.partial}
 
 
@@ -93,7 +98,7 @@ def column_names(settings: MiningSettings) -> set[str]:
 
     A column to slice by must have another name. settings: with no slices.
     """
-    partials = partial_tables(no_words(settings.tags, probs=settings.probs), settings)
+    partials = partial_tables(no_words(settings.tags, probs=settings.probs, entropy=settings.entropy), settings)
     tables = final_tables(partials, settings)
     return {name for table in (*partials.values(), *tables.values()) for name in table.column_names}
 
@@ -101,7 +106,9 @@ def column_names(settings: MiningSettings) -> set[str]:
 def mine_batch(files: Iterable[ScoreFile], settings: MiningSettings) -> Partials | None:
     """The partial tables of a batch of files; None if none of their rows passes."""
     # A batch of whole files may be half as large again as is aimed at: it is still one part.
-    some = read_tokens(files, settings.tags, settings.by, settings.where, settings.probs, tokens=2 * BATCH_TOKENS)
+    some = read_tokens(
+        files, settings.tags, settings.by, settings.where, settings.probs, 2 * BATCH_TOKENS, True, settings.entropy
+    )
     parts = [partial_tables(words, settings) for words in some if len(words)]
     return combine_tables(parts, settings) if parts else None
 

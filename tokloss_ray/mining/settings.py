@@ -23,6 +23,7 @@ class MiningSettings:
         scheme: of the tags, where their names do not tell (`tags.schemes`).
         rank: how label issues are ranked.
         probs: read the probabilities of all tags: the rank is made of them.
+        entropy: read the entropies, which the outputs have.
         counts: how the words of the outputs are labelled, whatever is sliced or filtered, for a rank that reads their
             other places.
     """
@@ -36,4 +37,5 @@ class MiningSettings:
     scheme: str | None = None
     rank: str = DEFAULT
     probs: bool = False
+    entropy: bool = False
     counts: WordCounts | None = None

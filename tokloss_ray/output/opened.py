@@ -85,7 +85,7 @@ class Scores:
         columns: that one can slice and filter by: partition columns, kept and added ones.
         labels: labelled tokens by tag.
         has_output_column: the rows of an output have a column of their own that is called `output`.
-        has_probs: all outputs have the probabilities of all tags.
+        has_probs, has_entropy: all outputs have the probabilities of all tags, or the entropies.
         finished: all outputs are.
     """
 
@@ -97,6 +97,7 @@ class Scores:
     labels: dict[str, int]
     has_output_column: bool
     has_probs: bool
+    has_entropy: bool
     finished: bool
 
 
@@ -133,6 +134,7 @@ def open_outputs(outputs: str | Sequence[str], partial: bool = False) -> Scores:
         labels={tag: labels[tag] for tag in first.tags},
         has_output_column=any(scores.has_output_column for scores in opened),
         has_probs=all(scores.has_probs for scores in opened),
+        has_entropy=all(scores.has_entropy for scores in opened),
         finished=all(scores.finished for scores in opened),
     )
 
@@ -166,6 +168,7 @@ def _open_one(output: str, partial: bool) -> Scores:
         labels,
         own,
         bool(identity["keep_probs"]),
+        bool(identity.get("keep_entropy")),
         finished,
     )
 

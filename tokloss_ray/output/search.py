@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,15 +13,18 @@ from tokloss_ray import schema
 from tokloss_ray.errors import Refused
 from tokloss_ray.output.opened import ScoreFile, Scores, open_outputs
 from tokloss_ray.output.score_files import read_batches
+from tokloss_ray.output.windows import NO_WORD, at_row_ends, join_rows, unlabelled_words
 from tokloss_ray.ragged import any_per_row, list_lengths, offsets_of, one_array
 from tokloss_ray.schema import IGN
 from tokloss_ray.threads import map_in_threads
 
-_KEY = (schema.SOURCE, schema.SOURCE_ROW, schema.WINDOW)
+_ROW = (schema.SOURCE, schema.SOURCE_ROW)
+_KEY = (*_ROW, schema.WINDOW)
 _SHOWN = [
     schema.EXAMPLE_ID,
     *_KEY,
     schema.INPUT_TOKENS,
+    schema.WORD_IDS,
     schema.LABELS,
     schema.PREDICTED_LABEL,
     schema.PREDICTED_PROB,
@@ -29,7 +33,29 @@ _SHOWN = [
     schema.MEAN_LOSS,
     schema.MAX_LOSS,
 ]
-_NONE = pa.schema([field for name in _SHOWN for field in schema.SCORES_FIELDS if field.name == name]).empty_table()
+EXPECTED = "expected_errors"
+"""Of the words without a label in a sequence: the sum of what the predicted tags' probabilities leave to others."""
+_SCORES = {field.name: field for field in schema.SCORES_FIELDS}
+
+
+def _joined(table: pa.Table) -> pa.Table:
+    """Sequences of which windows are joined, and what is expected of their words without a label."""
+    table = join_rows(table)
+    word_ids = one_array(table.column(schema.WORD_IDS))
+    lengths = list_lengths(word_ids)
+    expected = np.zeros(table.num_rows)
+    if not word_ids.null_count:
+        ids = pc.fill_null(word_ids.flatten(), NO_WORD).to_numpy(zero_copy_only=False)
+        labels = one_array(table.column(schema.LABELS)).flatten()
+        labelled = pc.not_equal(labels, IGN).to_numpy(zero_copy_only=False)
+        at = unlabelled_words(ids, labelled, lengths, np.ones(table.num_rows, dtype=bool))
+        prob = one_array(table.column(schema.PREDICTED_PROB)).flatten().to_numpy(zero_copy_only=False)
+        row = np.repeat(np.arange(table.num_rows), lengths)[at]
+        expected = np.bincount(row, weights=1 - prob[at].astype(np.float64), minlength=table.num_rows)
+    return table.append_column(EXPECTED, pa.array(expected, pa.float64()))
+
+
+_NONE = _joined(pa.schema([_SCORES[name] for name in _SHOWN]).empty_table())
 
 
 def open_scores(output: str) -> Scores:
@@ -55,8 +81,9 @@ def find_sequences(
 ) -> tuple[pa.Table, int]:
     """The `count` worst sequences of those asked for, worst first; and how many there are in all.
 
-    rank: by `total`, `mean` or `max` loss. token: only with this token or word. label, predicted: only with a token of
-    this label, or prediction, or both; with one of them alone, the other must be a different tag.
+    rank: by `total`, `mean` or `max` loss, or by `certainty`: most `EXPECTED` first. token: only with this token or
+    word. label, predicted: only with a token of this label, or prediction, or both; with one of them alone, the other
+    must be a different tag.
 
     Raises:
         JobFailed: a file is missing or damaged.
@@ -65,14 +92,15 @@ def find_sequences(
 
     def of_file(file: ScoreFile) -> tuple[pa.Table, int]:
         best, found = _NONE, 0
-        for table in read_batches(file, columns):
+        for part in at_row_ends(read_batches(file, columns)):
+            table = _joined(part)
             keep = np.ones(table.num_rows, dtype=bool)
             if token is not None:
                 keep = _contains(table.column(schema.INPUT_TOKENS), token)
                 keep |= _contains(table.column(schema.WORDS), token)
             if label is not None or predicted is not None:
                 keep &= _has_pair(table, label, predicted)
-            table = table.filter(pa.array(keep)).select(_SHOWN)
+            table = table.filter(pa.array(keep)).select(_NONE.column_names)
             found += table.num_rows
             best = _sorted(pa.concat_tables([best, table]), rank).slice(0, count)
         return best, found
@@ -89,28 +117,32 @@ Issues = dict[tuple[str, int, int], dict[int, str]]
 
 
 def sequences_of_issues(scores: Scores, issues: pa.Table, count: int) -> tuple[pa.Table, Issues]:
-    """The sequences of the first label issues, `count` of them in the order of the table, and their issues.
+    """The sequences of the first label issues, `count` of them in the order of the table, and their issues, by window.
 
     issues: of this output alone.
     """
     names = (*_KEY, "token_index", "suggested_label")
     rows = zip(*(issues.column(name).to_pylist() for name in names), strict=True)
     marks: Issues = {}
-    for *key, token_index, suggested in rows:
-        one = (key[0], key[1], key[2])
-        if one in marks or len(marks) < count:
+    chosen: dict[tuple[Any, ...], None] = {}
+    for source, source_row, window, token_index, suggested in rows:
+        one = (source, source_row, window)
+        if one[:2] in chosen or len(chosen) < count:
+            chosen.setdefault(one[:2])
             marks.setdefault(one, {})[token_index] = suggested
-    numbers = pa.array(list({key[1] for key in marks}), pa.int64())
+    numbers = pa.array(list({row for _, row in chosen}), pa.int64())
 
     def is_one(table: pa.Table) -> np.ndarray:
         likely = pc.is_in(table.column(schema.SOURCE_ROW), numbers).to_numpy()
-        keys = zip(*(table.filter(pa.array(likely)).column(name).to_pylist() for name in _KEY), strict=True)
-        likely[likely] = [key in marks for key in keys]
+        keys = zip(*(table.filter(pa.array(likely)).column(name).to_pylist() for name in _ROW), strict=True)
+        likely[likely] = [key in chosen for key in keys]
         return likely
 
-    table = _rows_where(scores, _KEY, is_one)
-    place = {key: i for i, key in enumerate(zip(*(table.column(name).to_pylist() for name in _KEY), strict=True))}
-    return table.take(pa.array([place[key] for key in marks if key in place], pa.int64())), marks
+    table = _rows_where(scores, _ROW, is_one)
+    place: dict[tuple[Any, ...], list[int]] = {}
+    for i, key in enumerate(zip(*(table.column(name).to_pylist() for name in _ROW), strict=True)):
+        place.setdefault(key, []).append(i)
+    return table.take(pa.array([i for key in chosen for i in place.get(key, ())], pa.int64())), marks
 
 
 Notes = dict[tuple[str, int, int], list[str]]
@@ -158,13 +190,13 @@ def _rows_where(scores: Scores, columns: Sequence[str], chosen: Callable[[pa.Tab
         if not any(rows.any() for rows in keep):
             return _NONE
         tables = zip(read_batches(file, _SHOWN), keep, strict=True)
-        return pa.concat_tables([table.filter(pa.array(rows)) for table, rows in tables])
+        return _joined(pa.concat_tables([table.filter(pa.array(rows)) for table, rows in tables]))
 
     return pa.concat_tables(map_in_threads(of_file, scores.files))
 
 
 def _sorted(table: pa.Table, rank: str) -> pa.Table:
-    by = {"total": schema.TOTAL_LOSS, "mean": schema.MEAN_LOSS, "max": schema.MAX_LOSS}[rank]
+    by = {"total": schema.TOTAL_LOSS, "mean": schema.MEAN_LOSS, "max": schema.MAX_LOSS, "certainty": EXPECTED}[rank]
     ties = [(name, "ascending") for name in (schema.EXAMPLE_ID, *_KEY)]
     return table.sort_by([(by, "descending"), *ties])
 

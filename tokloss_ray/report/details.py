@@ -9,7 +9,7 @@ from tokloss_ray.report.data import ReportData
 from tokloss_ray.report.sentences import shorten
 
 
-def subject(data: ReportData, labelled: int) -> str:
+def subject(data: ReportData, labelled: int, unlabelled: int = 0) -> str:
     """Model, corpus and size in one line."""
     settings = data.run.settings
     given = settings.get("input") or []
@@ -18,7 +18,9 @@ def subject(data: ReportData, labelled: int) -> str:
     more = f" and {len(inputs) - 1} more" if len(inputs) > 1 else ""
     model = "/".join(str(settings.get("model", "a model")).rstrip("/").split("/")[-2:])
     sequences = data.totals.scored_rows
-    about = f"{labelled:,} labelled tokens" + ("" if data.where else f" in {sequences:,} rows")
+    counted = [f"{labelled:,} labelled tokens"] if labelled or not unlabelled else []
+    counted += [f"{unlabelled:,} words without a label"] if unlabelled else []
+    about = " and ".join(counted) + ("" if data.where else f" in {sequences:,} rows")
     return shorten(f"{model} on {source}{more}: {about}.", 400)
 
 

@@ -16,6 +16,8 @@ ROWS = 500
 """Rows of the tables by tag, word and token."""
 FEW = 200
 """Rows of the other ranked tables."""
+WORST = 30
+"""Sentences that are shown whole."""
 NONE = "–"
 """Where there is no value. The page's script sorts it last."""
 
@@ -106,8 +108,8 @@ def tokens_grid(tables: dict[str, pa.Table], name: str) -> Grid:
         "total loss": (True, lambda row: number(row["sum"], 1)),
     }
     if name == "words":
-        columns["labelled as"] = (False, lambda row: _tag_counts(row["labelled"]))
-        columns["predicted as"] = (False, lambda row: _tag_counts(row["predicted"]))
+        columns["labelled as"] = (False, lambda row: tag_counts(row["labelled"]))
+        columns["predicted as"] = (False, lambda row: tag_counts(row["predicted"]))
     else:
         columns["highest loss"] = (True, lambda row: number(row["max"], 2))
     return grid(name, f"{name.capitalize()}, highest total loss first", tables[name], columns, ROWS)
@@ -123,7 +125,7 @@ def inconsistent_grid(tables: dict[str, pa.Table]) -> Grid:
             "mostly": (False, lambda row: row["majority"]),
             "otherwise": (True, lambda row: count(row["minority"])),
             "otherwise, %": (True, lambda row: percent(row["minority_share"])),
-            "labelled as": (False, lambda row: _tag_counts(row["labelled"])),
+            "labelled as": (False, lambda row: tag_counts(row["labelled"])),
             "see": (False, lambda row: shorten(row["labelled"][-1]["example_id"] or NONE, 60)),
         },
         FEW,
@@ -281,6 +283,7 @@ def confused(tables: dict[str, pa.Table], level: str) -> pa.Table:
     return table.filter(pc.and_(pc.equal(table.column("level"), level), other))
 
 
-def _tag_counts(values: list[dict[str, Any]]) -> str:
+def tag_counts(values: list[dict[str, Any]]) -> str:
+    """Tags with their counts, the most frequent ones."""
     more = ", …" if len(values) > 5 else ""
     return ", ".join(f"{value['tag']} {value['count']:,}" for value in values[:5]) + more

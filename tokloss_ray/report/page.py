@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from tokloss_ray import __version__
 from tokloss_ray.errors import Refused
+from tokloss_ray.mining.tables.certainty import labelled_and_not
 from tokloss_ray.mining.tables.confusion import entity_types
 from tokloss_ray.mining.words.words import NO_STRING
 from tokloss_ray.report import charts
@@ -20,12 +21,12 @@ from tokloss_ray.report import grids as page_grids
 from tokloss_ray.report import heat as page_heat
 from tokloss_ray.report.data import ReportData
 from tokloss_ray.report.details import details, subject
-from tokloss_ray.report.grids import NONE, count, number, percent
-from tokloss_ray.report.sentences import Sentence, key_of, rows_by_key, sentence, shorten
+from tokloss_ray.report.grids import NONE, WORST, count, number, percent
+from tokloss_ray.report.sentences import Sentence, Worst, key_of, rows_by_key, sentence, shorten
+from tokloss_ray.report.unlabelled import about_unlabelled
 from tokloss_ray.storage.files import kind_of, open_location, open_random, write_whole
 from tokloss_ray.text import visible
 
-WORST = 30
 ISSUES = 60
 _CHART_TAGS = 24
 _FIRST_SCREEN = 5
@@ -51,14 +52,6 @@ class Issue(NamedTuple):
     score: str
     example_id: str
     sentence: Sentence | None
-
-
-class Worst(NamedTuple):
-    """A sentence with a high total loss."""
-
-    example_id: str
-    figures: str
-    sentence: Sentence
 
 
 def render(data: ReportData) -> str:
@@ -90,10 +83,15 @@ def page_values(data: ReportData) -> dict[str, Any]:
     issues = _issues(data, types)
     chart_tags = _chart_tags(data)
     has_entities = bool(tables["entities"].num_rows)
+    labelled, unlabelled = labelled_and_not(tables)
     return {
+        "has_labels": labelled > 0,
+        "unlabelled": unlabelled,
+        "all_words": labelled + unlabelled,
+        "certainty": about_unlabelled(data, unlabelled) if unlabelled else None,
         "version": __version__,
         "name": shorten(data.output.rstrip("/").rsplit("/", 1)[-1], 60),
-        "subject": subject(data, _labelled(data)[0]),
+        "subject": subject(data, _labelled(data)[0], unlabelled),
         "unfinished": not data.finished,
         "where": list(data.where),
         "headline": _headline(data),

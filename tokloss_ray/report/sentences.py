@@ -12,6 +12,7 @@ from tokloss_ray.mining.words.words import NO_STRING
 
 WORDS_SHOWN = 80
 _LEVELS = (0.7, 2.0, 4.0, 6.0)  # losses from which a word is shaded more strongly; 0.7 is a probability of a half
+_DOUBTS = (0.1, 0.25, 0.4, 0.55)  # the same of what a prediction's probability leaves to other tags
 _LONGEST = 120  # characters of a word
 
 Key = tuple[str, str, int]
@@ -44,6 +45,14 @@ class Sentence(NamedTuple):
     after: int
 
 
+class Worst(NamedTuple):
+    """A sentence with a high total loss, or with many expected errors."""
+
+    example_id: str
+    figures: str
+    sentence: Sentence
+
+
 def shorten(text: str, longest: int = _LONGEST) -> str:
     """At most so many characters."""
     return text if len(text) <= longest else text[: longest - 1] + "…"
@@ -58,7 +67,12 @@ def rows_by_key(sequences: pa.Table, keys: Iterable[Key], by_tokens: bool) -> di
     have = zip(*(sequences.column(name).to_pylist() for name in _KEY), strict=True)
     at = {key: i for i, key in enumerate(have) if key in wanted}
     names = ["tokens" if by_tokens else "words", "labels", "predicted", "losses"]
-    rows = sequences.select(names).rename_columns(["words", *names[1:]]).take(list(at.values())).to_pylist()
+    rows = (
+        sequences.select(names)
+        .rename_columns(["words", *names[1:]])
+        .take(pa.array(list(at.values()), pa.int64()))
+        .to_pylist()
+    )
     return dict(zip(at, rows, strict=True))
 
 
@@ -80,6 +94,21 @@ def sentence(
         tag = suggested[i - at] if marked and suggested and at is not None else row["predicted"][i]
         shown.append(_shown(words[i], row["labels"][i], row["predicted"][i], float(losses[i]), marked, tag))
     return Sentence(shown, begin, max(0, len(words) - begin - WORDS_SHOWN))
+
+
+def uncertain_sentence(row: dict[str, Any]) -> Sentence:
+    """A row of the `uncertain_sequences` table: words without a label, shaded by how unsure the model is of its tag."""
+    probs = np.asarray(row["probs"], dtype=np.float64)
+    begin = _window(1 - probs, None, 0)
+    shown = []
+    for i in range(begin, min(begin + WORDS_SHOWN, len(probs))):
+        tag, prob = row["predicted"][i], float(probs[i])
+        level = int(np.searchsorted(_DOUBTS, 1 - prob, side="right"))
+        note = tag if tag != "O" or level else ""
+        shown.append(
+            Shown(shorten(row["words"][i]), note, f"predicted {tag}, probability {prob:.2f}", level, False, False)
+        )
+    return Sentence(shown, begin, max(0, len(probs) - begin - WORDS_SHOWN))
 
 
 def _shown(word: str, label: str, predicted: str, loss: float, marked: bool, other: str) -> Shown:

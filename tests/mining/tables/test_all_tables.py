@@ -336,7 +336,7 @@ def test_refusals(output: Path, tmp_path: Path) -> None:
     assert "available: topic, half, split, output" in refused(out, where=["nothing=1"])
     assert "COLUMN=VALUE" in refused(out, where=["topic"])
     assert "leaves no file" in refused(out, where=["topic=z"])
-    assert "leaves no labelled tokens" in refused(out, where=["half=7"])
+    assert "leaves no words" in refused(out, where=["half=7"])
     assert "at least 1" in refused(out, limit=0)
     (output / "_SUCCESS").rename(output / "_S")
     try:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -24,6 +25,7 @@ _TITLES = {
     "words": "By word, where B loses most",
     "sequences": "Sentences where B is worse",
     "regressions": "Words where B is worse",
+    "agreement": "Words without a label that A and B tag differently",
 }
 _SHOWN = {
     "types": ("type", "support", "fixed", "broken", "f1_a", "f1_b", "difference"),
@@ -31,6 +33,7 @@ _SHOWN = {
     "words": ("word", "count", "fixed", "broken", "mean_loss_a", "mean_loss_b"),
     "sequences": ("example_id", "words", "fixed", "broken", "total_loss_a", "total_loss_b"),
     "regressions": ("example_id", "word", "label", "predicted_a", "predicted_b", "loss_a", "loss_b"),
+    "agreement": ("predicted_a", "predicted_b", "count"),
 }
 
 
@@ -52,11 +55,16 @@ def print_diff(
     console.print(Text(visible(words + (f" Left out: {', '.join(alone)}." if alone else ""))))
     console.print()
     slices = [*by]
-    console.print(_summary(found.tables["summary"].slice(0, _MOST), slices, level))
-    console.print()
-    console.print(_plain(found.tables["outcomes"].slice(0, _MOST), [*slices, "outcome", "words", "share"]))
+    if found.tables["summary"].num_rows:
+        console.print(_summary(found.tables["summary"].slice(0, _MOST), slices, level))
+        console.print()
+        console.print(_plain(found.tables["outcomes"].slice(0, _MOST), [*slices, "outcome", "words", "share"]))
+    if found.tables["agreement"].num_rows:
+        console.print(Text(_agreement(found.tables["agreement"])))
     for name, columns in _SHOWN.items():
         table = found.tables[name]
+        if name == "agreement":
+            table = table.filter(pc.not_equal(table.column("predicted_a"), table.column("predicted_b")))
         if show and table.num_rows:
             console.print()
             console.print(Text(_TITLES[name], style="bold"))
@@ -67,6 +75,13 @@ def print_diff(
     ids = found.tables["sequences"].column("example_id").slice(0, 1).to_pylist()
     name = shlex.quote(visible(ids[0])) if ids else "ID"
     console.print(Text(f"  tokloss show {visible(shlex.quote(b))} --id {name}"), soft_wrap=True)
+
+
+def _agreement(table: pa.Table) -> str:
+    """How many of the words without a label both models tag alike."""
+    same = table.filter(pc.equal(table.column("predicted_a"), table.column("predicted_b")))
+    alike, words = (pc.sum(of.column("count")).as_py() or 0 for of in (same, table))
+    return f"{alike:,} of {words:,} words without a label are tagged alike ({alike / words:.2%})"
 
 
 def _summary(table: pa.Table, slices: list[str], level: float) -> Table:

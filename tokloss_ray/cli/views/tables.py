@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tokloss_ray.mining.tables import listing
+from tokloss_ray.mining.tables.certainty import labelled_and_not
 from tokloss_ray.mining.tables.table import Table as MiningTable
 from tokloss_ray.text import visible
 
@@ -62,17 +63,31 @@ class MiningProgress:
 def print_tables(
     console: Console, tables: dict[str, pa.Table], show: int, by: Sequence[str], output: str, folder: str
 ) -> None:
-    """The first `show` rows of each table (of each of the first slices), where the files are, and what to do next."""
+    """The first `show` rows of each table that has words to tell of (of each of the first slices), where the files are,
+    and what to do next."""
+    labelled, unlabelled = labelled_and_not(tables)
+    there = {"all": labelled + unlabelled, "labelled": labelled, "unlabelled": unlabelled}
     if show:
         for table in listing.TABLES:
-            if table.name in tables:
+            # Of labelled words alone the tables of losses say more.
+            if table.name in tables and there[table.of] and (unlabelled or table.of == "labelled"):
                 _print_one(console, table, tables[table.name], show, by)
-    console.print(
-        Text.assemble(
-            f"{len(tables)} tables are in ", (visible(folder), "bold"), ". Next, the worst sequences in full:"
+    if unlabelled and not labelled:
+        console.print(
+            Text(f"None of {unlabelled:,} words has a label: tables that need labels are empty, and left out.")
         )
+    elif unlabelled:
+        console.print(
+            Text(
+                f"{unlabelled:,} of {labelled + unlabelled:,} words have no label: the tables of uncertain words and "
+                f"sequences are of these, those of losses, errors and issues of the others."
+            )
+        )
+    worst = ("the worst sequences", "--worst 3") if labelled else ("the least certain sequences", "--rank certainty")
+    console.print(
+        Text.assemble(f"{len(tables)} tables are in ", (visible(folder), "bold"), f". Next, {worst[0]} in full:")
     )
-    console.print(Text(f"  tokloss show {visible(shlex.quote(output))} --worst 3"))
+    console.print(Text(f"  tokloss show {visible(shlex.quote(output))} {worst[1]}"))
 
 
 def _print_one(console: Console, listed: MiningTable, table: pa.Table, show: int, by: Sequence[str]) -> None:

@@ -26,8 +26,8 @@ class ComparedOutput:
         return files_where(self.scores.files, self.where)
 
     def read(self, files: Iterable[ScoreFile]) -> Iterator[Words]:
-        """Their labelled words, some rows at a time."""
-        for tokens in read_tokens(files, self.scores.tags, self.by, self.where):
+        """Their words, labelled or not, some rows at a time."""
+        for tokens in read_tokens(files, self.scores.tags, self.by, self.where, unlabelled=True):
             yield first_tokens(tokens)
 
     def joined(self, parts: Iterable[Words]) -> Words:

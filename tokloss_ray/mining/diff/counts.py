@@ -14,6 +14,8 @@ Tables (all with the slice columns of `--by` first):
   predicted_a, predicted_b, outcome, loss_a, loss_b, difference.
 - `sequences`: the rows whose total loss has grown most: example_id, source, source_row, words, fixed, broken,
   total_loss_a, total_loss_b, difference.
+- `agreement`: of the words that have no label: predicted_a, predicted_b, count (int64); most frequent first. All other
+  tables are about the words that have one.
 """
 
 from __future__ import annotations
@@ -26,8 +28,8 @@ import numpy as np
 import pyarrow as pa
 
 from tokloss_ray.mining.diff.bootstrap import add_to_groups
-from tokloss_ray.mining.tables.grouping import group_rows
-from tokloss_ray.mining.words.words import Words
+from tokloss_ray.mining.tables.grouping import group_rows, sum_counts
+from tokloss_ray.mining.words.words import Words, take_words
 from tokloss_ray.tags.schemes import TagSet, breaks_of, read_spans, read_tag_set
 
 BOTH_RIGHT, FIXED, BROKEN = "both_right", "fixed", "broken"
@@ -39,6 +41,8 @@ SUMS = ("words", "right_a", "right_b", "loss_a", "loss_b", "gold", "spans_a", "h
 AT = {name: i for i, name in enumerate(SUMS)}
 SPANS = ("support", "spans_a", "hits_a", "spans_b", "hits_b", "both")
 FIGURES = (*OUTCOMES, "loss_a", "loss_b")
+
+_PREDICTED = ("predicted_a", "predicted_b")
 
 Partial = dict[str, Any]
 
@@ -59,7 +63,8 @@ def align_tags(a: Words, b: Words, scheme: str | None = None) -> Pair:
     """
     tags = tuple(dict.fromkeys([*a.tags, *b.tags]))
     to = np.array([tags.index(tag) for tag in b.tags], dtype=np.int32)
-    other = replace(b, tags=tags, label=to[b.label], predicted=to[b.predicted])
+    label = np.where(b.label < 0, np.int32(-1), to[b.label])
+    other = replace(b, tags=tags, label=label, predicted=to[b.predicted])
     return Pair(replace(a, tags=tags), other, read_tag_set(tags, scheme))
 
 
@@ -74,6 +79,11 @@ def outcome_of(pair: Pair) -> np.ndarray:
 
 def diff_partial(pair: Pair, limit: int) -> Partial:
     """The figures of some rows, to be merged with those of others by `diff_combine`."""
+    has_label = (pair.a.label >= 0) & (pair.b.label >= 0)
+    agreement = _agreement(pair, np.flatnonzero(~has_label))
+    if not has_label.all():
+        at = np.flatnonzero(has_label)
+        pair = replace(pair, a=take_words(pair.a, at), b=take_words(pair.b, at))
     outcome = outcome_of(pair)
     found = _spans(pair)
     figures = {name: outcome == i for i, name in enumerate(OUTCOMES)} | {"loss_a": pair.a.loss, "loss_b": pair.b.loss}
@@ -86,6 +96,7 @@ def diff_partial(pair: Pair, limit: int) -> Partial:
         "types": _sums_by("type", *_span_counts(pair.tag_set, found)),
         "regressions": _regressed_words(pair, outcome, limit),
         "sequences": _regressed_sequences(pair, outcome, limit),
+        "agreement": agreement,
     }
 
 
@@ -98,9 +109,21 @@ def diff_combine(parts: Sequence[Partial], limit: int) -> Partial:
     for name, key in (("tags", "tag"), ("words", "word"), ("types", "type")):
         if name in parts[0]:  # words may have been taken out
             result[name] = sums_by_key(pa.concat_tables([part[name] for part in parts]), key)
+    result["agreement"] = sum_counts([part["agreement"] for part in parts], _PREDICTED, ["count"])
     for name in ("regressions", "sequences"):
         result[name] = _top(pa.concat_tables([part[name] for part in parts]), limit)
     return result
+
+
+def _agreement(pair: Pair, at: np.ndarray) -> pa.Table:
+    """How often words at some positions are predicted as each pair of tags."""
+    tags = pa.array(pair.a.tags, pa.string())
+    codes = pair.a.predicted[at].astype(np.int64) * len(tags) + pair.b.predicted[at]
+    counts = np.bincount(codes, minlength=len(tags) ** 2)
+    there = np.flatnonzero(counts)
+    of_side = zip(_PREDICTED, np.divmod(there, len(tags)), strict=True)
+    columns = {name: tags.take(pa.array(code)) for name, code in of_side}
+    return pa.table(columns | {"count": pa.array(counts[there], pa.int64())})
 
 
 def sums_by_key(sums: pa.Table, key: str) -> pa.Table:

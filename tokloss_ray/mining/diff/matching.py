@@ -51,7 +51,7 @@ class Matched:
 def matching_words(
     a: ComparedOutput, b: ComparedOutput, matched: Matched, batch_tokens: int = BATCH_TOKENS
 ) -> Iterator[tuple[Words, Words]]:
-    """The words that both outputs label, some rows at a time: same sequences, same words, in the same order.
+    """The words of both outputs, some rows at a time: same sequences, same words, in the same order.
 
     The slices are those of A. `matched` gets the counts, also of what differs and is for the caller to refuse.
 
@@ -112,6 +112,7 @@ def _same_words(a: Words, b: Words, matched: Matched) -> tuple[Words, Words]:
     a, b = _take(a, at_a), _take(b, at_b)
     other_word = ~np.asarray(pc.equal(_texts(a.word), _texts(b.word)).fill_null(True))
     other_label = np.array(a.tags, dtype=object)[a.label] != np.array(b.tags, dtype=object)[b.label]
+    other_label &= (a.label >= 0) & (b.label >= 0)  # one run may have read no labels
     matched.word_conflicts += int(other_word.sum())
     matched.label_conflicts += int(other_label.sum())
     if not matched.example and (conflicts := np.flatnonzero(other_word | other_label)).size:

@@ -12,8 +12,9 @@ from tokloss_ray.mining.diff.counts import AT, BROKEN, FIGURES, FIXED, OUTCOMES,
 from tokloss_ray.mining.tables.grouping import Order
 from tokloss_ray.tags.schemes import TagSet
 
-TABLES = ("summary", "outcomes", "types", "tags", "words", "regressions", "sequences")
+TABLES = ("summary", "outcomes", "types", "tags", "words", "regressions", "sequences", "agreement")
 _NET = "_net"
+_BY_PAIR: Order = [("predicted_a", "ascending"), ("predicted_b", "ascending")]
 
 
 def diff_tables(
@@ -28,12 +29,13 @@ def diff_tables(
         "words": _sorted(by_group(part["words"], "word"), "word") if "words" in part else None,
         "regressions": part["regressions"],
         "sequences": part["sequences"],
+        "agreement": part["agreement"].sort_by([("count", "descending"), *_BY_PAIR]),
     }
     return {name: table for name, table in tables.items() if table is not None}
 
 
 def _summary(sums: np.ndarray, spans: bool, resamples: int, level: float, seed: int) -> pa.Table:
-    measures = _measures(spans)
+    measures = _measures(spans) if sums[:, AT["words"]].any() else {}
     pairs_of = {name: (measure("a"), measure("b")) for name, measure in measures.items()}
     total = sums.sum(axis=0)
 

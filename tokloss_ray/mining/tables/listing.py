@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tokloss_ray.mining.tables import (
+    certainty,
     confusion,
     entities,
     entity_errors,
@@ -17,6 +18,7 @@ from tokloss_ray.mining.tables import (
 from tokloss_ray.mining.tables.table import Table
 
 TABLES: tuple[Table, ...] = (
+    certainty.CERTAINTY,
     loss_distribution.LOSS_DISTRIBUTION,
     lengths.LENGTHS,
     confusion.TAGS,
@@ -33,5 +35,8 @@ TABLES: tuple[Table, ...] = (
     label_issues.SENTENCE_ISSUES,
     entity_issues.ENTITY_ISSUES,
     label_issues.LABEL_ISSUES,
+    certainty.UNCERTAIN_SEQUENCES,
+    certainty.UNCERTAIN_PLACES,
+    certainty.UNCERTAIN_WORDS,
 )
 """In the order of the terminal: what to look at first stands last, above the prompt."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import pyarrow as pa
 
@@ -20,15 +21,19 @@ Tables = dict[str, pa.Table]
 
 @dataclass(frozen=True)
 class Part:
-    """Some labelled tokens, and what several tables make of them.
+    """Some words, and what several tables make of them.
 
     Attributes:
+        every: all words, labelled or not.
+        unlabelled: the words without a label.
         tokens: all labelled tokens.
-        words: the first labelled token of each word; the same object where words have one each.
+        words: the first labelled token of each labelled word; the same object where words have one each.
         ranking: the words with the score of each label.
         wrong: their wrong entities (`entity_errors.wrong_rows`).
     """
 
+    every: Words
+    unlabelled: Words
     tokens: Words
     words: Words
     ranking: Ranking
@@ -72,6 +77,7 @@ class Table:
             tables that are made of this partial then say how in `from_parts`.
         from_parts: how the table is made of a partial that is too large for memory.
         view: the table and the columns to slice by -> the rows to show; by default, the first.
+        of: the words that it is about; where there are none of them, it is empty and not shown.
     """
 
     name: str
@@ -84,3 +90,4 @@ class Table:
     key: str | None = None
     from_parts: FromParts | None = None
     view: Callable[[pa.Table, Sequence[str]], pa.Table] | None = None
+    of: Literal["labelled", "unlabelled", "all"] = "labelled"

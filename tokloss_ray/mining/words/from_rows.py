@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 
 from tokloss_ray import schema
 from tokloss_ray.mining.words.words import Words, take_words
+from tokloss_ray.output.windows import NO_WORD, first_windows, unlabelled_words
 from tokloss_ray.ragged import list_lengths, offsets_of, one_array
 
 STRINGS = (schema.WORDS, schema.INPUT_TOKENS, schema.LABELS, schema.PREDICTED_LABEL, schema.SECOND_LABEL)
@@ -56,10 +57,13 @@ def is_encoded(table: pa.Table) -> bool:
     return table.num_rows > 0 and table.column(schema.WORD_IDS).null_count == table.num_rows
 
 
-def words_of_rows(table: pa.Table, tags: tuple[str, ...], by: dict[str, pa.Array], output: str) -> Words:
+def words_of_rows(
+    table: pa.Table, tags: tuple[str, ...], by: dict[str, pa.Array], output: str, unlabelled: bool = False
+) -> Words:
     """The labelled tokens of some rows of scores/: strings as dictionaries, the windows of a row one after another.
 
-    by: slice columns, a string for each row of the table. output: whose rows they are.
+    by: slice columns, a string for each row of the table. output: whose rows they are. unlabelled: also the first token
+    of each word that has no label; of pre-encoded input, whose words are not known, there are none.
 
     Raises:
         ValueError: a tag is not among `tags`.
@@ -68,9 +72,13 @@ def words_of_rows(table: pa.Table, tags: tuple[str, ...], by: dict[str, pa.Array
     lengths = list_lengths(flat[schema.LABELS])
     starts = offsets_of(lengths)
     label = _codes(flat[schema.LABELS].flatten(), (*tags, schema.IGN))
-    at = np.flatnonzero(label < len(tags))
-    row = np.repeat(np.arange(table.num_rows), lengths)[at]
     first = _first_windows(flat[schema.SOURCE], flat[schema.SOURCE_ROW])
+    labelled = label < len(tags)
+    at = np.flatnonzero(labelled)
+    if unlabelled:
+        at = np.union1d(at, _unlabelled(flat[schema.WORD_IDS], labelled, lengths, first))
+        label = np.where(labelled, label, np.int32(-1))
+    row = np.repeat(np.arange(table.num_rows), lengths)[at]
     sequence = np.cumsum(first)[row] - 1
     base = np.flatnonzero(first)
 
@@ -86,6 +94,9 @@ def words_of_rows(table: pa.Table, tags: tuple[str, ...], by: dict[str, pa.Array
     if schema.PROBS in table.column_names:
         lists = one_array(table.column(schema.PROBS)).flatten()
         probs = lists.flatten().to_numpy(zero_copy_only=False).reshape(-1, len(tags))[at]
+    entropy = None
+    if schema.ENTROPY in table.column_names:
+        entropy = one_array(table.column(schema.ENTROPY)).flatten().to_numpy(zero_copy_only=False)[at]
     words = Words(
         tags=tags,
         offsets=offsets_of(np.bincount(sequence, minlength=len(base))),
@@ -106,6 +117,7 @@ def words_of_rows(table: pa.Table, tags: tuple[str, ...], by: dict[str, pa.Array
         predicted_prob=floats(schema.PREDICTED_PROB),
         second_prob=floats(schema.SECOND_PROB),
         probs=probs,
+        entropy=entropy,
         by={name: values.take(pa.array(base)) for name, values in by.items()},
     )
     return _in_order(words)
@@ -123,10 +135,15 @@ def _codes(values: pa.DictionaryArray, names: tuple[str, ...]) -> np.ndarray:
 
 def _first_windows(source: pa.DictionaryArray, source_row: pa.Array) -> np.ndarray:
     """Which rows of the table begin a row of the input: its windows follow one another."""
-    rows, codes = source_row.to_numpy(), source.indices.to_numpy()
-    first = np.ones(len(rows), dtype=bool)
-    first[1:] = (rows[1:] != rows[:-1]) | (codes[1:] != codes[:-1])
-    return first
+    return first_windows(source.indices.to_numpy(), source_row.to_numpy())
+
+
+def _unlabelled(word_ids: pa.ListArray, labelled: np.ndarray, lengths: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """`unlabelled_words`; none in pre-encoded input, whose words are not known."""
+    if word_ids.null_count:
+        return np.zeros(0, dtype=np.int64)
+    ids = pc.fill_null(word_ids.flatten(), NO_WORD).to_numpy(zero_copy_only=False)
+    return unlabelled_words(ids, labelled, lengths, first)
 
 
 def _word_columns(

@@ -64,10 +64,13 @@ def read_tokens(
     where: Iterable[Condition] = (),
     probs: bool = False,
     tokens: int = BATCH_TOKENS,
+    unlabelled: bool = False,
+    entropy: bool = False,
 ) -> Iterator[Words]:
     """The labelled tokens of files, at most about `tokens` tokens (IGN included) at a time, never half a row.
 
-    by: columns to slice by. where: which rows. probs: with the probabilities of all tags.
+    by: columns to slice by. where: which rows. probs: with the probabilities of all tags. unlabelled: also the first
+    token of each word without a label. entropy: with entropies.
 
     Raises:
         JobFailed: a file is gone or damaged.
@@ -76,10 +79,10 @@ def read_tokens(
     parts: list[Words] = []
     size = 0
     for file in files:
-        for table in _read_file(file, _columns(by, probs), conditions, tokens):
+        for table in _read_file(file, _columns(by, probs, entropy), conditions, tokens):
             slices = {name: _slice_values(table, name, file) for name in by}
             with reading(file.output, file.path):  # no checksum covers the footer, which says what the values are
-                part = words_of_rows(table, tags, slices, file.output)
+                part = words_of_rows(table, tags, slices, file.output, unlabelled)
             count = int(pc.sum(table.column(schema.NUM_TOKENS)).as_py() or 0)
             if parts and size + count > tokens:
                 yield concat_words(parts)
@@ -203,9 +206,10 @@ def read_rows(file: ScoreFile, columns: Sequence[str] | None, conditions: dict[s
     return table if columns is None else table.select(list(columns))
 
 
-def _columns(by: Sequence[str], probs: bool) -> list[str]:
+def _columns(by: Sequence[str], probs: bool, entropy: bool) -> list[str]:
     """The columns of `words_of_rows`, and those to slice by."""
-    return [*COLUMNS, schema.NUM_TOKENS, *by, *([schema.PROBS] if probs else [])]
+    more = [name for name, wanted in ((schema.PROBS, probs), (schema.ENTROPY, entropy)) if wanted]
+    return [*COLUMNS, schema.NUM_TOKENS, *by, *more]
 
 
 def _read_file(

@@ -22,7 +22,7 @@ NO_STRING = "?"
 
 @dataclass(frozen=True)
 class Words:
-    """N labelled words of S sequences, in the order of sequence and word.
+    """N words of S sequences, in the order of sequence and word: those that are labelled, unless others are asked for.
 
     A word is what carries a label: the token that has it (the first of its sub-tokens), joined with the word as given.
     With `--label-all-subtokens` the first labelled token speaks for its word. A row that was scored in several windows
@@ -43,9 +43,9 @@ class Words:
         token: [N] strings, dictionary-encoded, as the tokenizer spells it (null for an id it does not use); word: [N]
             strings, the token's where the input was pre-encoded.
         num_subtokens: [N] int32, tokens of the word that the window shows; 0 for pre-encoded input.
-        label, predicted, second: [N] int32 codes; second is -1 where there is none.
+        label, predicted, second: [N] int32 codes; label and second are -1 where there is none.
         loss, predicted_prob, second_prob: [N] float32.
-        probs: [N, C] float32, or None without `--keep-probs`.
+        probs: [N, C] float32, or None without `--keep-probs`; entropy: [N] float32, or None where it was not kept.
     """
 
     tags: tuple[str, ...]
@@ -67,6 +67,7 @@ class Words:
     predicted_prob: np.ndarray
     second_prob: np.ndarray
     probs: np.ndarray | None = None
+    entropy: np.ndarray | None = None
     by: dict[str, pa.Array] = field(default_factory=dict)
 
     @cached_property
@@ -158,8 +159,9 @@ def concat_words(parts: Sequence[Words]) -> Words:
     )
 
 
-def no_words(tags: tuple[str, ...], by: Sequence[str] = (), probs: bool = False) -> Words:
-    """No sequences at all. by: columns to slice by. probs: as if the probabilities of all tags were kept."""
+def no_words(tags: tuple[str, ...], by: Sequence[str] = (), probs: bool = False, entropy: bool = False) -> Words:
+    """No sequences at all. by: columns to slice by. probs, entropy: as if probabilities of all tags, or entropies, were
+    kept."""
     strings, codes = (
         pa.array([], pa.string()),
         pa.DictionaryArray.from_arrays(pa.array([], pa.int32()), pa.array([], pa.string())),
@@ -185,6 +187,7 @@ def no_words(tags: tuple[str, ...], by: Sequence[str] = (), probs: bool = False)
         predicted_prob=figure,
         second_prob=figure,
         probs=np.zeros((0, len(tags)), np.float32) if probs else None,
+        entropy=figure if entropy else None,
         by=dict.fromkeys(by, strings),
     )
 
