@@ -86,6 +86,7 @@ def record(number: int) -> CommitRecord:
         errors_file=None,
         storage_retries=0,
         memory_splits=0,
+        device_wait=0.0,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 from fractions import Fraction
 
 from hypothesis import given
@@ -46,3 +47,17 @@ def test_what_is_not_a_sum() -> None:
     totals = total(with_losses(number, {}) for number in (3, 1, 2))
     assert (totals.shards, totals.rows, totals.batch_tokens, totals.batching) == (3, 6, 101, EQUAL_LENGTH)
     assert totals.errors == {"empty": 6, "malformed": 3}
+
+
+def test_wait_of_the_devices() -> None:
+    """A share of all their time, not a mean of shares; records of earlier versions have no waits."""
+    first_shard, second_shard = with_losses(1, {}), with_losses(2, {})
+    seconds = {"wait": 1.0, "score": 9.0}, {"score": 30.0}
+    shards = [replace(shard, seconds=s) for shard, s in zip((first_shard, second_shard), seconds, strict=True)]
+    both, first, second = Tally(), Tally(), Tally()
+    for record, tally in zip(shards, (first, second), strict=True):
+        both.add(record)
+        tally.add(record)
+    first.merge(second)
+    assert both.totals().device_wait == first.totals().device_wait == 1 / 40
+    assert Tally().totals().device_wait is None

@@ -35,7 +35,7 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "again": ("run", "shard", "reason"),
     "commit": (
         "run", "shard", "rows", "error_rows", "errors", "sequences", "tokens", "padded_tokens", "batch_tokens",
-        "memory_splits", "storage_retries", "seconds",
+        "memory_splits", "storage_retries", "device_wait", "seconds",
     ),
     "progress": (
         "stage", "shards", "estimated_shards", "tokens", "estimated_tokens", "tokens_per_second", "seconds_left"
@@ -45,7 +45,7 @@ EVENTS: dict[str, tuple[str, ...]] = {
         "output", "already_complete", "new_shards", "seconds", "first_commit_seconds", "tokens_per_second", "shards",
         "rows", "scored_rows", "error_rows", "errors", "sequences", "tokens", "labels", "padded_tokens",
         "padding_efficiency", "batch_tokens", "batching", "dropped_words", "mean_loss", "repeated_ids",
-        "storage_retries", "memory_splits",
+        "storage_retries", "memory_splits", "device_wait",
     ),
     "estimate": (
         "output", "files", "rows", "estimated_rows", "estimated_tokens", "estimated_shards", "shard_tokens", "tags",

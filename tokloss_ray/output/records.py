@@ -55,8 +55,8 @@ class CommitRecord:
     """What a shard came to. The fields, in the order in which the file has them, are described in docs/output.md.
 
     A shard begins with `first_row` of the file `source` and ends with `last_row` of `last_source`. Records of earlier
-    versions have None for `last_source`, `batching`, and `start` to `last_row`; a shard without rows has None for the
-    two rows. Losses are in nats.
+    versions have None for `last_source`, `batching`, `device_wait`, and `start` to `last_row`; a shard without rows has
+    None for the two rows. Losses are in nats.
     """
 
     shard: str
@@ -87,6 +87,7 @@ class CommitRecord:
     errors_file: DataFile | None
     storage_retries: int
     memory_splits: int
+    device_wait: float | None
 
     @property
     def all_files(self) -> tuple[DataFile, ...]:
@@ -138,7 +139,7 @@ def _data_file(content: Mapping[str, Any]) -> DataFile:
 
 _LATER: dict[str, Any] = {
     "last_source": None, "start": None, "stop": None, "first_row": None, "last_row": None, "batching": None,
-    "storage_retries": 0, "memory_splits": 0,
+    "storage_retries": 0, "memory_splits": 0, "device_wait": None,
 }  # fmt: skip
 """Fields that records of earlier versions lack, and what is taken for them."""
 _REQUIRED = tuple(f.name for f in fields(CommitRecord) if f.name not in _LATER)

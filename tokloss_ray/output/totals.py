@@ -43,6 +43,8 @@ class Totals:
         repeated_ids: rows that share their id with another row; None if not counted.
         storage_retries: storage operations that were retried.
         memory_splits: micro-batches that did not fit in memory and were halved.
+        device_wait: share of the actors' time, from ready to their last shard, in which the device had nothing to do;
+            None for records that do not say.
     """
 
     shards: int = 0
@@ -61,6 +63,7 @@ class Totals:
     repeated_ids: int | None = None
     storage_retries: int = 0
     memory_splits: int = 0
+    device_wait: float | None = None
 
     @property
     def padding_efficiency(self) -> float | None:
@@ -82,7 +85,8 @@ class Tally:
     """Adds commit records up, in any order and in parts, to the same totals in every digit: losses are added exactly.
 
     Attributes:
-        busy: seconds for which the records' shards were in the model.
+        busy: seconds for which devices computed the records' shards.
+        waited: seconds for which they had nothing to do before and between.
     """
 
     def __init__(self) -> None:
@@ -92,7 +96,7 @@ class Tally:
         self.losses: dict[str, int] = {}  # in units of the smallest number that a float can be
         self.batch_tokens: int | None = None
         self.batching: str | None = None
-        self.busy = 0.0
+        self.busy = self.waited = 0.0
 
     def add(self, record: CommitRecord) -> None:
         """Count one commit record."""
@@ -106,6 +110,7 @@ class Tally:
             self.losses[tag] = self.losses.get(tag, 0) + _exact(total)
         self._settle(record.batch_tokens, record.batching)
         self.busy += record.seconds.get("score", 0.0)
+        self.waited += record.seconds.get("wait", 0.0)
 
     def merge(self, other: Tally) -> None:
         """Count what another has counted."""
@@ -117,17 +122,24 @@ class Tally:
         if other.batch_tokens is not None:
             self._settle(other.batch_tokens, other.batching)
         self.busy += other.busy
+        self.waited += other.waited
 
     def totals(self) -> Totals:
         """The sums, rounded once; reasons and tags by name."""
         loss = {tag: (self.labelled[tag], self.losses[tag] / _UNITS) for tag in sorted(self.losses)}
         sums: dict[str, Any] = {**self.sums, "errors": dict(sorted(self.errors.items())), "loss_by_tag": loss}
-        return Totals(**sums, batch_tokens=self.batch_tokens, batching=self.batching)
+        wait = wait_share(self.waited, self.busy)
+        return Totals(**sums, batch_tokens=self.batch_tokens, batching=self.batching, device_wait=wait)
 
     def _settle(self, batch_tokens: int, batching: str | None) -> None:
         self.batch_tokens = min(batch_tokens, self.batch_tokens or batch_tokens)
         # The least usual that any shard needed, so that the order of records does not matter.
         self.batching = max((batching, self.batching), key=_BATCHING.index)
+
+
+def wait_share(waited: float, busy: float) -> float | None:
+    """Share of a device's time in which it had nothing to do, to four digits; None if there was no time."""
+    return round(waited / (waited + busy), 4) if waited + busy > 0 else None
 
 
 _BATCHING = (None, PACKED, PADDED, EQUAL_LENGTH)

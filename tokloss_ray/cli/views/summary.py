@@ -57,6 +57,8 @@ def print_summary(console: Console, summary: RunSummary) -> None:
         table.add_row("padding efficiency", f"{totals.padding_efficiency:.3f}  (real tokens / padded tokens)")
     if totals.batch_tokens:
         table.add_row("micro-batches", micro_batches(totals.batch_tokens, totals.batching))
+    if totals.device_wait is not None:
+        table.add_row("device wait", f"{totals.device_wait:.1%}  (of the time, the model had nothing to do)")
     table.add_row("dropped words", f"{totals.dropped_words:,}")
     if totals.repeated_ids:
         table.add_row("repeated ids", repeated(totals.repeated_ids))

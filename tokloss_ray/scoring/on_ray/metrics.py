@@ -25,7 +25,7 @@ COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "tokloss_memory_splits": ("Micro-batches that did not fit in memory and were halved.", ()),
     "tokloss_storage_retries": ("Storage operations that were retried.", ()),
     "tokloss_stage_seconds": (
-        "Seconds spent on committed shards, by stage: encode, wait (a model actor had nothing to do), score, decode.",
+        "Seconds spent on committed shards, by stage: encode, wait (the device had nothing to do), score, decode.",
         (STAGE,),
     ),
     "tokloss_retried_passes": ("Further passes over shards that were lost.", ()),

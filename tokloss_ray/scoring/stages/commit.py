@@ -20,6 +20,7 @@ from tokloss_ray.errors import JobFailed
 from tokloss_ray.faults import fault_point
 from tokloss_ray.output.names import COMMITS, ERRORS, SCORES, partition_folder, shard_name
 from tokloss_ray.output.records import CommitRecord, DataFile
+from tokloss_ray.output.totals import wait_share
 from tokloss_ray.scoring.job import Job
 from tokloss_ray.scoring.lease import check_owner
 from tokloss_ray.scoring.stages.decode import Decoded
@@ -53,6 +54,8 @@ def commit_shard(job: Job, about: dict[str, Any], decoded: Decoded) -> CommitRec
         fault_point("commit.errors", name)
     retries = about.get("storage_retries", 0) + take_retries()
     known = {"memory_splits": 0, **about, **decoded.figures, "storage_retries": retries}
+    seconds = about["seconds"]
+    known["device_wait"] = wait_share(seconds["wait"], seconds["score"]) if "wait" in seconds else None
     del known["sources"]
     record = CommitRecord(shard=name, fingerprint=job.fingerprint, files=tuple(files), errors_file=errors_file, **known)
     check_owner(job.output, job.fingerprint)
