@@ -14,16 +14,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.support import inline, models
+from tests.support.stand_in_device import BUSY, IDLE, StandInDevice
 from tokloss_ray import ScoreConfig, score
 from tokloss_ray.demo import DATA
 from tokloss_ray.inputs.read import read_unit
-from tokloss_ray.output.records import RowRange
-from tokloss_ray.scoring import pipeline
-from tokloss_ray.scoring.on_ray.hardware import Hardware, plan_actors
+from tokloss_ray.output.records import RowRange, read_records
+from tokloss_ray.scoring import begin, pipeline
+from tokloss_ray.scoring.on_ray.hardware import AT_ONCE, Actors, Hardware, plan_actors
+from tokloss_ray.scoring.on_ray.workers import ScoreActor
 from tokloss_ray.scoring.plan import make_plan
 from tokloss_ray.scoring.preflight import preflight
 from tokloss_ray.scoring.stages.cutting import encode_unit
 from tokloss_ray.scoring.stages.decode import decode_shard
+from tokloss_ray.scoring.stages.device_queue import DeviceQueue
 from tokloss_ray.scoring.stages.row_tokenizer import RowTokenizer
 from tokloss_ray.scoring.work import Work
 
@@ -168,6 +171,33 @@ def test_through_ray_with_two_actors(tiny: Path, corpus: Path, expected: Expecte
     assert summary.new_shards > 10
     assert summary.totals.errors == {"empty": 1, "length_mismatch": 1, "label_out_of_range": 1}
     assert_same(pads.dataset(f"{output}/scores").to_table().to_pylist(), expected.rows)
+
+
+class SuppliedActor(ScoreActor):
+    """The model on a device that computes by itself, fed from a queue, as it is on a GPU."""
+
+    def _load(self, *args: Any) -> None:
+        super()._load(*args)
+        scorer = self.scorers[0]
+        scorer.queue = DeviceQueue(StandInDevice(seconds=0.05), scorer.forward, scorer.budget)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_through_ray_with_several_shards_in_an_actor(
+    tiny: Path, corpus: Path, expected: Expected, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU: shards overlap in the actor, and each gets its own results."""
+    monkeypatch.setattr(pipeline, "ScoreActor", SuppliedActor)
+    monkeypatch.setattr(begin, "plan_actors", lambda *_: Actors(1, 1, 1.0, 0, 1, AT_ONCE))
+    output = str(tmp_path / "out")
+    summary = score(config(tiny, corpus, output=output, shard_tokens=300, batch_tokens=128))
+    assert_same(pads.dataset(f"{output}/scores").to_table().to_pylist(), expected.rows)
+    records = [record for record in read_records(output).values() if record.sequences]
+    assert len(records) > 10
+    assert all(record.seconds["score"] % BUSY == 0 < record.seconds["score"] for record in records)
+    # On the device's clock: with one shard at a time it would wait before each of them.
+    assert 0 < sum(record.seconds["wait"] for record in records) < len(records) * IDLE
+    assert summary.totals.device_wait is not None
 
 
 @pytest.mark.usefixtures("ray_session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +25,7 @@ class StandInDevice:
     Args:
         room: padded tokens that fit in its memory, of all micro-batches on it together.
         held: it does nothing until `let` allows it.
+        seconds: that it really takes for a micro-batch, at least.
         fails: raised by the result of a micro-batch, where this says so of its inputs: as a kernel fails, late.
     """
 
@@ -31,9 +33,10 @@ class StandInDevice:
         self,
         room: float = float("inf"),
         held: bool = False,
+        seconds: float = 0.0,
         fails: Callable[[DeviceBatch], bool] = lambda inputs: False,
     ) -> None:
-        self.room, self.fails = room, fails
+        self.room, self.seconds, self.fails = room, seconds, fails
         self.allowed = threading.Semaphore(0) if held else None
         self.tried: list[DeviceBatch] = []
         self.out_of_memory: list[int] = []
@@ -82,6 +85,7 @@ class StandInDevice:
                 if self.fails(inputs):
                     raise RuntimeError("CUDA error: an illegal memory access was encountered")
                 launched.words = forward(inputs)
+                time.sleep(self.seconds)
             except RuntimeError as error:
                 launched.error = error
             with self.changed:

@@ -33,7 +33,7 @@ ENCODE_CPUS, COMMIT_CPUS = 0.5, 0.25
 and an encode stage fused into the model actor starves it."""
 MAX_BLOCKS = 2_000
 SHARDS_AHEAD, BYTES_PER_TOKEN = 12, 64
-"""Shards for each actor in all queues together (three are given to it ahead), and a token's bytes once it is scored."""
+"""Shards for each actor in all queues together (up to five are given to it), and a token's bytes once it is scored."""
 MIN_WAITING_BYTES = 1 << 28
 RAY_COUNTS = tuple(int(part) for part in ray.__version__.split(".")[:2]) < (2, 64)
 """Whether `map_batches` takes bounds for retries; else an actor of the job's own counts (`attempts.py`)."""
@@ -70,6 +70,8 @@ def build(
     """
     of_task = {} if counter else {"max_retries": MAX_ATTEMPTS}
     of_actor = {} if counter else {"max_restarts": MAX_STARTS - 1, "max_task_retries": MAX_ATTEMPTS - 1}
+    # In a pass that looks for what kills workers, a death must be of one shard.
+    at_once = 1 if again else actors.at_once
     source = ray.data.from_blocks(_source(work))  # from_arrow starts a task to count rows
     _settings(source.context, waiting_bytes)
     return (
@@ -85,7 +87,11 @@ def build(
             ScoreActor,
             fn_constructor_args=(jobs, actors.threads, actors.num_gpus, again, counter),
             compute=ray.data.ActorPoolStrategy(
-                min_size=actors.low, max_size=actors.high, max_tasks_in_flight_per_actor=3
+                min_size=actors.low,
+                max_size=actors.high,
+                max_tasks_in_flight_per_actor=at_once + 2,
+                max_concurrent_calls_per_actor=at_once if at_once > 1 else None,
+                enable_true_multi_threading=at_once > 1,
             ),
             batch_size=1,
             batch_format="pyarrow",

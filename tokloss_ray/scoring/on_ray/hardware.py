@@ -10,19 +10,25 @@ import ray
 from tokloss_ray.config import ScoreConfig
 from tokloss_ray.errors import Refused
 
+AT_ONCE = 3
+"""Shards in an actor on a GPU: one that is computed, one on its way from or to Arrow, and one behind it."""
 RESERVED_CPUS = 0.75
 """What encode and commit need on a node; actors that take every CPU would hang the job silently."""
 
 
 @dataclass(frozen=True)
 class Actors:
-    """The pool of model actors: how many, what each asks Ray for, and how many threads it computes with."""
+    """The pool of model actors: how many, what each asks Ray for, and how many threads it computes with.
+
+    at_once: shards that each works on at the same time.
+    """
 
     low: int
     high: int
     num_cpus: float
     num_gpus: float
     threads: int | None
+    at_once: int = 1
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,7 @@ def _gpu_actors(config: ScoreConfig, hardware: Hardware, nodes: list[float]) -> 
     shares = [(cpus - RESERVED_CPUS) / count for cpus, count in zip(hardware.cpus, fit, strict=True) if count]
     # Of a GPU node that is yet to come nothing is known but that it has a CPU for each GPU.
     cpus = min(1.0, *shares) if shares else min(1.0, min(nodes) - RESERVED_CPUS) / max(1, _fit(1, each))
-    return Actors(low, high, _share(cpus), each, None)
+    return Actors(low, high, _share(cpus), each, None, AT_ONCE)
 
 
 def _fit(gpus: float, each: float) -> int:
