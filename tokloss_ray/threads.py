@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from typing import TypeVar
@@ -40,7 +40,7 @@ def in_background(work: Callable[[], R]) -> Future[R]:
     return future
 
 
-def map_in_threads(function: Callable[[T], R], items: Sequence[T], workers: int | None = None) -> Iterator[R]:
+def map_in_threads(function: Callable[[T], R], items: Iterable[T], workers: int | None = None) -> Iterator[R]:
     """The result for each item, in order, made by one thread a core, or by so many; at most a few results wait.
 
     Each call has a copy of the caller's context variables.

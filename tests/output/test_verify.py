@@ -52,6 +52,12 @@ def output(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "out"))
 
 
+@pytest.fixture(autouse=True)
+def a_few_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are decoded in many pieces, as large ones are."""
+    monkeypatch.setattr("tokloss_ray.output.verify_unit._TOKENS", 40)
+
+
 def test_a_good_output_has_no_problems(finished: Path) -> None:
     found = verify(str(finished))
     assert found.problems == []

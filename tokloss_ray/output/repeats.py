@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from tokloss_ray.spill import Spill
 
-IN_MEMORY = 1 << 22
+IN_MEMORY = 1 << 20
 """So many hashes are held; where there are more, all of them go to disk, divided by their first bits."""
 _BITS = 8
 
@@ -27,7 +27,7 @@ def count_repeats(hashes: Iterable[np.ndarray]) -> int:
             held.append(some)
             size += len(some)
             if size >= IN_MEMORY:
-                spill = spill or Spill(1 << _BITS)
+                spill = spill or Spill(1 << _BITS, 8 * IN_MEMORY)
                 _move(held, spill)
                 held, size = [], 0
         if spill is None:

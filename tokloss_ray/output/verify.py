@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tokloss_ray import schema
 from tokloss_ray.errors import Refused
-from tokloss_ray.output.done import Committed, file_problems, list_data
+from tokloss_ray.output.done import Committed, Done, file_problems, list_data
 from tokloss_ray.output.names import COMMITS, DATA_FILE, INPUTS, PLAN, RUN, SUCCESS
-from tokloss_ray.output.records import CommitRecord, by_unit, scan_records
+from tokloss_ray.output.records import CommitRecord, RecordStream
 from tokloss_ray.output.repeats import count_repeats
 from tokloss_ray.output.run import (
     Run,
@@ -30,7 +32,6 @@ from tokloss_ray.output.run import (
 )
 from tokloss_ray.output.totals import Totals
 from tokloss_ray.output.verify_unit import Damaged, Part, check_unit, id_hashes
-from tokloss_ray.ragged import sum_if_known
 from tokloss_ray.storage.files import is_local, open_location, open_random
 from tokloss_ray.storage.sealed import DamagedError
 from tokloss_ray.threads import map_in_threads
@@ -38,8 +39,8 @@ from tokloss_ray.threads import map_in_threads
 MOST_PROBLEMS = 1000
 _THREADS = 8
 """More than cores: objects are waited for."""
-_MEMORY, _BYTES_A_TOKEN = 1 << 30, 250
-"""What the files that are checked side by side may take, and what they do: a file is decoded whole."""
+_MEMORY, _BYTES_A_TOKEN = 1 << 30, 40
+"""What the files that are checked side by side may take, and what they do: a file's bytes are read whole."""
 
 
 @dataclass
@@ -91,27 +92,33 @@ def verify(output: str) -> Verified:
         raise Refused(not_an_output(output))
     if not is_finished(output):
         raise Refused(f"{output} is not finished: tokloss status shows what is missing")
-    scan = scan_records(output, run.short_fingerprint)
-    records = scan.records
-    committed = Committed(records.values())
-    found = Verified(committed.tally.totals())
-    written = _check_folder(output, run, found)
-    for name, problem in scan.damaged.items():
-        found.add(f"{COMMITS}/{name} is damaged: {problem}", redo=name.removesuffix(".json"))
-    for name in scan.of_other_runs:
-        found.add(f"{COMMITS}/{name} belongs to another run", repaired=True)
+    stream = RecordStream(output, run.short_fingerprint, rolled=False)
+    committed = Committed()
     recorded = recorded_parts(output, run)
+    plan = _PlannedParts(recorded)
+    of_units: list[tuple[Damaged, list[str]]] = []
+
+    def check(records: list[CommitRecord]) -> tuple[Damaged, list[str], np.ndarray]:
+        unit = records[0].unit
+        return check_unit(output, unit, plan.parts(unit), records, not Done(records).missing([unit]))
+
+    checks = map_in_threads(check, _by_unit(stream, committed, run.units), _threads(output, run))
+    repeated = count_repeats(_hashes(checks, of_units))
+    found = Verified(committed.tally.totals(), committed.files().num_rows, repeated)
+    written = _check_folder(output, run, found)
+    for name, problem in stream.damaged.items():
+        found.add(f"{COMMITS}/{name} is damaged: {problem}", redo=name.removesuffix(".json"))
+    for name in stream.of_other_runs:
+        found.add(f"{COMMITS}/{name} belongs to another run", repaired=True)
     if recorded is None:
         found.add(f"{PLAN} is damaged or missing", repaired=True)
     if run.plan.inputs_sha256 is not None and recorded_inputs(output, run) is None:
         found.add(f"{INPUTS} is damaged or missing", repaired=True)
-    parts = _parts_by_unit(recorded)
     missing = dict(committed.done.missing(range(run.units)))
     for name in missing.values():
-        if f"{name}.json" not in scan.damaged:
+        if f"{name}.json" not in stream.damaged:
             found.add(f"shard {name} is missing", repaired=True)
-    rows = {number: _rows(parts.get(number)) for number in range(run.units)}
-    for shard, problem in committed.done.misfits(rows):
+    for shard, problem in committed.done.misfits({number: plan.rows(number) for number in range(run.units)}):
         found.add(f"shard {shard}: {problem}")
     for file_of, problem in file_problems(list_data(output), committed.files()):
         ours = DATA_FILE.fullmatch(problem.split()[0].rpartition("/")[2])
@@ -119,37 +126,66 @@ def verify(output: str) -> Verified:
     if written is not None and not missing:
         for problem in _sums(found.totals, run, written):
             found.add(problem)
-    found.files = sum(len(record.all_files) for record in records.values())
-    of_unit = by_unit(records.values())
-    checks = map_in_threads(
-        lambda unit: check_unit(output, unit, parts.get(unit), of_unit.get(unit, []), unit not in missing),
-        range(run.units),
-        _threads(output, records.values()),
-    )
-    found.repeated_ids = count_repeats(_ids(checks, found))
+    for damaged, problems in of_units:
+        for shard, problem in damaged:
+            if shard not in found.redo:  # one whose file has another size is told already
+                found.add(f"shard {shard}: {problem}", redo=shard)
+        for problem in problems:
+            found.add(problem)
     if len(found.problems) > found.beyond_repair:
-        note_damage(output, found.redo & records.keys())
+        note_damage(output, committed.among(found.redo))
     return found
 
 
-def _threads(output: str, records: Iterable[CommitRecord]) -> int:
+def _by_unit(records: Iterable[CommitRecord], committed: Committed, units: int) -> Iterator[list[CommitRecord]]:
+    """The records of each unit of the plan, in the order of its shards; all are counted as they go by.
+
+    records: by the names of their shards, so that those of a unit come together.
+    """
+    for unit, of_unit in groupby(records, key=lambda record: record.unit):
+        known = [record for record in of_unit if committed.add(record)]
+        if known and 0 <= unit < units:
+            yield sorted(known, key=lambda record: record.index)
+
+
+def _hashes(
+    checks: Iterator[tuple[Damaged, list[str], np.ndarray]], of_units: list[tuple[Damaged, list[str]]]
+) -> Iterator[np.ndarray]:
+    """The hashes of the ids of each unit; what is wrong with it is put by."""
+    for damaged, problems, hashes in checks:
+        if damaged or problems:
+            of_units.append((damaged, problems))
+        yield hashes
+
+
+def _threads(output: str, run: Run) -> int:
     """How many units are checked side by side: fewer where shards are large, and on a disk no more than cores."""
-    largest = max((record.tokens for record in records), default=0)
-    most = max(1, min(_THREADS, _MEMORY // max(1, largest * _BYTES_A_TOKEN)))
+    most = max(1, min(_THREADS, _MEMORY // max(1, run.identity.get("shard_tokens", 0) * _BYTES_A_TOKEN)))
     return min(most, os.cpu_count() or 1) if is_local(open_location(output)[0]) else most
 
 
-def _parts_by_unit(recorded: pa.Table | None) -> dict[int, list[Part]]:
-    """The rows of the plan by their unit."""
-    units: dict[int, list[Part]] = {}
-    for part in [] if recorded is None else recorded.to_pylist():
-        units.setdefault(part["number"], []).append(part)
-    return units
+class _PlannedParts:
+    """The rows of the plan by their unit; None for all where the plan is lost."""
 
+    def __init__(self, recorded: pa.Table | None) -> None:
+        self.recorded = recorded
+        self.numbers = np.zeros(0, np.int64) if recorded is None else recorded.column("number").to_numpy()
 
-def _rows(parts: list[Part] | None) -> int | None:
-    """Rows of a unit, None where metadata do not tell."""
-    return None if parts is None else sum_if_known(part["rows"] for part in parts)
+    def _of(self, unit: int) -> pa.Table | None:
+        start, stop = np.searchsorted(self.numbers, [unit, unit + 1]).tolist()
+        return None if self.recorded is None or start == stop else self.recorded.slice(start, stop - start)
+
+    def parts(self, unit: int) -> list[Part] | None:
+        """The parts of a unit."""
+        rows = self._of(unit)
+        return None if rows is None else rows.to_pylist()
+
+    def rows(self, unit: int) -> int | None:
+        """Rows of a unit, None where metadata do not tell."""
+        rows = self._of(unit)
+        if rows is None or rows.column("rows").null_count:
+            return None
+        return pc.sum(rows.column("rows")).as_py() or 0
 
 
 def _check_folder(output: str, run: Run, found: Verified) -> dict[str, Any] | None:
@@ -161,17 +197,6 @@ def _check_folder(output: str, run: Run, found: Verified) -> dict[str, Any] | No
     except DamagedError as error:
         found.add(f"{SUCCESS} is damaged: {error}", repaired=True)
         return None
-
-
-def _ids(checks: Iterator[tuple[Damaged, list[str], np.ndarray]], found: Verified) -> Iterator[np.ndarray]:
-    """The hashes of the ids of each unit; what is wrong with it is noted as it goes by."""
-    for damaged, problems, hashes in checks:
-        for shard, problem in damaged:
-            if shard not in found.redo:  # one whose file has another size is told already
-                found.add(f"shard {shard}: {problem}", redo=shard)
-        for problem in problems:
-            found.add(problem)
-        yield hashes
 
 
 def repeated_ids(output: str, records: Iterable[CommitRecord]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +28,9 @@ _SAME_LENGTH = (
     schema.SECOND_PROB,
 )
 
+_TOKENS = 1 << 17
+"""Tokens of a file that are decoded at a time."""
+
 Damaged = list[tuple[str, str]]
 Part = dict[str, Any]
 """A row of the plan."""
@@ -50,22 +53,14 @@ def check_unit(
         of_shard: list[pa.Table] = []
         for file in record.all_files:
             try:
-                table = _read_whole_file(output, file)
+                found = _check_file(output, file, record, file is record.errors_file)
             except (DamagedError, pa.ArrowException, OSError, UnicodeDecodeError) as error:
                 damaged.append((shard, f"{file.path} is damaged: {str(error).splitlines()[0]}"))
                 continue
-            if table.num_rows != file.rows:
-                problems.append(f"{file.path} has {table.num_rows:,} rows, but its record says {file.rows:,}")
-            if file is record.errors_file:
-                rows["error_rows"] += table.num_rows
-                if not set(table.column("reason").to_pylist()) <= set(schema.REASONS):
-                    problems.append(f"{file.path} has an unknown reason")
-            else:
-                rows["sequences"] += table.num_rows
-                rows["scored_rows"] += pc.sum(pc.equal(table.column(schema.WINDOW), 0)).as_py() or 0
-                problems += [f"{file.path}: {problem}" for problem in _check_table(table)]
-                ids.append(id_hashes(table))
-            of_shard.append(_keys(table))
+            rows = {name: count + found.rows.get(name, 0) for name, count in rows.items()}
+            problems += [f"{file.path}{problem}" for problem in found.problems]
+            ids += found.ids
+            of_shard += found.keys
         if not any(name == shard for name, _ in damaged):
             problems += [f"shard {shard}: {problem}" for problem in _against_record(record, rows, of_shard)]
         keys += of_shard
@@ -80,6 +75,42 @@ def check_unit(
             for part, rows_of_part in _by_part(parts, together, at):
                 problems += _once(f"unit {number:06d} ({part['source']})", part, rows_of_part)
     return damaged, problems, np.concatenate(ids)
+
+
+class _InFile(NamedTuple):
+    """What is in a file: rows by what they count as, what is wrong, hashes of ids, and keys of rows."""
+
+    rows: dict[str, int]
+    problems: list[str]
+    ids: list[np.ndarray]
+    keys: list[pa.Table]
+
+
+def _check_file(output: str, file: DataFile, record: CommitRecord, is_errors: bool) -> _InFile:
+    """Look at every row of a file.
+
+    Raises:
+        DamagedError, pa.ArrowException, OSError, UnicodeDecodeError: it is damaged.
+    """
+    found = _InFile(dict.fromkeys(("sequences", "scored_rows", "error_rows"), 0), [], [], [])
+    problems: dict[str, None] = {}
+    total = 0
+    for table in _read_file(output, file, record):
+        total += table.num_rows
+        found.keys.append(_keys(table))
+        if is_errors:
+            found.rows["error_rows"] += table.num_rows
+            if not set(table.column("reason").to_pylist()) <= set(schema.REASONS):
+                problems[" has an unknown reason"] = None
+            continue
+        found.rows["sequences"] += table.num_rows
+        found.rows["scored_rows"] += pc.sum(pc.equal(table.column(schema.WINDOW), 0)).as_py() or 0
+        problems |= dict.fromkeys(f": {problem}" for problem in _check_table(table))
+        found.ids.append(id_hashes(table))
+    if total != file.rows:
+        found.problems.append(f" has {total:,} rows, but its record says {file.rows:,}")
+    found.problems.extend(problems)
+    return found
 
 
 REFUSED = -1
@@ -125,8 +156,8 @@ def _against_record(record: CommitRecord, rows: dict[str, int], keys: list[pa.Ta
             yield f"its {which} row of {source} is {end(of_file).as_py()}, but its record says {says}"
 
 
-def _read_whole_file(output: str, file: DataFile) -> pa.Table:
-    """All columns of a data file.
+def _read_file(output: str, file: DataFile, record: CommitRecord) -> Iterator[pa.Table]:
+    """All columns of a data file, some rows at a time; at least one table.
 
     Raises:
         DamagedError: its bytes are not those that were written.
@@ -136,9 +167,14 @@ def _read_whole_file(output: str, file: DataFile) -> pa.Table:
     data = read_whole(fs, f"{root}/{file.path}")
     if file.sha256 is not None and sha256(data).hexdigest() != file.sha256:
         raise DamagedError("its checksum does not match")
-    table = pq.read_table(pa.BufferReader(data), use_threads=False, partitioning=None)
-    table.validate(full=True)
-    return table
+    rows = max(1, _TOKENS * max(record.sequences, record.error_rows) // max(1, record.tokens))
+    with pq.ParquetFile(pa.BufferReader(data)) as parquet:
+        if not parquet.metadata.num_rows:
+            yield parquet.schema_arrow.empty_table()
+        for batch in parquet.iter_batches(rows, use_threads=False):
+            table = pa.Table.from_batches([batch])
+            table.validate(full=True)
+            yield table
 
 
 def _once(where: str, part: Part, rows_windows: np.ndarray) -> Iterator[str]:
