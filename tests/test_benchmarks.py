@@ -34,7 +34,7 @@ def run(name: str, tmp_path: Path, *options: str) -> dict:
     return figures
 
 
-@pytest.mark.parametrize("name", ["stages", "scale", "startup"])
+@pytest.mark.parametrize("name", ["stages", "scale", "startup", "stand_in_gpu"])
 def test_help_says_what_is_measured(name):
     done = subprocess.run(
         [sys.executable, str(BENCHMARKS / f"{name}.py"), "--help"], capture_output=True, text=True, check=True
@@ -120,3 +120,12 @@ def test_the_peak_of_memory_counts_child_processes():
 def test_spread_keeps_the_runs():
     found = common.spread([3.0, 1.0, 2.04], 1)
     assert found == {"median": 2.0, "min": 1.0, "max": 3.0, "runs": [3.0, 1.0, 2.0]}
+
+
+@pytest.mark.slow
+def test_a_stand_in_gpu_is_served(tmp_path):
+    """As many tokens as were asked for, at no more than its rate, but for the ends of shards."""
+    found = run("stand_in_gpu", tmp_path)
+    assert found["shards"] > 6
+    assert 0.3 < found["served"] < 1.2
+    assert 0 <= found["device_wait"] < 0.7
