@@ -7,6 +7,7 @@ keeps them for the next micro-batch as soon as the copy that uses one is over.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,9 @@ from tokloss_ray.scoring.stages.device_queue import Result
 
 CONTEXT_BYTES = 600 << 20
 """About what CUDA itself takes of a GPU's memory in each process, which torch does not count."""
+_LAUNCHING = threading.Lock()
+"""Models that share a GPU in a process launch one after another. Their micro-batches are computed one after another
+anyway, and what a launch has allocated and freed is there for the next one."""
 _ALIGNED = 16
 """Bytes: every tensor begins at a multiple, as views of other types and vector loads ask for."""
 
@@ -62,7 +66,8 @@ class CudaDevice:
         """Start a micro-batch.
 
         Args:
-            forward: makes a tensor of the inputs on the device, on its current stream, and does not wait for it.
+            forward: makes a tensor of the inputs on the device, on its current stream, and does not wait for it. Nobody
+                writes to that tensor again: it is copied to the host later, while the next micro-batch is computed.
             inputs: a named tuple of tensors on the host, which `forward` gets on the device. Other values are passed as
                 they are.
 
@@ -73,9 +78,10 @@ class CudaDevice:
         try:
             arrived, on_device = self._upload(inputs)
             self.compute.wait_event(arrived)
-            begin.record(self.compute)
-            words = forward(on_device)
-            end.record(self.compute)
+            with _LAUNCHING:
+                begin.record(self.compute)
+                words = forward(on_device)
+                end.record(self.compute)
             self.outward.wait_event(end)
             host = torch.empty(words.shape, dtype=words.dtype, pin_memory=True)
             with torch.cuda.stream(self.outward):
