@@ -78,6 +78,13 @@ def page(outcomes: dict[str, families.Outcome], rows: int) -> str:
         embedding is zero is exact in padded batches, too. `tokloss check` reports the result before a run, and the
         summary after it. Rows with fewer tokens than a model's code can handle (Funnel, CANINE) go to `errors/`
         as `too_short`.
+
+        A PEFT adapter (LoRA and its kin; `pip install "tokloss-ray[peft]"`) is a model, too: `--model` takes
+        its folder, and the model that its `adapter_config.json` names is loaded and the adapter merged into
+        its weights, in float32, before they become `--dtype`. The names of its tags are those of a
+        `config.json` beside it (`model.config.save_pretrained`), or of `--tags`. Adapters that add tokens
+        (prompt and prefix tuning) are refused, and so are models with a CRF, whose loss is of whole
+        sentences.
         """
     text = "\n\n".join(
         textwrap.fill(paragraph.strip(), 120, break_on_hyphens=False)

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from tokloss_ray.config import ScoreConfig
 from tokloss_ray.errors import Refused
+from tokloss_ray.model.adapter import base_of, settings_path
 from tokloss_ray.model.store import (
     PICKLED_WEIGHTS,
     WEIGHTS,
@@ -74,10 +75,14 @@ def resolve_model(config: ScoreConfig, folder: ModelFolder) -> ModelInfo:
         Refused: not found, not for token classification, unsafe weights, or a tokenizer of another model.
     """
     path = fetch_model(folder, small_only=True)
-    settings = _model_settings(folder, path, config)
-    tags = _tags(settings, config.model)
+    base = base_of(folder, path)
+    base_path = path if base is None else fetch_model(base, small_only=True)
+    settings = _model_settings(folder, settings_path(path, base_path), config, head=base is None)
+    if base is not None:
+        _check_weights(base, base.name, config)
+    tags = _tags(settings, config.model) if base is None else _adapter_tags(settings, config)
     embedding_rows = int(getattr(settings, "vocab_size", 0) or 0)
-    tokenizer_path, tokenizer_code = path, ""
+    tokenizer_path, tokenizer_code = path if _has_vocabulary(path) else base_path, ""
     if config.tokenizer:
         own = replace(find_model(config.tokenizer, None, "tokenizer"), counted=_CODE)
         tokenizer_path = fetch_model(own, small_only=True)
@@ -102,6 +107,12 @@ def resolve_model(config: ScoreConfig, folder: ModelFolder) -> ModelInfo:
     folder = replace(folder, counted=_counted(config))
     folder = replace(folder, content=content_of(folder, path))
     check_finished(folder)
+    content = folder.content
+    if base is not None:
+        base = replace(base, counted=_counted(config))
+        base = replace(base, content=content_of(base, base_path))
+        folder = replace(folder, base=base)
+        content = hashlib.sha256(f"{folder.content} {base.content}".encode()).hexdigest()
     return ModelInfo(
         folder=folder,
         tags=tags,
@@ -110,7 +121,7 @@ def resolve_model(config: ScoreConfig, folder: ModelFolder) -> ModelInfo:
         pad_token_id=_pad_id(settings, tokenizer),
         tokenizer_json=tokenizer_json,
         token_strings=pa.array(strings, pa.string()),
-        content=folder.content,
+        content=content,
         tokenizer_content=hashlib.sha256((tokenizer_json + tokenizer_code).encode()).hexdigest(),
         warnings=(*warnings, *_glued_words(tokenizer_json)),
     )
@@ -122,7 +133,8 @@ def _counted(config: ScoreConfig) -> tuple[str, ...]:
     return (*_SETTINGS, *WEIGHTS, *pickled, *(_CODE if config.trust_remote_code else ()))
 
 
-def _model_settings(folder: ModelFolder, path: str, config: ScoreConfig) -> Any:
+def _model_settings(folder: ModelFolder, path: str, config: ScoreConfig, head: bool) -> Any:
+    """The model's configuration. head: it must be that of a model with a head for tagging."""
     from transformers import AutoConfig
 
     if not os.path.isfile(os.path.join(path, "config.json")):
@@ -133,20 +145,30 @@ def _model_settings(folder: ModelFolder, path: str, config: ScoreConfig) -> Any:
         hint = "; it has code of its own, which --trust-remote-code allows" if "trust_remote_code" in str(error) else ""
         raise Refused(f"cannot read the model's config.json in {config.model}: {_first_line(error)}{hint}") from None
     architectures = getattr(settings, "architectures", None) or []
-    if architectures and not any("TokenClassification" in name for name in architectures):
+    if head and any("crf" in name.lower() for name in architectures):
+        raise Refused(
+            f"{config.model} is a {architectures[0]}: the loss of a CRF is of whole sentences and not of tokens; use a "
+            f"model with a softmax over the tags"
+        )
+    if head and architectures and not any("TokenClassification" in name for name in architectures):
         raise Refused(
             f"{config.model} is a {architectures[0]}, not a token-classification model: "
             f"fine-tune it for tagging first (AutoModelForTokenClassification)"
         )
-    if not folder.names(*WEIGHTS):
-        if not folder.names(*PICKLED_WEIGHTS):
-            raise Refused(f"{config.model} has no weights (*.safetensors)")
-        if not config.allow_pickle:
-            raise Refused(
-                f"{config.model} has no safetensors weights; pickled weights can run code: "
-                f"convert them, or trust them with --allow-pickle"
-            )
+    _check_weights(folder, config.model, config)
     return settings
+
+
+def _check_weights(folder: ModelFolder, name: str, config: ScoreConfig) -> None:
+    if folder.names(*WEIGHTS):
+        return
+    if not folder.names(*PICKLED_WEIGHTS):
+        raise Refused(f"{name} has no weights (*.safetensors)")
+    if not config.allow_pickle:
+        raise Refused(
+            f"{name} has no safetensors weights; pickled weights can run code: "
+            f"convert them, or trust them with --allow-pickle"
+        )
 
 
 def _tags(settings: Any, name: str) -> tuple[str, ...]:
@@ -161,10 +183,27 @@ def _tags(settings: Any, name: str) -> tuple[str, ...]:
     return tags
 
 
+def _adapter_tags(settings: Any, config: ScoreConfig) -> tuple[str, ...]:
+    """An adapter's folder has no names of tags, unless the configuration was saved there."""
+    if config.tags is not None:
+        return config.tags
+    tags = _tags(settings, config.model)
+    if all(tag.startswith("LABEL_") for tag in tags):
+        raise Refused(
+            f"the adapter in {config.model} does not name its tags: save the model's configuration there "
+            f"(model.config.save_pretrained), or list them in order with --tags"
+        )
+    return tags
+
+
+def _has_vocabulary(path: str) -> bool:
+    return any(file for pattern in _VOCABULARIES for file in Path(path).glob(pattern))
+
+
 def _tokenizer(path: str, config: ScoreConfig) -> Any:
     from transformers import AutoTokenizer
 
-    if not any(file for pattern in _VOCABULARIES for file in Path(path).glob(pattern)):
+    if not _has_vocabulary(path):
         # transformers would make up an empty tokenizer, to which every word is unknown.
         raise Refused(
             f"no tokenizer in {config.tokenizer or config.model}: there is no tokenizer.json and no vocabulary file; "

@@ -40,6 +40,7 @@ class ModelFolder:
         files: (name, size, version) of each file that may be needed; the version of a remote file changes when its
             content does (an etag), that of a local file when it is written (its times), that of a hub's is empty.
         counted: patterns of the files that results depend on; content: what `content_of` said of them.
+        base: of an adapter, the model it belongs to.
     """
 
     name: str
@@ -48,6 +49,7 @@ class ModelFolder:
     files: tuple[tuple[str, int, str], ...]
     counted: tuple[str, ...] = ()
     content: str = ""
+    base: ModelFolder | None = None
 
     def names(self, *patterns: str) -> list[str]:
         """Names of the files that match any of the patterns."""
@@ -106,6 +108,8 @@ def check_unchanged(folder: ModelFolder) -> None:
     Raises:
         JobFailed: it is another model by now.
     """
+    if folder.base is not None:
+        check_unchanged(folder.base)
     if folder.kind != "local" or not folder.content:
         return
     try:
@@ -136,6 +140,8 @@ def _counted(folder: ModelFolder) -> list[tuple[str, int, str]]:
 
 def see_model(folder: ModelFolder) -> bool:
     """Whether this node finds the files, without copying any; the hub is left to `fetch_model`."""
+    if folder.base is not None and not see_model(folder.base):
+        return False
     if folder.kind == "local":
         sizes = tuple((name, size, "") for name, size, _ in folder.files)
         return os.path.isdir(folder.name) and _local_files(folder.name) == sizes
