@@ -97,6 +97,11 @@ class ScoreConfig(BaseModel):
         description="Put sequences end to end instead of padding them, where the model answers the same "
         "(auto: on GPUs).",
     )
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Compile the model with torch.compile, which takes about a minute per actor "
+        "(auto: on GPUs, where the run is long enough).",
+    )
     shard_tokens: int | None = Field(
         None, gt=0, description="Tokens per shard, the unit of commit and retry (default: depends on the device)."
     )

@@ -15,6 +15,7 @@ from tokloss_ray.output.records import CommitRecord
 from tokloss_ray.output.totals import Tally, total
 from tokloss_ray.schema import EQUAL_LENGTH, PACKED, PADDED
 
+COMPILED = (None, "yes", "no: b", "no: a", "yes")
 FLOATS = st.floats(allow_nan=False, allow_infinity=False, min_value=-1e300, max_value=1e300)
 
 
@@ -22,8 +23,11 @@ def with_losses(number: int, losses: dict[str, tuple[int, float]]) -> CommitReco
     sums = dict.fromkeys(("rows", "scored_rows", "sequences", "tokens", "padded_tokens"), number)
     none = dict.fromkeys(("error_rows", "labels", "dropped_words", "storage_retries", "memory_splits"), 0)
     more = {"errors": {"empty": number, "malformed": 1}, "seconds": {"score": 0.5}, "loss_by_tag": losses}
-    batching = {"batch_tokens": 100 + number, "batching": (PACKED, PADDED, EQUAL_LENGTH, None)[number % 4]}
-    return a_record(0, number, **sums, **none, **more, **batching)
+    batching = {
+        "batch_tokens": 100 + number,
+        "batching": (PACKED, PADDED, EQUAL_LENGTH, None)[number % 4],
+    }
+    return a_record(0, number, **sums, **none, **more, **batching, compiled=COMPILED[number % 5])
 
 
 @given(st.lists(st.tuples(st.sampled_from("AB"), FLOATS), min_size=1, max_size=12), st.randoms())

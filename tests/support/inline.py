@@ -114,7 +114,9 @@ def _score_one(job: Job, scorer: Scorer, cut: Shard) -> CommitRecord:
 def _scorer(job: Job, wrap_model: Callable[[Any], Any] | None) -> Scorer:
     scorer = copy.copy(_loaded(job))
     scorer.job, scorer.budget = job, Budget(job.batch_tokens)
-    scorer.forward = Forward(wrap_model(scorer.model) if wrap_model else scorer.model, job.keep_probs, job.keep_entropy)
+    kept = job.keep_probs, job.keep_entropy
+    if wrap_model is not None or kept != (scorer.forward.keep_probs, scorer.forward.keep_entropy):
+        scorer.forward = Forward(wrap_model(scorer.model) if wrap_model else scorer.model, *kept)
     return scorer
 
 
@@ -123,7 +125,7 @@ _models: dict[tuple[str, ...], Scorer] = {}
 
 def _loaded(job: Job) -> Scorer:
     """One Scorer per model and way of calling it."""
-    key = job.model.name, job.identity["model"], job.packing
+    key = job.model.name, job.identity["model"], job.packing, job.compile
     if key not in _models:
         _models[key] = Scorer(job)
     return _models[key]

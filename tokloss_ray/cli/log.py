@@ -44,7 +44,7 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "summary": (
         "output", "already_complete", "new_shards", "seconds", "first_commit_seconds", "tokens_per_second", "shards",
         "rows", "scored_rows", "error_rows", "errors", "sequences", "tokens", "labels", "padded_tokens",
-        "padding_efficiency", "batch_tokens", "batching", "dropped_words", "mean_loss", "repeated_ids",
+        "padding_efficiency", "batch_tokens", "batching", "compiled", "dropped_words", "mean_loss", "repeated_ids",
         "storage_retries", "memory_splits", "device_wait",
     ),
     "estimate": (

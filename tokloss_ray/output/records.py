@@ -88,6 +88,7 @@ class CommitRecord:
     storage_retries: int
     memory_splits: int
     device_wait: float | None
+    compiled: str | None = None
 
     @property
     def all_files(self) -> tuple[DataFile, ...]:
@@ -139,7 +140,7 @@ def _data_file(content: Mapping[str, Any]) -> DataFile:
 
 _LATER: dict[str, Any] = {
     "last_source": None, "start": None, "stop": None, "first_row": None, "last_row": None, "batching": None,
-    "storage_retries": 0, "memory_splits": 0, "device_wait": None,
+    "storage_retries": 0, "memory_splits": 0, "device_wait": None, "compiled": None,
 }  # fmt: skip
 """Fields that records of earlier versions lack, and what is taken for them."""
 _REQUIRED = tuple(f.name for f in fields(CommitRecord) if f.name not in _LATER)

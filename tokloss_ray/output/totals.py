@@ -40,6 +40,7 @@ class Totals:
         batch_tokens: the smallest micro-batch budget an actor settled on, in padded tokens.
         batching: how micro-batches were formed: packed; padded, if some were; or equal-length if padding would change
             the model's results. None for records that do not say.
+        compiled: yes, or no and why, if some actor could not compile the model; None if none was asked to.
         repeated_ids: rows that share their id with another row; None if not counted.
         storage_retries: storage operations that were retried.
         memory_splits: micro-batches that did not fit in memory and were halved.
@@ -60,6 +61,7 @@ class Totals:
     loss_by_tag: dict[str, tuple[int, float]] = field(default_factory=dict)
     batch_tokens: int | None = None
     batching: str | None = None
+    compiled: str | None = None
     repeated_ids: int | None = None
     storage_retries: int = 0
     memory_splits: int = 0
@@ -96,6 +98,7 @@ class Tally:
         self.losses: dict[str, int] = {}  # in units of the smallest number that a float can be
         self.batch_tokens: int | None = None
         self.batching: str | None = None
+        self.compiled: str | None = None
         self.busy = self.waited = 0.0
 
     def add(self, record: CommitRecord) -> None:
@@ -108,7 +111,7 @@ class Tally:
         for tag, (count, total) in record.loss_by_tag.items():
             self.labelled[tag] = self.labelled.get(tag, 0) + count
             self.losses[tag] = self.losses.get(tag, 0) + _exact(total)
-        self._settle(record.batch_tokens, record.batching)
+        self._settle(record.batch_tokens, record.batching, record.compiled)
         self.busy += record.seconds.get("score", 0.0)
         self.waited += record.seconds.get("wait", 0.0)
 
@@ -120,7 +123,7 @@ class Tally:
         ):  # fmt: skip
             _add(mine, theirs)
         if other.batch_tokens is not None:
-            self._settle(other.batch_tokens, other.batching)
+            self._settle(other.batch_tokens, other.batching, other.compiled)
         self.busy += other.busy
         self.waited += other.waited
 
@@ -129,12 +132,18 @@ class Tally:
         loss = {tag: (self.labelled[tag], self.losses[tag] / _UNITS) for tag in sorted(self.losses)}
         sums: dict[str, Any] = {**self.sums, "errors": dict(sorted(self.errors.items())), "loss_by_tag": loss}
         wait = wait_share(self.waited, self.busy)
-        return Totals(**sums, batch_tokens=self.batch_tokens, batching=self.batching, device_wait=wait)
+        settled: dict[str, Any] = {
+            "batch_tokens": self.batch_tokens,
+            "batching": self.batching,
+            "compiled": self.compiled,
+        }
+        return Totals(**sums, **settled, device_wait=wait)
 
-    def _settle(self, batch_tokens: int, batching: str | None) -> None:
+    def _settle(self, batch_tokens: int, batching: str | None, compiled: str | None) -> None:
         self.batch_tokens = min(batch_tokens, self.batch_tokens or batch_tokens)
         # The least usual that any shard needed, so that the order of records does not matter.
         self.batching = max((batching, self.batching), key=_BATCHING.index)
+        self.compiled = min((text for text in (compiled, self.compiled) if text), default=None)  # no is before yes
 
 
 def wait_share(waited: float, busy: float) -> float | None:

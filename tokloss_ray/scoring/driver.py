@@ -6,6 +6,7 @@ import gc
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from typing import overload
 
@@ -261,7 +262,7 @@ def _one_pass(
                 run.lease.check()
         nodes.check()
 
-    jobs = [run.plan.job for run in runs]
+    jobs = [replace(run.plan.job, tokens_each=run.plan.estimated_tokens // max(1, actors.high)) for run in runs]
     for result in run_graph(jobs, work, actors, runs[0].config.stall_timeout, again, check):
         if result.record is None:
             failing = [runs[number] for number in result.jobs] or _open(runs)

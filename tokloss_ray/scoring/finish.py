@@ -20,7 +20,15 @@ from tokloss_ray.scoring.folder import forget_attempts, remove_strangers, write_
 from tokloss_ray.scoring.plan import Plan
 
 BREAKER_ROWS = 1000
-NOT_IN_SUCCESS = ("padded_tokens", "batch_tokens", "batching", "storage_retries", "memory_splits", "device_wait")
+NOT_IN_SUCCESS = (
+    "padded_tokens",
+    "batch_tokens",
+    "batching",
+    "compiled",
+    "storage_retries",
+    "memory_splits",
+    "device_wait",
+)
 """What may differ between two runs of the same job."""
 MOST_IDS = 20_000_000
 """Rows up to which a run counts repeated ids before it ends, which holds eight bytes for each; `verify` always does."""

@@ -13,7 +13,8 @@ from tokloss_ray.model.store import ModelFolder
 @dataclass(frozen=True)
 class Job:
     """Everything the stages need. `tags` are the model's by id, `data_tags` those the data's integers stand for;
-    `tokenizers_version` is that of the driver; `find_budget`: on a GPU, `batch_tokens` is the most there may be."""
+    `tokenizers_version` is that of the driver; `find_budget`: on a GPU, `batch_tokens` is the most there may be;
+    `tokens_each`: about what an actor will score."""
 
     output: str
     fingerprint: str
@@ -39,6 +40,8 @@ class Job:
     keep_entropy: bool
     storage_tries: int
     packing: str = "auto"
+    compile: str = "off"
+    tokens_each: int = 0
     trust_remote_code: bool = False
     allow_pickle: bool = False
     find_budget: bool = False

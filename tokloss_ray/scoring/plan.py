@@ -185,6 +185,7 @@ def _job(found: Preflight, identity: dict[str, Any], batch_tokens: int) -> Job:
         keep_entropy=_keeps_entropy(found),
         storage_tries=config.storage_tries,
         packing=config.packing,
+        compile=config.compile,
         trust_remote_code=config.trust_remote_code,
         allow_pickle=config.allow_pickle,
         identity=identity,

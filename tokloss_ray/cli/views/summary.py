@@ -59,6 +59,8 @@ def print_summary(console: Console, summary: RunSummary) -> None:
         table.add_row("micro-batches", micro_batches(totals.batch_tokens, totals.batching))
     if totals.device_wait is not None:
         table.add_row("device wait", f"{totals.device_wait:.1%}  (of the time, the model had nothing to do)")
+    if totals.compiled:
+        table.add_row("compiled", safe(totals.compiled))
     table.add_row("dropped words", f"{totals.dropped_words:,}")
     if totals.repeated_ids:
         table.add_row("repeated ids", repeated(totals.repeated_ids))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,7 +10,8 @@ import torch
 from torch import nn
 
 from tokloss_ray.scoring.stages import attention
-from tokloss_ray.scoring.stages.loss import score_tokens, to_words
+from tokloss_ray.scoring.stages.compiling import Compiled
+from tokloss_ray.scoring.stages.loss import WORDS, score_tokens, to_words
 from tokloss_ray.scoring.stages.packing import Pack
 
 
@@ -86,6 +88,7 @@ class Forward:
         self.model: Any = model
         self.keep_probs, self.keep_entropy = keep_probs, keep_entropy
         self._packed = False
+        self._compiled: Compiled | None = None
 
     @torch.inference_mode()
     def __call__(self, batch: DeviceBatch | PackedBatch) -> torch.Tensor:
@@ -96,8 +99,36 @@ class Forward:
         Raises:
             RuntimeError, MemoryError: memory ran out, among others; the call may then be repeated with less.
         """
+        self._switch(batch)
+        return self._step(batch) if self._compiled is None else self._compiled(batch)
+
+    @torch.inference_mode()
+    def compile(self, examples: Sequence[DeviceBatch | PackedBatch], classes: int) -> str:
+        """Compile the work on a micro-batch; where that fails, it goes on as it is.
+
+        Args:
+            examples: at least two micro-batches of the kind that most will be of, with no size in common.
+            classes: of the model.
+
+        Returns:
+            "yes", or "no: " and the reason.
+        """
+        self._switch(examples[0])
+        exact = {parameter.dtype for parameter in self.model.parameters()} <= {torch.float32}
+        try:
+            width = WORDS + self.keep_entropy + classes * self.keep_probs
+            self._compiled = Compiled(self._step, examples, width, exact)
+        except Exception as error:  # a compiler raises what it likes
+            first, *others = (str(error).strip() or type(error).__name__).split("\n")
+            return f"no: {first} {others[0]}" if first.endswith(":") and others else f"no: {first}"
+        return "yes"
+
+    def _step(self, batch: DeviceBatch | PackedBatch) -> torch.Tensor:
+        scores = score_tokens(logits_of(self.model, batch), batch.labels, self.keep_probs, self.keep_entropy)
+        return to_words(scores)
+
+    def _switch(self, batch: DeviceBatch | PackedBatch) -> None:
+        """Let the model call the attention for this kind of micro-batch."""
         if (packed := isinstance(batch, PackedBatch)) != self._packed:
             attention.switch(self.model, packed)
             self._packed = packed
-        scores = score_tokens(logits_of(self.model, batch), batch.labels, self.keep_probs, self.keep_entropy)
-        return to_words(scores)

@@ -49,6 +49,10 @@ class HostScores(NamedTuple):
     probs: np.ndarray
 
 
+WORDS = 6
+"""Of a token on its way to the host, without entropy and probabilities."""
+
+
 def score_tokens(
     logits_TC: torch.Tensor, labels_T: torch.Tensor, keep_probs: bool = False, keep_entropy: bool = False
 ) -> TokenScores:

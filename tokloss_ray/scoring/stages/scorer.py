@@ -17,14 +17,15 @@ from tokloss_ray.model.packed_linear import pack
 from tokloss_ray.schema import EQUAL_LENGTH, PACKED, PADDED
 from tokloss_ray.scoring.job import Job
 from tokloss_ray.scoring.stages.budget import Budget, find_budget, is_out_of_memory
+from tokloss_ray.scoring.stages.compiling import pays
 from tokloss_ray.scoring.stages.cuda import CudaDevice, keep_to_share, set_precision
 from tokloss_ray.scoring.stages.device_queue import DeviceQueue, Spent
-from tokloss_ray.scoring.stages.forward import Forward
+from tokloss_ray.scoring.stages.forward import Forward, on_device
 from tokloss_ray.scoring.stages.journal import Journal
 from tokloss_ray.scoring.stages.loading import load_model
 from tokloss_ray.scoring.stages.packing import Packing
 from tokloss_ray.scoring.stages.packing_probe import find_packing
-from tokloss_ray.scoring.stages.probe import Probe, find_batching
+from tokloss_ray.scoring.stages.probe import LONG, Probe, find_batching
 from tokloss_ray.scoring.stages.work import Prepared, Work
 from tokloss_ray.threads import in_context
 
@@ -67,6 +68,9 @@ class Scorer:
         if self.packing is not None:
             self.batching = PACKED
         self.forward = Forward(self.model, job.keep_probs, job.keep_entropy)
+        self.compiled: str | None = None
+        if job.compile == "on" or (job.compile == "auto" and gpus and pays(self.model, job.tokens_each)):
+            self.compiled = self._compile(probe)
         self.budget = Budget(job.batch_tokens)
         self.queue: DeviceQueue | None = None
         self.streams = 1
@@ -76,10 +80,11 @@ class Scorer:
                 self.budget = Budget(self._budget_of(device, probe))
             self.queue = DeviceQueue(device, self.forward, self.budget)
         else:
-            pack(self.model, probe.padded)
+            if self.compiled != "yes":  # a compiler has layers of its own
+                pack(self.model, probe.padded)
             # Threads that share one product wait for each other at its end, and all for one that lost its core for a
             # moment. Streams that each compute a micro-batch of their own do not, where the model keeps nothing of one.
-            self.streams = min(threads or 1, MAX_STREAMS) if shared else 1
+            self.streams = min(threads or 1, MAX_STREAMS) if shared and self.compiled != "yes" else 1
             threads = (threads or 1) // self.streams
             torch.set_num_threads(threads)
             self.pool = ThreadPoolExecutor(self.streams, initializer=torch.set_num_threads, initargs=(threads or 1,))
@@ -92,8 +97,8 @@ class Scorer:
 
         Returns the table with predicted_ids, loss, predicted_prob, second_ids, second_prob (entropy, probs), lists as
         long as input_ids, and problem, which is null or the reason why a sequence could not be scored; and the figures
-        padded_tokens, batch_tokens, batching, memory_splits (micro-batches that were halved) and seconds: score, for
-        which the device computed, and wait, for which it had nothing to do before and between.
+        padded_tokens, batch_tokens, batching, compiled, memory_splits (micro-batches that were halved) and seconds:
+        score, for which the device computed, and wait, for which it had nothing to do before and between.
         """
         classes = len(self.job.tags) * self.job.keep_probs
         entropies = int(self.job.keep_entropy)
@@ -110,7 +115,7 @@ class Scorer:
             journal.write([])
         figures: dict[str, Any] = {"padded_tokens": work.padded, "batch_tokens": min(budget, self.budget.tokens)}
         batching = PADDED if self.batching == PACKED and work.packing is None else self.batching
-        figures |= {"batching": batching, "memory_splits": work.splits}
+        figures |= {"batching": batching, "compiled": self.compiled, "memory_splits": work.splits}
         return work.scored(), figures | {"seconds": {"wait": round(spent.waited, 6), "score": round(spent.busy, 6)}}
 
     def _score(self, work: Work, note: Callable[[np.ndarray], None] | None = None) -> Spent:
@@ -151,19 +156,29 @@ class Scorer:
                 raise
         return None
 
+    def _compile(self, probe: Probe) -> str:
+        """Compile what is done with a micro-batch, if that can be: yes, or no and why."""
+        packed = self.packing is not None
+        lengths = ((33, 18, 9), (LONG, 33, 18, 9, 3)) if packed else ((33,) * 3, (LONG,) * 5)
+        examples = []
+        for of_one in lengths:
+            work = self._made_up([probe.row(length, seed) for seed, length in enumerate(of_one)])
+            examples.append(on_device(work.prepare(np.arange(len(of_one))).inputs, self.device))
+        return self.forward.compile(examples, len(self.job.tags))
+
+    def _made_up(self, rows: list[np.ndarray]) -> Work:
+        lists = pa.array(rows, pa.list_(pa.int32()))
+        table = pa.table({schema.INPUT_IDS: lists, schema.LABEL_IDS: lists})
+        work = Work(table, self.job.pad_token_id, packing=self.packing)
+        work.labels %= len(self.job.tags)
+        return work
+
     def _budget_of(self, device: CudaDevice, probe: Probe) -> int:
         """Padded tokens of a micro-batch for which this GPU's memory suffices."""
 
         def measure(tokens: int) -> int | None:
             rows = [probe.row(MEASURED_LENGTH, seed) for seed in range(max(1, tokens // MEASURED_LENGTH))]
-            lists = pa.array(rows, pa.list_(pa.int32()))
-            work = Work(
-                pa.table({schema.INPUT_IDS: lists, schema.LABEL_IDS: lists}),
-                self.job.pad_token_id,
-                packing=self.packing,
-            )
-            work.labels[:] = 0
-            inputs = work.prepare(np.arange(len(rows))).inputs
+            inputs = self._made_up(rows).prepare(np.arange(len(rows))).inputs
             try:
                 return device.peak(lambda: device.launch(self.forward, inputs).result())
             except (RuntimeError, MemoryError) as error:
