@@ -12,6 +12,8 @@ import pyarrow.compute as pc
 def one_array(column: pa.Array | pa.ChunkedArray) -> pa.Array:
     """A column as a single array that starts at offset 0 of its buffers' meaning."""
     if isinstance(column, pa.ChunkedArray):
+        if column.num_chunks == 1 and not column.chunk(0).offset:  # which combine_chunks would copy
+            return column.chunk(0)
         column = column.combine_chunks()
         if isinstance(column, pa.ChunkedArray):  # zero chunks, or several under 2 GB rules
             column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)

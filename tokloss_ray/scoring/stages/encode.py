@@ -181,35 +181,43 @@ def _assemble(
     at, lengths, hidden = (np.concatenate([piece[i] for piece in pieces]) for i in (1, 2, 3))
     offsets = offsets_of(lengths)
     row = pa.array(about["row"], pa.int64())
-    labels_here = np.where(hidden, np.int32(IGNORE_INDEX), labels[at])
-    made = {
-        schema.EXAMPLE_ID: one_array(rows.column(schema.EXAMPLE_ID)).take(row),
-        schema.FILE_PART: one_array(rows.column(schema.FILE_PART)).take(row),
-        schema.SOURCE_ROW: one_array(rows.column(schema.SOURCE_ROW)).take(row),
-        schema.WINDOW: pa.array(about["window"], pa.int32()),
-    }
+    as_they_are = len(pieces) == 1
+    """Each row is a sequence of its own: there is nothing to gather."""
+
+    def of_row(name: str, at: pa.Array = row) -> pa.Array:
+        column = one_array(rows.column(name))
+        return column if as_they_are else column.take(at)
+
+    def of_tokens(values: np.ndarray) -> np.ndarray:
+        return values if as_they_are else values[at]
+
+    made = {name: of_row(name) for name in (schema.EXAMPLE_ID, schema.FILE_PART, schema.SOURCE_ROW)}
+    made[schema.WINDOW] = pa.array(about["window"], pa.int32())
     if words_of_tokens is None:
         made[schema.WORDS] = pa.nulls(len(row), pa.list_(pa.string()))
         made[schema.WORD_IDS] = pa.nulls(len(row), pa.list_(pa.int32()))
     else:
-        column = one_array(rows.column(schema.WORDS))
-        word_starts = offsets_of(list_lengths(column))[:-1][about["row"]]
-        counts = np.maximum(about["words"], 0)
-        words = column.flatten().take(pa.array(positions(word_starts, counts)))
-        made[schema.WORDS] = list_array(words, offsets_of(counts), mask=about["words"] < 0)
-        word_ids = words_of_tokens[at]
+        made[schema.WORDS] = of_row(schema.WORDS) if as_they_are else _words_of(rows, about["row"], about["words"])
+        word_ids = of_tokens(words_of_tokens)
         made[schema.WORD_IDS] = list_array(pa.array(word_ids, pa.int32(), mask=word_ids == NO_WORD), offsets)
-    made[schema.INPUT_IDS] = list_array(ids[at], offsets)
-    made[schema.LABEL_IDS] = list_array(labels_here, offsets)
+    made[schema.INPUT_IDS] = list_array(of_tokens(ids), offsets)
+    made[schema.LABEL_IDS] = list_array(np.where(hidden, np.int32(IGNORE_INDEX), of_tokens(labels)), offsets)
     if job.columns.mask:
         mask = one_array(rows.column(schema.ATTENTION_MASK)).flatten().to_numpy()
-        made[schema.ATTENTION_MASK] = list_array(mask[at], offsets)
+        made[schema.ATTENTION_MASK] = list_array(of_tokens(mask), offsets)
     made[schema.NUM_DROPPED_WORDS] = pa.array(about["dropped"], pa.int32())
+    where_words = pa.array(about["row"], pa.int64(), mask=about["words"] < 0)
     for field in job.columns.carried:
-        of_words = field.name in schema.WORD_OFFSETS
-        at = pa.array(about["row"], pa.int64(), mask=about["words"] < 0) if of_words else row
-        made[field.name] = one_array(rows.column(field.name)).take(at)
+        made[field.name] = of_row(field.name, where_words if field.name in schema.WORD_OFFSETS else row)
     return pa.table(made)
+
+
+def _words_of(rows: pa.Table, row: np.ndarray, count: np.ndarray) -> pa.ListArray:
+    """The first words of some rows, so many of each; null where the count is negative."""
+    column = one_array(rows.column(schema.WORDS))
+    counts = np.maximum(count, 0)
+    at = positions(offsets_of(list_lengths(column))[:-1][row], counts)
+    return list_array(column.flatten().take(pa.array(at)), offsets_of(counts), mask=count < 0)
 
 
 def _encode_errors(job: Job, sources: Sequence[str], rows: pa.Table, bad: np.ndarray, lengths: np.ndarray) -> pa.Table:
