@@ -1,4 +1,4 @@
-"""Partitions that no folder can be named by."""
+"""What is in the files of a shard, and partitions that no folder can be named by."""
 
 from __future__ import annotations
 
@@ -6,15 +6,58 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.support.inline import score_inline, write_jsonl
+from tests.support.inline import Inline, score_inline, write_jsonl
 from tests.support.tiny import (
     row,
 )
-from tokloss_ray import ScoreConfig
+from tokloss_ray import ScoreConfig, schema
+from tokloss_ray.scoring.stages.decode import named
+
+
+def test_strings_are_dictionaries_in_files_and_strings_to_readers(run: Callable[..., Inline], tmp_path: Path) -> None:
+    """Losses and probabilities, of which hardly any two are the same, are no dictionaries."""
+    rows = [row("Anna", "wohnt", kept=1.5, pairs=[{"x": 1, "y": 0.5}]), row("Otto", kept=None, pairs=[])]
+    source = tmp_path / "in.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), source)
+    result = run(source, keep=["kept", "pairs"], keep_probs=True)
+    assert [(r["kept"], r["pairs"]) for r in result.rows] == [(r["kept"], r["pairs"]) for r in rows]
+    (path,) = (tmp_path / "out0" / "scores").iterdir()
+    file = pq.ParquetFile(path)
+    assert tuple(file.schema_arrow)[: len(schema.SCORES_FIELDS)] == schema.SCORES_FIELDS
+    assert duckdb.sql(f"select labels from read_parquet('{path}')").fetchall() == [(r["labels"],) for r in result.rows]
+    group = file.metadata.row_group(0)
+    columns = {(c := group.column(i)).path_in_schema: c for i in range(group.num_columns)}
+    plain = {name for name, column in columns.items() if not column.has_dictionary_page}
+    floats = {"total_loss", "mean_loss", "max_loss", "kept", "pairs.list.element.y", "probs.list.element.list.element"}
+    assert plain == floats | {f"{name}.list.element" for name in ("loss", "predicted_prob", "second_prob")}
+    assert {name for name, column in columns.items() if column.is_stats_set} == {n for n in columns if "." not in n}
+
+
+def test_partitions_hold_the_strings_of_their_own_rows(run: Callable[..., Inline], tmp_path: Path) -> None:
+    source = write_jsonl(tmp_path / "in.jsonl", [row("Anna", topic="a"), row("Otto", topic="b")])
+    result = run(source, partition_by=["topic"])
+    for folder in (tmp_path / "out0" / "scores").iterdir():
+        (path,) = folder.iterdir()
+        table = pq.ParquetFile(path, read_dictionary=["input_tokens.list.element"]).read()
+        tokens = table.column("input_tokens").combine_chunks().flatten()
+        assert sorted(tokens.dictionary.to_pylist()) == sorted(set(tokens.to_pylist()))
+    assert [r["words"] for r in result.rows] == [["Anna"], ["Otto"]]
+
+
+def test_names_of_ids_are_those_that_there_are() -> None:
+    """An id of which the tokenizer has no string (the model may have more embeddings) stays null."""
+    names = pa.array(["a", "b", "c", None])
+    some = named(np.array([2, 0, 2]), names)
+    assert (some.to_pylist(), some.dictionary.to_pylist()) == (["c", "a", "c"], ["a", "c"])
+    none = named(np.array([2, 3, 0]), names)
+    assert (none.to_pylist(), none.type, none.null_count) == (["c", None, "a"], pa.string(), 1)
+    assert named(np.array([], dtype=np.int32), names).to_pylist() == []
 
 
 @pytest.mark.parametrize("file_format", ["jsonl", "parquet"])

@@ -6,6 +6,7 @@ figures too, so that totals and progress are sums over records, whoever wrote th
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Iterator
 from hashlib import sha256
 from typing import Any
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from tokloss_ray import schema
 from tokloss_ray.errors import JobFailed
 from tokloss_ray.faults import fault_point
 from tokloss_ray.output.names import COMMITS, ERRORS, SCORES, partition_folder, shard_name
@@ -65,13 +67,54 @@ def commit_shard(job: Job, about: dict[str, Any], decoded: Decoded) -> CommitRec
 
 
 def _write(fs: fsspec.AbstractFileSystem, root: str, path: str, table: pa.Table) -> DataFile:
-    # In memory first: an object store must get the file in one call, never as a stream that may break off.
-    sink = pa.BufferOutputStream()
-    # Checksums of pages let readers notice damage in what they read; that of the file covers every byte.
-    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-    data = memoryview(sink.getvalue())
+    data = memoryview(parquet_bytes(table))
     write_whole(fs, f"{root}/{path}", data)
     return DataFile(path, table.num_rows, len(data), sha256(data).hexdigest())
+
+
+def parquet_bytes(table: pa.Table) -> pa.Buffer:
+    """A table of scores/ or errors/ as the content of a file.
+
+    In memory, because an object store must get the file in one call, never as a stream that may break off.
+    """
+    stored = _declared(table.schema)
+    leaves = [leaf for field in stored for leaf in _leaves(field.name, field.type)]
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(
+        sink,
+        table.schema,
+        compression="zstd",
+        # Hardly any two losses or probabilities are the same: a dictionary of them makes files larger, and slow.
+        use_dictionary=[path for path, type_ in leaves if not pa.types.is_floating(type_)],
+        write_statistics=[path for path, _ in leaves if "." not in path],  # nobody skips row groups by a token's
+        # Checksums of pages let readers notice damage in what they read; that of the file covers every byte.
+        write_page_checksum=True,
+        store_schema=False,
+    ) as writer:
+        writer.write_table(table)
+        # Strings that come as dictionaries are strings to readers: this is where Arrow looks for the types.
+        writer.add_key_value_metadata({"ARROW:schema": b64encode(stored.serialize()).decode()})
+    return sink.getvalue()
+
+
+def _declared(given: pa.Schema) -> pa.Schema:
+    """The types of columns as readers see them."""
+    declared = {field.name: field for field in schema.SCORES_FIELDS}
+    return pa.schema([declared.get(field.name, field) for field in given], given.metadata)
+
+
+def _leaves(path: str, type_: pa.DataType) -> Iterator[tuple[str, pa.DataType]]:
+    """The columns that Parquet has for an Arrow column, with their types."""
+    if pa.types.is_struct(type_):
+        for field in type_:
+            yield from _leaves(f"{path}.{field.name}", field.type)
+    elif pa.types.is_map(type_):
+        yield from _leaves(f"{path}.key_value.key", type_.key_type)
+        yield from _leaves(f"{path}.key_value.value", type_.item_type)
+    elif hasattr(type_, "value_field"):
+        yield from _leaves(f"{path}.list.element", type_.value_type)
+    else:
+        yield path, type_
 
 
 def _partitions(job: Job, scores: pa.Table) -> Iterator[tuple[str, pa.Table]]:
@@ -94,5 +137,7 @@ def _partitions(job: Job, scores: pa.Table) -> Iterator[tuple[str, pa.Table]]:
     data = scores.drop_columns(list(job.partition_by))
     # Two values can share a folder (null and the empty string): their rows go into one file.
     unique, of_code = np.unique(np.array(folders, dtype=object).astype(str), return_inverse=True)
+    if len(unique) > 1:  # each file would have the dictionaries of all
+        data = data.cast(_declared(data.schema))
     for i, folder in enumerate(unique.tolist()):
         yield folder, data if len(unique) == 1 else data.filter(pa.array(of_code[code] == i))

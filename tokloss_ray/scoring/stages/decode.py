@@ -39,11 +39,13 @@ def decode_shard(job: Job, sources: Sequence[str], sequences: pa.Table, errors: 
         ValueError: a list is not as long as the input it belongs to.
     """
     # A row of which one window cannot be scored is refused as a whole.
-    row = np.cumsum(one_array(sequences.column(schema.WINDOW)).to_numpy() == 0)
     problem = sequences.column(schema.PROBLEM).is_valid().to_numpy()
-    bad = np.isin(row, row[problem])
-    failed = _score_errors(job, sources, sequences.filter(pa.array(bad)))
-    scored = sequences.filter(pa.array(~bad))
+    scored, unscored = sequences, sequences.slice(0, 0)
+    if problem.any():
+        row = np.cumsum(one_array(sequences.column(schema.WINDOW)).to_numpy() == 0)
+        bad = np.isin(row, row[problem])
+        scored, unscored = (sequences.filter(pa.array(which)) for which in (~bad, bad))
+    failed = _score_errors(job, sources, unscored)
     scores = _score_rows(job, sources, scored)
     labels = one_array(scored.column(schema.LABEL_IDS)).flatten().to_numpy()
     losses = one_array(scored.column(schema.LOSS)).flatten().to_numpy()
@@ -78,8 +80,9 @@ def _score_rows(job: Job, sources: Sequence[str], table: pa.Table) -> pa.Table:
             raise ValueError(f"{name} and input_ids differ in length")
     tags = pa.array([*job.tags, IGN], pa.string())
 
-    def strings(values: pa.Array, of: pa.Array) -> pa.ListArray:
-        return list_array(of.take(values), offsets)
+    def strings(column: str, of: pa.Array) -> pa.ListArray:
+        ids = one_array(table.column(column)).flatten().to_numpy()
+        return list_array(named(ids, of), offsets)
 
     labels = one_array(table.column(schema.LABEL_IDS)).flatten().to_numpy()
     losses = one_array(table.column(schema.LOSS)).flatten().to_numpy()
@@ -94,10 +97,10 @@ def _score_rows(job: Job, sources: Sequence[str], table: pa.Table) -> pa.Table:
     mean = total / np.maximum(num_labels, 1)
     made = {
         schema.SOURCE: pa.array(sources, pa.string()).take(one_array(table.column(schema.FILE_PART))),
-        schema.INPUT_TOKENS: strings(ids_column.flatten(), job.token_strings),
-        schema.LABELS: strings(pa.array(np.where(labelled, labels, len(job.tags))), tags),
-        schema.PREDICTED_LABEL: strings(one_array(table.column(schema.PREDICTED_IDS)).flatten(), tags),
-        schema.SECOND_LABEL: strings(one_array(table.column(schema.SECOND_IDS)).flatten(), tags),
+        schema.INPUT_TOKENS: strings(schema.INPUT_IDS, job.token_strings),
+        schema.LABELS: list_array(named(np.where(labelled, labels, len(job.tags)), tags), offsets),
+        schema.PREDICTED_LABEL: strings(schema.PREDICTED_IDS, tags),
+        schema.SECOND_LABEL: strings(schema.SECOND_IDS, tags),
         schema.NUM_TOKENS: pa.array(lengths, pa.int32()),
         schema.NUM_LABELS: pa.array(num_labels, pa.int32()),
         schema.TOTAL_LOSS: pa.array(total.astype(np.float32)),
@@ -111,6 +114,18 @@ def _score_rows(job: Job, sources: Sequence[str], table: pa.Table) -> pa.Table:
     columns = {f.name: made[f.name] if f.name in made else one_array(table.column(f.name)).cast(f.type) for f in fields}
     columns |= {name: pa.repeat(pa.scalar(text, pa.string()), table.num_rows) for name, text in job.constants.items()}
     return pa.table(columns)
+
+
+def named(ids: np.ndarray, names: pa.Array) -> pa.Array:
+    """The name of each id, as a dictionary of those that there are, by id: Parquet writes it as it is, where it would
+    look each string up."""
+    used = np.zeros(len(names), dtype=bool)
+    used[ids] = True
+    of_used = names.filter(pa.array(used))
+    if of_used.null_count:  # ids that the tokenizer does not use; a dictionary has no null
+        return names.take(pa.array(ids))
+    place = np.cumsum(used, dtype=np.int32) - 1
+    return pa.DictionaryArray.from_arrays(pa.array(place[ids], pa.int32()), of_used)
 
 
 def _score_errors(job: Job, sources: Sequence[str], failed: pa.Table) -> pa.Table:
