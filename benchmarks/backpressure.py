@@ -25,7 +25,7 @@ import ray
 
 from tokloss_ray.config import ScoreConfig
 from tokloss_ray.demo import DATA, MODEL
-from tokloss_ray.output.records import CommitRecord
+from tokloss_ray.output.record import CommitRecord
 from tokloss_ray.ragged import list_array, list_lengths, offsets_of, one_array
 from tokloss_ray.schema import PADDED
 from tokloss_ray.scoring import pipeline

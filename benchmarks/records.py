@@ -34,7 +34,7 @@ from tokloss_ray.config import ScoreConfig
 from tokloss_ray.inputs.unit import FilePart, ReadUnit
 from tokloss_ray.output.done import Committed, read_committed
 from tokloss_ray.output.names import COMMITS, RUN, SUCCESS, shard_name
-from tokloss_ray.output.records import CommitRecord, DataFile
+from tokloss_ray.output.record import CommitRecord, DataFile
 from tokloss_ray.output.run import PlanFigures, Run, fingerprint, read_run
 from tokloss_ray.output.segments import RollUp
 from tokloss_ray.output.status import read_status

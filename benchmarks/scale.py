@@ -163,18 +163,18 @@ def run_point(point: dict[str, Any]) -> dict[str, Any]:
 
 
 class Usage(threading.Thread):
-    """Processor time of a process and its descendants by what they are (`role_of`)."""
+    """Processor time of a process (the driver) and its descendants, or of another process's, by what they are."""
 
-    def __init__(self, root: int) -> None:
+    def __init__(self, root: int, above: int | None = None) -> None:
         super().__init__(daemon=True)
-        self.root, self.over = root, threading.Event()
+        self.root, self.above, self.over = root, above or root, threading.Event()
         self.used: dict[int, tuple[str, float]] = {}
         self.samples: list[tuple[float, dict[str, float]]] = []
         self.start()
 
     def run(self) -> None:
         while not self.over.wait(2.0):
-            for process in processes(self.root):
+            for process in processes(self.above):
                 try:
                     role, times = role_of(process, self.root), process.cpu_times()
                 except psutil.Error:

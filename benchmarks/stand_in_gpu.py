@@ -33,7 +33,7 @@ from common import machine, save, say, settings, show, write_corpus
 
 from tokloss_ray.config import ScoreConfig
 from tokloss_ray.demo import DATA, MODEL
-from tokloss_ray.output.records import CommitRecord
+from tokloss_ray.output.record import CommitRecord
 from tokloss_ray.schema import PADDED
 from tokloss_ray.scoring import begin, driver, pipeline
 from tokloss_ray.scoring.job import Job

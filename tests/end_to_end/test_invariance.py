@@ -18,7 +18,8 @@ from tests.support.stand_in_device import BUSY, IDLE, StandInDevice
 from tokloss_ray import ScoreConfig, score
 from tokloss_ray.demo import DATA
 from tokloss_ray.inputs.read import read_unit
-from tokloss_ray.output.records import RowRange, read_records
+from tokloss_ray.output.record import RowRange
+from tokloss_ray.output.records import read_records
 from tokloss_ray.scoring import begin, pipeline
 from tokloss_ray.scoring.on_ray.hardware import AT_ONCE, Actors, Hardware, plan_actors
 from tokloss_ray.scoring.on_ray.workers import ScoreActor

@@ -23,7 +23,7 @@ from tests.support.inline import score_inline
 from tokloss_ray import ScoreConfig, score
 from tokloss_ray.demo import DATA, MODEL
 from tokloss_ray.errors import Interrupted, Refused
-from tokloss_ray.output.records import CommitRecord
+from tokloss_ray.output.record import CommitRecord
 from tokloss_ray.output.run import read_run
 from tokloss_ray.scoring import begin
 from tokloss_ray.scoring.plan import Plan

@@ -18,7 +18,8 @@ from tokloss_ray.output import records as records_module
 from tokloss_ray.output import segments
 from tokloss_ray.output.done import Done, file_problems, list_data, read_committed
 from tokloss_ray.output.names import shard_name
-from tokloss_ray.output.records import CommitRecord, DataFile, RecordStream, read_records, scan_records
+from tokloss_ray.output.record import CommitRecord, DataFile
+from tokloss_ray.output.records import RecordStream, read_records, scan_records
 from tokloss_ray.output.segments import RollUp
 from tokloss_ray.output.totals import total
 from tokloss_ray.storage.files import open_location, read_whole, remove, write_whole

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.records import a_record
-from tokloss_ray.output.records import CommitRecord
+from tokloss_ray.output.record import CommitRecord
 from tokloss_ray.output.totals import Tally, total
 from tokloss_ray.schema import EQUAL_LENGTH, PACKED, PADDED
 

@@ -24,7 +24,8 @@ from tokloss_ray.demo import DATA
 from tokloss_ray.errors import JobFailed, Refused, TokLossError
 from tokloss_ray.inputs.read import read_unit
 from tokloss_ray.output.done import Done
-from tokloss_ray.output.records import CommitRecord, read_records
+from tokloss_ray.output.record import CommitRecord
+from tokloss_ray.output.records import read_records
 from tokloss_ray.output.verify import verify
 from tokloss_ray.scoring.on_ray import workers as stages
 from tokloss_ray.scoring.plan import make_plan

@@ -18,7 +18,7 @@ from tests.support.without_ray import take_ray_away
 from tokloss_ray import RunSummary, ScoreConfig, diff, score
 from tokloss_ray.cli.views.summary import print_summaries
 from tokloss_ray.errors import Interrupted, JobFailed, Refused, TooManyBadRows
-from tokloss_ray.output.records import CommitRecord
+from tokloss_ray.output.record import CommitRecord
 from tokloss_ray.output.status import read_status
 from tokloss_ray.output.verify import verify
 from tokloss_ray.scoring.on_ray import workers

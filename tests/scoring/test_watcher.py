@@ -13,7 +13,7 @@ from tests.support.records import a_record
 from tokloss_ray import ScoreConfig
 from tokloss_ray.errors import PassFailed
 from tokloss_ray.output.done import Committed
-from tokloss_ray.output.records import CommitRecord
+from tokloss_ray.output.record import CommitRecord
 from tokloss_ray.scoring import driver
 from tokloss_ray.scoring.begin import Begun
 from tokloss_ray.scoring.resume import EarlierAttempts

@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 from tokloss_ray import ScoreConfig
 from tokloss_ray.inputs.read import read_unit
 from tokloss_ray.output.done import read_committed
-from tokloss_ray.output.records import CommitRecord, read_records
+from tokloss_ray.output.record import CommitRecord
+from tokloss_ray.output.records import read_records
 from tokloss_ray.output.run import is_finished, read_run
 from tokloss_ray.output.segments import RollUp
 from tokloss_ray.output.totals import Totals

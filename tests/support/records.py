@@ -6,7 +6,7 @@ from dataclasses import fields
 from typing import Any
 
 from tokloss_ray.output.names import shard_name
-from tokloss_ray.output.records import CommitRecord
+from tokloss_ray.output.record import CommitRecord
 
 
 def a_record(unit: int, index: int, last: bool = False, **known: Any) -> CommitRecord:

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tokloss_ray.output.names import ERRORS, SCORES, shard_name, shard_place
-from tokloss_ray.output.records import CommitRecord, RecordStream, RowRange
+from tokloss_ray.output.record import CommitRecord, RowRange
+from tokloss_ray.output.records import RecordStream
 from tokloss_ray.output.totals import Tally
 from tokloss_ray.storage.files import open_location
 from tokloss_ray.storage.listings import LISTING, list_files

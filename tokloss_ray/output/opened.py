@@ -10,7 +10,8 @@ from typing import NamedTuple
 from urllib.parse import unquote
 
 from tokloss_ray.errors import Refused
-from tokloss_ray.output.records import CommitRecord, stream_records
+from tokloss_ray.output.record import CommitRecord
+from tokloss_ray.output.records import stream_records
 from tokloss_ray.output.run import read_finished
 from tokloss_ray.schema import NULL_PARTITION
 from tokloss_ray.storage.files import is_local, open_location

@@ -17,7 +17,8 @@ from tokloss_ray import schema
 from tokloss_ray.errors import Refused
 from tokloss_ray.output.done import Committed, Done, file_problems, list_data
 from tokloss_ray.output.names import COMMITS, DATA_FILE, INPUTS, PLAN, RUN, SUCCESS
-from tokloss_ray.output.records import CommitRecord, RecordStream
+from tokloss_ray.output.record import CommitRecord
+from tokloss_ray.output.records import RecordStream
 from tokloss_ray.output.repeats import count_repeats
 from tokloss_ray.output.run import (
     Run,

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tokloss_ray import schema
-from tokloss_ray.output.records import CommitRecord, DataFile
+from tokloss_ray.output.record import CommitRecord, DataFile
 from tokloss_ray.ragged import list_lengths, offsets_of, one_array, sum_per_row
 from tokloss_ray.schema import IGN
 from tokloss_ray.storage.files import open_location, read_whole

@@ -16,7 +16,8 @@ from tokloss_ray.mining.ranks.label_scores import DEFAULT
 from tokloss_ray.mining.tables import listing
 from tokloss_ray.mining.tables.table import Tables
 from tokloss_ray.output.opened import open_outputs
-from tokloss_ray.output.records import CommitRecord, in_order, stream_records
+from tokloss_ray.output.record import CommitRecord
+from tokloss_ray.output.records import in_order, stream_records
 from tokloss_ray.output.run import Run, read_finished
 from tokloss_ray.output.score_files import reading
 from tokloss_ray.output.totals import Tally, Totals

@@ -14,7 +14,7 @@ from tokloss_ray.cluster.session import raise_if_stopped
 from tokloss_ray.config import ScoreConfig
 from tokloss_ray.errors import JobFailed, PassFailed, Refused, TokLossError, TooManyBadRows, before_work
 from tokloss_ray.output.done import Done, read_committed
-from tokloss_ray.output.records import CommitRecord
+from tokloss_ray.output.record import CommitRecord
 from tokloss_ray.output.run import is_finished, read_run
 from tokloss_ray.output.segments import RollUp
 from tokloss_ray.output.totals import RunSummary, Totals

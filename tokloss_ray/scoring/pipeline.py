@@ -20,7 +20,7 @@ from ray.util.annotations import RayDeprecationWarning
 from tokloss_ray.cluster.stream import Running, stream, watch
 from tokloss_ray.errors import JobFailed, PassFailed
 from tokloss_ray.inputs.unit import parts_table
-from tokloss_ray.output.records import CommitRecord
+from tokloss_ray.output.record import CommitRecord
 from tokloss_ray.ragged import list_array, offsets_of
 from tokloss_ray.scoring.job import Job
 from tokloss_ray.scoring.on_ray.attempts import MAX_ATTEMPTS, MAX_STARTS, count_attempts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from tokloss_ray.output.records import CommitRecord
+from tokloss_ray.output.record import CommitRecord
 from tokloss_ray.output.totals import Totals
 from tokloss_ray.scoring.plan import Plan
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from tokloss_ray.inputs.unit import ReadUnit
-from tokloss_ray.output.records import RowRange
+from tokloss_ray.output.record import RowRange
 from tokloss_ray.scoring.job import Job, encodes_alike
 
 

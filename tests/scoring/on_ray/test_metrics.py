@@ -16,7 +16,8 @@ from tests.support.inline import write_jsonl
 from tests.support.records import a_record
 from tests.support.tiny import row
 from tokloss_ray import ScoreConfig, score
-from tokloss_ray.output.records import CommitRecord, read_records
+from tokloss_ray.output.record import CommitRecord
+from tokloss_ray.output.records import read_records
 from tokloss_ray.output.run import read_run
 from tokloss_ray.output.totals import Totals, total
 from tokloss_ray.scoring.on_ray.metrics import COUNTERS, GAUGES, REASON, RUN, STAGE, RunMetrics, exported

@@ -9,7 +9,7 @@ from typing import Any
 from tokloss_ray import __version__
 from tokloss_ray.cli import log
 from tokloss_ray.cli.views.progress import RunProgress
-from tokloss_ray.output.records import CommitRecord
+from tokloss_ray.output.record import CommitRecord
 from tokloss_ray.output.totals import RunSummary, Totals
 from tokloss_ray.scoring.estimate import Estimate
 from tokloss_ray.scoring.plan import Plan

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from tokloss_ray.cli.views.figures import duration, safe
-from tokloss_ray.output.records import CommitRecord
+from tokloss_ray.output.record import CommitRecord
 from tokloss_ray.output.totals import Totals
 from tokloss_ray.scoring.plan import Plan
 from tokloss_ray.scoring.watcher import Watcher

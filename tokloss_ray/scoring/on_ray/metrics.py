@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from tokloss_ray.output.records import CommitRecord
+from tokloss_ray.output.record import CommitRecord
 from tokloss_ray.output.totals import Totals
 from tokloss_ray.scoring.plan import Plan
 from tokloss_ray.scoring.watcher import Watcher

@@ -20,7 +20,7 @@ from tokloss_ray.inputs.read import read_unit
 from tokloss_ray.inputs.unit import FilePart, ReadUnit
 from tokloss_ray.model.quick_imports import no_collection
 from tokloss_ray.output.names import shard_name
-from tokloss_ray.output.records import RowRange
+from tokloss_ray.output.record import RowRange
 from tokloss_ray.scoring.job import Job
 from tokloss_ray.scoring.on_ray.attempts import MAX_STARTS, attempt
 from tokloss_ray.scoring.stages.commit import commit_shard

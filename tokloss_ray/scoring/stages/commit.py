@@ -21,7 +21,7 @@ from tokloss_ray import schema
 from tokloss_ray.errors import JobFailed
 from tokloss_ray.faults import fault_point
 from tokloss_ray.output.names import COMMITS, ERRORS, SCORES, partition_folder, shard_name
-from tokloss_ray.output.records import CommitRecord, DataFile
+from tokloss_ray.output.record import CommitRecord, DataFile
 from tokloss_ray.output.totals import wait_share
 from tokloss_ray.scoring.job import Job
 from tokloss_ray.scoring.lease import check_owner

@@ -14,7 +14,7 @@ from tokloss_ray.errors import JobFailed
 from tokloss_ray.inputs.read import Chunk
 from tokloss_ray.inputs.unit import ReadUnit
 from tokloss_ray.output.names import shard_name
-from tokloss_ray.output.records import RowRange
+from tokloss_ray.output.record import RowRange
 from tokloss_ray.ragged import list_lengths, one_array
 from tokloss_ray.schema import ERRORS_SCHEMA
 from tokloss_ray.scoring.job import Job
