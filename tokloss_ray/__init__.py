@@ -12,9 +12,11 @@ __all__ = [
     "__version__",
     "apply_fixes",
     "diff",
+    "estimate",
     "export",
     "load",
     "mine",
+    "open_review",
     "score",
 ]
 
@@ -24,9 +26,11 @@ _HOME = {
     "RunSummary": "tokloss_ray.output.totals",
     "apply_fixes": "tokloss_ray.exporting.apply",
     "diff": "tokloss_ray.mining.diff.compare",
+    "estimate": "tokloss_ray.review.estimate",
     "export": "tokloss_ray.exporting.export",
     "load": "tokloss_ray.mining.words.load",
     "mine": "tokloss_ray.mining.mine",
+    "open_review": "tokloss_ray.review.handle",
     "score": "tokloss_ray.scoring.driver",
 }
 

@@ -37,8 +37,8 @@ def review(output: Path) -> Iterator[Callable[..., Review]]:
     """Begins a review by somebody, and ends it with the test."""
     begun: list[Review] = []
 
-    def begin(reviewer: str = "anna", of: str | Path | None = None) -> Review:
-        begun.append(Review(str(of or output), reviewer))
+    def begin(reviewer: str = "anna", of: str | Path | None = None, audit_share: float = 0.0) -> Review:
+        begun.append(Review(str(of or output), reviewer, audit_share=audit_share))
         return begun[-1]
 
     yield begin

@@ -35,6 +35,25 @@ def review(
             show_default=False,
         ),
     ] = True,
+    audit_share: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            metavar="SHARE",
+            help="Share of issues that are words drawn at random, for --estimate (default: 0.1; 0 for none).",
+            show_default=False,
+        ),
+    ] = 0.1,
+    estimate: Annotated[
+        bool,
+        typer.Option(
+            "--estimate",
+            metavar="",
+            help="Open no page; say how many labels are wrong, from the decisions so far.",
+            show_default=False,
+        ),
+    ] = False,
     open_browser: Annotated[
         bool, typer.Option("--open/--no-open", metavar="", help="Open the page in your browser.", show_default=False)
     ] = False,
@@ -46,6 +65,8 @@ def review(
     Serves a page to this machine only, until Ctrl-C. Decisions are in OUTPUT/review as soon as you make them;
     apply-fixes writes them into the dataset.
     """
+    if estimate:
+        return _estimate(output, reviewer)
     from tokloss_ray import stopping
     from tokloss_ray.cli.views.review import print_review_summary
     from tokloss_ray.errors import Interrupted, before_work
@@ -56,7 +77,7 @@ def review(
     said = Console(stderr=True, soft_wrap=True, highlight=False)
     name = reviewer if reviewer is not None else _login()
     with before_work():
-        session = Review(output, name, learn)
+        session = Review(output, name, learn, audit_share)
     try:
         server = Server(session, port, lambda: _say_again(said, server))
         server.start()
@@ -79,6 +100,16 @@ def review(
     if code != 130:  # not Ctrl-C, which is how a review ends
         raise Interrupted("interrupted; every decision is saved", code)
     stopping.over()
+
+
+def _estimate(output: str, reviewer: str | None) -> None:
+    from tokloss_ray.cli.views.review import print_estimate
+    from tokloss_ray.errors import before_work
+    from tokloss_ray.review.estimate import estimate
+
+    with before_work():
+        found = estimate(output, [reviewer] if reviewer is not None else [])
+    print_estimate(Console(soft_wrap=True, highlight=False), found)
 
 
 def _wait() -> None:

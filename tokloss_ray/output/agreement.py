@@ -51,6 +51,17 @@ def conflicts(decisions: ByReviewer) -> dict[Row, list[int]]:
     return {row: words for row, words in found.items() if words}
 
 
+def of_others(decisions: ByReviewer, reviewer: str, row: Row, start: int, stop: int) -> list[Decision]:
+    """The standing decisions of all but one reviewer on words of [start, stop) of a row."""
+    return [
+        decision
+        for name, theirs in decisions.items()
+        if name != reviewer
+        for decision in standing(theirs)
+        if decision.row == row and decision.start < stop and start < decision.stop
+    ]
+
+
 def agreement(decisions: ByReviewer) -> list[Agreement]:
     """Each pair of reviewers who share words, by name."""
     pairs: dict[tuple[str, str], Counter[tuple[str | None, str | None]]] = defaultdict(Counter)

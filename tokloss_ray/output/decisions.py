@@ -44,11 +44,15 @@ class Decision:
         undoes: the batch that an undo takes back; all that follows is empty then.
         example_id, source, source_row: the row, as in scores/.
         word_index, suggested_label: the word that was the issue, and the tag suggested for it.
-        score: its score in the table of label issues.
+        score: its score in the table of label issues; None if the word was drawn at random.
         start, stop: the words that were decided on, stop exclusive.
         words: these words as they were shown.
         labels: their tags in the data, None where a word has none.
         tags: the tags that they should have; equal to `labels` after keep and skip.
+        stratum, draw, population: of a word drawn at random: its stratum, its place in the random order of the stratum
+            from 1, and how many words the stratum has. With n of them drawn, each was drawn with probability n /
+            population.
+        passes: batches with drawn words that would have come up before this issue by rank.
     """
 
     reviewer: str
@@ -69,6 +73,10 @@ class Decision:
     words: tuple[str, ...] = ()
     labels: tuple[str | None, ...] = ()
     tags: tuple[str | None, ...] = ()
+    stratum: int | None = None
+    draw: int | None = None
+    population: int | None = None
+    passes: tuple[int, ...] = ()
 
     @property
     def row(self) -> Row:
@@ -110,7 +118,7 @@ def to_line(decision: Decision) -> bytes:
 
 
 _DEFAULTS = {f.name: f.default for f in fields(Decision)}
-_LISTS = ("words", "labels", "tags")
+_LISTS = ("words", "labels", "tags", "passes")
 
 
 def from_line(line: bytes) -> Decision:

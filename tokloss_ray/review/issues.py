@@ -77,14 +77,8 @@ class Filter:
     @property
     def key(self) -> tuple[Any, ...]:
         """Equal for equal filters, and hashable."""
-        return (
-            self.label,
-            self.suggested,
-            self.word,
-            self.min_score,
-            self.max_score,
-            tuple(sorted(self.slices.items())),
-        )
+        slices = tuple(sorted(self.slices.items()))
+        return (self.label, self.suggested, self.word, self.min_score, self.max_score, slices)
 
 
 class Index(NamedTuple):
@@ -140,7 +134,7 @@ class IssueTable:
 
     @property
     def ranking(self) -> int:
-        """How often the issues were ranked again: a place is one in a ranking."""
+        """How often the issues were ranked again."""
         return self._ranked[0]
 
     def reorder(self, value: np.ndarray) -> None:

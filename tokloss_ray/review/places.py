@@ -7,7 +7,7 @@ words and labels, not by the length of the corpus.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -70,16 +70,29 @@ def merged(parts: Sequence[pa.Table], labels: int) -> pa.Table:
     return table.set_column(table.column_names.index("count"), "count", pa.array(counts[kept]))
 
 
+def labelled_words(scores: Scores) -> Iterator[tuple[Words, float]]:
+    """The labelled words of an output, some at a time, with the share of the corpus that has been read before them."""
+    total, tokens = sum(file.tokens for file in scores.files), 0
+    for batch in file_batches(scores.files):
+        for part in read_tokens(batch, scores.tags):
+            yield first_tokens(part), tokens / max(total, 1)
+        tokens += sum(file.tokens for file in batch)
+
+
 class Places:
     """The usages of all words, once the pass over the corpus has got so far.
+
+    use: called with the words as they are read. then: called when all were read.
 
     Attributes:
         done: share of the corpus that has been read, 0 to 1; exact counts once it is 1.
         failed: what ended the pass early, or "".
     """
 
-    def __init__(self, scores: Scores) -> None:
-        self.scores = scores
+    def __init__(
+        self, scores: Scores, use: Callable[[Words], None] = lambda words: None, then: Callable[[], None] = lambda: None
+    ) -> None:
+        self.scores, self.use, self.then = scores, use, then
         self.done = 0.0
         self.failed = ""
         self._table: pa.Table | None = None
@@ -107,22 +120,23 @@ class Places:
             self.failed = str(error)
 
     def _read(self) -> None:
-        total, tokens, parts, rows = sum(file.tokens for file in self.scores.files), 0, [], 0
-        for batch in file_batches(self.scores.files):
-            for part in read_tokens(batch, self.scores.tags):
-                if self._stopped.is_set():
-                    return
-                parts.append(usages(first_tokens(part)))
-                rows += parts[-1].num_rows
-                if rows > _COMPACT_ROWS:
-                    parts = [merged(parts, len(self.scores.tags))]
-                    rows = parts[0].num_rows
-            tokens += sum(file.tokens for file in batch)
-            self.done = min(tokens / max(total, 1), 0.99)
+        parts: list[pa.Table] = []
+        rows = 0
+        for words, done in labelled_words(self.scores):
+            if self._stopped.is_set():
+                return
+            self.done = done
+            self.use(words)
+            parts.append(usages(words))
+            rows += parts[-1].num_rows
+            if rows > _COMPACT_ROWS:
+                parts = [merged(parts, len(self.scores.tags))]
+                rows = parts[0].num_rows
         if parts:
             table = merged(parts, len(self.scores.tags))
             column = one_array(table.column("word"))
             self._words, self._codes, self._table = column.dictionary, column.indices.to_numpy(), table
+        self.then()
         self.done = 1.0
 
     def of(self, word: str) -> list[Usage] | None:

@@ -7,7 +7,7 @@ import json
 import logging
 import socket
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -15,7 +15,9 @@ from aiohttp import web
 
 from tokloss_ray.errors import Refused, TokLossError
 from tokloss_ray.review.access import COOKIE, HEADERS, Access
-from tokloss_ray.review.session import Key, Review, parse_filter
+from tokloss_ray.review.audit import Key
+from tokloss_ray.review.issues import Filter
+from tokloss_ray.review.session import Review
 from tokloss_ray.tags.sentence_spans import Span
 
 _TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
@@ -146,6 +148,30 @@ def _number(text: str) -> int:
     if number < 0:
         raise ValueError(text)
     return number
+
+
+def parse_filter(given: Mapping[str, str], by: Sequence[str]) -> Filter:
+    """A filter from the parameters of a request; empty ones do not count.
+
+    Raises:
+        Refused: a score is no number.
+    """
+
+    def number(name: str) -> float | None:
+        try:
+            return float(given[name]) if given.get(name) else None
+        except ValueError:
+            raise Refused(f"{given[name]!r} is not a score") from None
+
+    slices = {name: given[f"by-{name}"] for name in by if given.get(f"by-{name}")}
+    return Filter(
+        given.get("label") or None,
+        given.get("suggested") or None,
+        given.get("word") or None,
+        number("min"),
+        number("max"),
+        slices,
+    )
 
 
 def _keys(given: Any) -> list[Key]:

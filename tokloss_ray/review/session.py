@@ -3,48 +3,41 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any
 
 from tokloss_ray.errors import Refused
-from tokloss_ray.output.agreement import agreement, conflicts
+from tokloss_ray.output.agreement import agreement, conflicts, of_others
 from tokloss_ray.output.decisions import (
-    ACCEPT,
     ACTIONS,
     EDIT,
     UNDO,
     Decision,
-    Row,
     by_word,
     file_stem,
     read_decisions,
     standing,
 )
+from tokloss_ray.review.audit import DEFAULT_SHARE, Draw, Key
 from tokloss_ray.review.corpus import Corpus
+from tokloss_ray.review.deciding import decision_on, drawn_at_random, issue_of, now, outcome
 from tokloss_ray.review.issues import Filter, Issue, IssueTable
 from tokloss_ray.review.journal import Journal
-from tokloss_ray.review.learning import EVERY, examples, fit, rates, values
+from tokloss_ray.review.learning import EVERY, examples, fit, values
 from tokloss_ray.review.places import Places
-from tokloss_ray.review.proposal import Change, changed, proposal, scheme_of, spans_in
-from tokloss_ray.review.shown import Shown, shown, usage_as_json
+from tokloss_ray.review.progress import learnt, progress
+from tokloss_ray.review.proposal import proposal, scheme_of
+from tokloss_ray.review.sample import Sample
+from tokloss_ray.review.shown import Shown, shown, usages_as_json
 from tokloss_ray.tags.sentence_spans import Span
-from tokloss_ray.text import visible
 from tokloss_ray.threads import in_background, map_in_threads
 
 GROUP_MOST = 200
 """Places of a group that are shown, and so decided, at once."""
 LISTED_MOST = 500
 """Decisions that are listed to be looked at again."""
-WORDS_MOST, USAGES_MOST = 8, 8
-"""Words, and labels of each, that are looked up elsewhere."""
-RATE_LEAST = 5
-"""Decisions on a pair of tags from which on it is said how often it is changed."""
-_RECENT = 20
-
-Key = tuple[str, int, int]
-"""Source, source_row and word index."""
 
 
 def key_of(issue: Issue) -> Key:
@@ -55,11 +48,13 @@ def key_of(issue: Issue) -> Key:
 class Review:
     """One reviewer's work on the label issues of an output; methods may be called by several threads.
 
+    learn: rank what is left by what was decided. audit_share: share of issues that are words drawn at random.
+
     Raises:
         Refused: there is nothing to review, or the reviewer is at work in another process.
     """
 
-    def __init__(self, output: str, reviewer: str, learn: bool = True) -> None:
+    def __init__(self, output: str, reviewer: str, learn: bool = True, audit_share: float = DEFAULT_SHARE) -> None:
         file_stem(reviewer)
         self.output, self.reviewer, self.learn = output, reviewer, learn
         self.corpus = Corpus(output)
@@ -68,16 +63,19 @@ class Review:
         self.decisions = read_decisions(output)
         own = self.decisions.setdefault(reviewer, [])
         self.before = len(standing(own))
+        run = self.corpus.scores.runs[0]
+        self.sample = Sample(audit_share, self.corpus.scores.tags, run.fingerprint, reviewer, standing(own))
         self.journal = Journal(output, reviewer, max((d.batch for d in own), default=0))
-        self.places = Places(self.corpus.scores)
+        self.places = Places(self.corpus.scores, self.sample.population.add, self.sample.population.finish)
         self._issued: dict[Key, Issue] = {}
         self._learnt_from = 0
+        self.learning: Future[None] | None = None
         self._learning = threading.Lock()
         self._lock = threading.Lock()
         self._settle()
 
     def start(self) -> None:
-        """Begin to look for other places of all words, in the background."""
+        """Begin to look at all words of the corpus, in the background."""
         self.places.start()
         self._learn_if_due()
 
@@ -92,7 +90,7 @@ class Review:
         due = sum(decision.counts for decision in self.standing) // EVERY * EVERY
         if self.learn and due and due != self._learnt_from:
             self._learnt_from = due
-            in_background(self.rank_again)
+            self.learning = in_background(self.rank_again)
 
     def rank_again(self) -> None:
         """Rank all issues by what was decided so far."""
@@ -105,22 +103,17 @@ class Review:
         """What the reviewer's decisions come to, after some were undone."""
         self.standing = standing(self.decisions[self.reviewer])
         self.words = by_word(self.standing)
+        self.sample.settle(self.standing)
 
     # What is shown.
 
     def about(self) -> dict[str, Any]:
         """What the page says once, and the types to choose from."""
         return {
-            "output": self.output.rstrip("/").rsplit("/", 1)[-1],
-            "reviewer": self.reviewer,
-            "types": list(self.scheme.tag_set.types),
-            "spans": self.scheme.spans,
-            "rank": self.table.rank,
-            "issues": self.table.rows,
-            "by": list(self.table.by),
-            "learn": self.learn,
-            "progress": self.progress(),
-        }
+            "output": self.output.rstrip("/").rsplit("/", 1)[-1], "reviewer": self.reviewer, "learn": self.learn,
+            "types": list(self.scheme.tag_set.types), "spans": self.scheme.spans, "rank": self.table.rank,
+            "issues": self.table.rows, "by": list(self.table.by), "progress": self.progress(),
+        }  # fmt: skip
 
     def choices(self) -> dict[str, Any]:
         """What can be filtered by."""
@@ -136,10 +129,14 @@ class Review:
         """
         taken: set[Key] = set()
         items: list[dict[str, Any]] = []
-        total = self.table.count(chosen)
+        total, reading = self.table.count(chosen), self.sample.reading
+        reading.begin((chosen.key, self.table.ranking), start == 0)
 
         def is_open(issue: Issue) -> bool:
-            return self._is_open(issue, taken)
+            own = self._own(key_of(issue))
+            if own is None or own.batch in self.sample.audits:
+                reading.meet(key_of(issue))
+            return own is None and key_of(issue) not in taken
 
         while len(items) < count and start < total:
             issues, start = self.table.walk(chosen, start, count - len(items), is_open)
@@ -147,12 +144,24 @@ class Review:
                 if item.changes_something and key_of(item.issue) not in taken:
                     items.append(self._issue_out(item))
                     taken |= {(*item.issue[1:3], word) for word in range(item.change.start, item.change.stop)}
-        return {"items": items, "next": start, "total": total, "ranking": self.table.ranking}
+        return {"items": items, "next": start, "total": total, "ranking": self.table.ranking, "drawn": self._drawn()}
 
     def _is_open(self, issue: Issue, taken: set[Key]) -> bool:
-        return key_of(issue) not in taken and issue.word_index not in self.words.get(
-            (issue.source, issue.source_row), {}
-        )
+        return key_of(issue) not in taken and self._own(key_of(issue)) is None
+
+    def _own(self, key: Key) -> Decision | None:
+        return self.words.get(key[:2], {}).get(key[2])
+
+    def _is_decided(self, key: Key) -> bool:
+        own = self._own(key)
+        return own is not None and (own.counts or own.stratum is not None)
+
+    def _due(self) -> Draw | None:
+        return self.sample.due(self._is_decided)
+
+    def _drawn(self) -> dict[str, Any] | None:
+        """The word drawn at random that is to be shown before other issues, if it is time for one."""
+        return None if (draw := self._due()) is None else self._issue_out(self._shown(draw.issue))
 
     def _shown(self, issue: Issue) -> Shown:
         sentence = self.corpus.sentence((issue.source, issue.source_row))
@@ -160,22 +169,14 @@ class Review:
         return Shown(issue, sentence, change)
 
     def _issue_out(self, item: Shown) -> dict[str, Any]:
-        """An issue for the page. What others say is shown to those who have decided: until then they see for
-        themselves."""
+        """An issue for the page. What others say is shown to those who have decided on it themselves."""
         self._issued[key_of(item.issue)] = item.issue
-        row = (item.issue.source, item.issue.source_row)
-        own = self.words.get(row, {}).get(item.issue.word_index)
-        others = self._others(row, item.change.start, item.change.stop) if own is not None else []
-        return shown(item, self.scheme, own, others)
-
-    def _others(self, row: Row, start: int, stop: int) -> list[Decision]:
-        return [
-            decision
-            for reviewer, theirs in self.decisions.items()
-            if reviewer != self.reviewer
-            for decision in standing(theirs)
-            if decision.row == row and decision.start < stop and start < decision.stop
-        ]
+        own, (start, stop, _) = self._own(key_of(item.issue)), item.change
+        row = key_of(item.issue)[:2]
+        others = of_others(self.decisions, self.reviewer, row, start, stop) if own is not None else []
+        draw = self._due()
+        is_drawn = (draw is not None and draw.issue == item.issue) or (own is not None and own.stratum is not None)
+        return shown(item, self.scheme, own, others) | {"drawn": is_drawn}
 
     def decided(self, which: str) -> dict[str, Any]:
         """Issues that were decided already, the latest first: `decided`, `skipped`, or `conflicts` with others."""
@@ -186,13 +187,13 @@ class Review:
         else:
             chosen = [d for d in self.standing if d.counts == (which == "decided")]
         latest = [d for d in reversed(chosen) if self.words.get(d.row, {}).get(d.word_index, d) is d][:LISTED_MOST]
-        issues = [_issue_of(decision) for decision in latest]
+        issues = [issue_of(decision) for decision in latest]
         items = [self._issue_out(item) for item in map_in_threads(self._shown, issues)]
         return {"items": items, "next": len(items), "total": len(items)}
 
     def group(self, key: Key) -> dict[str, Any]:
         """The open issues with the same words, labels and suggestion as one that was shown, itself first."""
-        first = self._shown(self._known(key))
+        first = self.shown(key)
         surface = first.surface()
         rows = self.table.group(first.issue.word, first.issue.label, first.issue.suggested_label)
         taken: set[Key] = set()
@@ -206,32 +207,19 @@ class Review:
 
     def elsewhere(self, key: Key, examples: bool) -> dict[str, Any]:
         """How the words that an issue is about are labelled in the whole corpus; with a few places of each label."""
-        item = self._shown(self._known(key))
-        words = dict.fromkeys(item.sentence.words[item.change.start : item.change.stop])
-        found = []
-        for word in [*words][:WORDS_MOST]:
-            usages = self.places.of(word) or []
-            shown_usages = [usage_as_json(usage, self.corpus.sentence, examples) for usage in usages[:USAGES_MOST]]
-            found.append({"word": visible(word), "usages": shown_usages})
+        item = self.shown(key)
+        words = [*dict.fromkeys(item.sentence.words[item.change.start : item.change.stop])]
+        found = usages_as_json(words, self.places.of, self.corpus.sentence, examples)
         return {"done": self.places.done, "failed": self.places.failed, "words": found}
 
     def progress(self) -> dict[str, Any]:
-        """What was decided so far, and how fast."""
-        counts = Counter(decision.action for decision in self.standing)
-        seconds = [d.seconds for d in self.standing[-_RECENT:] if d.seconds]
-        pace = 60 * len(seconds) / sum(seconds) if len(seconds) >= 3 else None
-        return {
-            **{action: counts[action] for action in ACTIONS},
-            "decided": sum(counts.values()) - counts["skip"],
-            "pace": pace,
-            "ranking": self.table.ranking,
-            "can_undo": bool(self.standing),
-        }
+        """What was decided so far, how fast, and what it says about the corpus."""
+        so_far = self.sample.so_far(self.reviewer, self.decisions[self.reviewer])
+        return progress(self.standing, self.table.ranking, so_far)
 
     def learnt(self) -> dict[str, Any]:
         """What the order of the issues follows from, beside their scores."""
-        pairs = [rate._asdict() for rate in rates(examples(list(self.standing)))[:20] if rate.decided >= RATE_LEAST]
-        return {"on": self.learn, "every": EVERY, "rankings": self.table.ranking, "pairs": pairs}
+        return learnt(self.standing, self.learn, self.table.ranking)
 
     def agreement(self) -> dict[str, Any]:
         """Between all reviewers of the output."""
@@ -260,59 +248,27 @@ class Review:
         """
         if action not in ACTIONS or not keys or (action == EDIT) != (spans is not None) or (spans and len(keys) > 1):
             raise Refused("not a decision")
-        items = list(map_in_threads(lambda key: self._shown(self._known(key)), list(dict.fromkeys(keys))))
-        changes = [self._outcome(action, item, spans) for item in items]
+        unique = list(dict.fromkeys(keys))
+        items = list(map_in_threads(self.shown, unique))
+        changes = [outcome(action, item, spans, self.scheme) for item in items]
         with self._lock:
-            batch = self.journal.batches + 1
-            new = [
-                self._decision(item, change, action, batch, len(items), seconds)
-                for item, change in zip(items, changes, strict=True)
-            ]
+            due, batch = self._due(), self.journal.batches + 1
+            new = []
+            for item, change in zip(items, changes, strict=True):
+                line = decision_on(item, change, action, self.reviewer, batch, len(items), seconds)
+                new.append(replace(line, **drawn_at_random(due, self._own(key_of(item.issue)), line)))
+                self.sample.know(item.sentence, line)
+            if not any(decision.stratum is not None for decision in new):
+                new[0] = replace(new[0], passes=self.sample.passed_by(unique[0], self.words))
             self.journal.write(new)
             self.decisions[self.reviewer] += new
             self.standing += new
+            self.sample.add(new)
             for row, words in by_word(new).items():
                 self.words.setdefault(row, {}).update(words)
         self._learn_if_due()
         ranges = [[d.source, d.source_row, d.start, d.stop] for d in new]
-        return {"decided": ranges, "progress": self.progress()}
-
-    def _outcome(self, action: str, item: Shown, spans: Sequence[Span] | None) -> Change:
-        start, stop, _ = item.change
-        labels = item.sentence.labels
-        if action == ACCEPT:
-            return item.change
-        if action == EDIT:
-            first, last = item.window(self.scheme)
-            ours = spans_in(labels, self.scheme)
-            outside = [span for span in ours if span.end <= first or span.start >= last]
-            return changed(labels, [*(spans or ()), *outside], self.scheme, start, stop)
-        return Change(start, stop, tuple(labels[start:stop]))
-
-    def _decision(
-        self, item: Shown, change: Change, action: str, batch: int, size: int, seconds: float | None
-    ) -> Decision:
-        issue, sentence = item.issue, item.sentence
-        here = slice(change.start, change.stop)
-        return Decision(
-            reviewer=self.reviewer,
-            batch=batch,
-            of=size,
-            time=datetime.now(UTC).isoformat(timespec="milliseconds"),
-            action=action,
-            seconds=None if seconds is None else round(seconds, 2),
-            example_id=issue.example_id,
-            source=issue.source,
-            source_row=issue.source_row,
-            word_index=issue.word_index,
-            suggested_label=issue.suggested_label,
-            score=issue.score,
-            start=change.start,
-            stop=change.stop,
-            words=tuple(sentence.words[here]),
-            labels=tuple(sentence.labels[here]),
-            tags=change.tags,
-        )
+        return {"decided": ranges, "progress": self.progress(), "drawn": self._drawn()}
 
     def undo(self) -> dict[str, Any]:
         """Take the reviewer's last standing batch back; returns its issues, to be decided again.
@@ -326,57 +282,19 @@ class Review:
                 raise Refused("there is nothing to undo")
             last = max(decision.batch for decision in self.standing)
             gone = [decision for decision in self.standing if decision.batch == last]
-            now = datetime.now(UTC).isoformat(timespec="milliseconds")
             batch = self.journal.batches + 1
-            undo = Decision(reviewer=self.reviewer, batch=batch, time=now, action=UNDO, undoes=last)
+            undo = Decision(reviewer=self.reviewer, batch=batch, time=now(), action=UNDO, undoes=last)
             self.journal.write([undo])
             self.decisions[self.reviewer].append(undo)
             self._settle()
-        items = [self._issue_out(self._shown(_issue_of(decision))) for decision in gone[:GROUP_MOST]]
+        items = [self._issue_out(self._shown(issue_of(decision))) for decision in gone[:GROUP_MOST]]
         return {"items": items, "progress": self.progress()}
+
+    def shown(self, key: Key) -> Shown:
+        """An issue that `next` has given, with its whole sentence."""
+        return self._shown(self._known(key))
 
     def _known(self, key: Key) -> Issue:
         if key not in self._issued:
             raise Refused("this issue was not shown: load the page again")
         return self._issued[key]
-
-
-def _issue_of(decision: Decision) -> Issue:
-    """The issue that a decision was about, as far as the decision tells."""
-    at = decision.word_index - decision.start
-    return Issue(
-        decision.example_id,
-        decision.source,
-        decision.source_row,
-        decision.word_index,
-        decision.words[at],
-        decision.labels[at] or "",
-        "",
-        decision.suggested_label or "",
-        decision.score if decision.score is not None else float("nan"),
-        float("nan"),
-    )
-
-
-def parse_filter(given: Mapping[str, str], by: Sequence[str]) -> Filter:
-    """A filter from the parameters of a request; empty ones do not count.
-
-    Raises:
-        Refused: a score is no number.
-    """
-
-    def number(name: str) -> float | None:
-        try:
-            return float(given[name]) if given.get(name) else None
-        except ValueError:
-            raise Refused(f"{given[name]!r} is not a score") from None
-
-    slices = {name: given[f"by-{name}"] for name in by if given.get(f"by-{name}")}
-    return Filter(
-        given.get("label") or None,
-        given.get("suggested") or None,
-        given.get("word") or None,
-        number("min"),
-        number("max"),
-        slices,
-    )

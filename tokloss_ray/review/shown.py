@@ -16,6 +16,8 @@ from tokloss_ray.text import visible
 
 WHOLE = 300
 """Words of a sentence that is shown as a whole; of a longer one, this many around the issue."""
+WORDS_MOST, USAGES_MOST = 8, 8
+"""Words, and labels of each, that are looked up elsewhere."""
 AROUND = 7
 """Words before and after another place of a word."""
 
@@ -111,6 +113,24 @@ def _decision(
         "stop": decision.stop,
         "spans": spans(tags),
     }
+
+
+def usages_as_json(
+    words: Sequence[str],
+    usages_of: Callable[[str], Sequence[Usage] | None],
+    sentence_of: Callable[[Row], Sentence],
+    with_examples: bool,
+) -> list[dict[str, Any]]:
+    """How some words are labelled elsewhere, the first words and the most frequent labels of each."""
+    return [
+        {
+            "word": visible(word),
+            "usages": [
+                usage_as_json(usage, sentence_of, with_examples) for usage in (usages_of(word) or [])[:USAGES_MOST]
+            ],
+        }
+        for word in words[:WORDS_MOST]
+    ]
 
 
 def usage_as_json(usage: Usage, sentence_of: Callable[[Row], Sentence], with_examples: bool) -> dict[str, Any]:

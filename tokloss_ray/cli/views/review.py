@@ -5,12 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from tokloss_ray.text import visible
 
 if TYPE_CHECKING:
+    from tokloss_ray.review.estimate import Estimate, Wrong
     from tokloss_ray.review.session import Review
+
+STOP_AT = 0.01
+"""Share of wrong labels for which it is said how many more words it takes to rule it out."""
 
 
 def print_review_summary(console: Console, review: Review, output: str) -> None:
@@ -33,3 +38,46 @@ def print_review_summary(console: Console, review: Review, output: str) -> None:
     if done["decided"]:
         console.print(Text("Next, write the decisions into the dataset that was scored:"))
         console.print(Text(f"  tokloss apply-fixes {output} --to DATASET -o NEW_DATASET"))
+
+
+def print_estimate(console: Console, found: Estimate) -> None:
+    """How many labels are wrong, how many of them nobody has seen, by tag, and what going on is worth."""
+    every = found.all
+
+    def say(text: str) -> None:
+        console.print(Text(text))
+
+    unseen, low, high = every.unseen
+    say(f"labels           {every.labels:,}")
+    say(f"decided          {found.decided:,}, of which {every.found:,} were wrong")
+    say(f"drawn at random  {found.drawn:,} that were not reviewed by rank, of which {found.drawn_wrong:,} were wrong")
+    if found.skipped:
+        say(f"                 {found.skipped:,} more were skipped: the estimate takes them for words like the others")
+    if found.outdated:
+        say(f"                 {found.outdated:,} more do not count: the output has changed since")
+    say(f"wrong in all     {_share(every.total, every)} ({every.total:,.0f}), 95 % interval {_interval(every)}")
+    say(f"still unseen     {unseen:,.0f}, between {low:,.0f} and {high:,.0f}")
+    console.print()
+    table = Table(box=None, pad_edge=False)
+    for name in ("tag", "labels", "found wrong", "wrong in all", "95 % interval"):
+        table.add_column(name, justify="left" if name == "tag" else "right")
+    for one in found.tags:
+        wrong = f"{_share(one.total, one)} ({one.total:,.0f})"
+        table.add_row(Text(visible(one.tag or "")), f"{one.labels:,}", f"{one.found:,}", wrong, _interval(one))
+    console.print(table)
+    console.print()
+    if found.recent:
+        say(f"Of the last {found.recent:,} issues by rank, {found.recent_wrong:,} were wrong.")
+    if high / max(every.labels, 1) > STOP_AT and not found.drawn_wrong:
+        more = max(round(3 / STOP_AT) - found.drawn, 1)
+        say(f"To rule out that more than {STOP_AT:.0%} of the labels are wrong and unseen, it takes some {more:,}")
+        say("further words at random, all of them right; --audit-share 1 shows nothing else.")
+
+
+def _share(number: float, of: Wrong) -> str:
+    share = number / max(of.labels, 1)
+    return f"{share:.2%}".replace("%", " %")
+
+
+def _interval(of: Wrong) -> str:
+    return f"{_share(of.low, of)} to {_share(of.high, of)}"

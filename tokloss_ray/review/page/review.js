@@ -43,6 +43,7 @@ function load(count) {
   const asked = ask(`issues?${query({start: place, count})}`).then(answer => {
     if (mine !== round) return;
     if (filter.which === "open" && answer.ranking !== ranking) return readFromStart(answer.ranking);
+    if (answer.drawn && !queue.length && isPlain()) queue.push(answer.drawn);
     for (const item of answer.items)
       if (!covered(item, recent) && !covered(item, queue.map(rangeOf))) queue.push(item);
     [place, total] = [answer.next, answer.total];
@@ -55,6 +56,9 @@ function load(count) {
   loading = asked;
   return asked;
 }
+
+// Words drawn at random are drawn from all of them.
+const isPlain = () => Object.entries(filter).every(([name, value]) => name === "which" ? value === "open" : !value);
 
 // The order has changed: places in it mean nothing any more. (Decided issues do not come again.)
 function readFromStart(newRanking) {
@@ -131,6 +135,7 @@ function show() {
   if (item.score !== null) figures.push(`score ${item.score.toFixed(2)}`);
   if (item.loss !== null) figures.push(`loss ${item.loss.toFixed(2)}`);
   if (item.predicted) figures.push(`the model says ${item.predicted} (${item.probs[item.word - item.first].toFixed(2)})`);
+  if (item.drawn) figures.push("drawn at random");
   $("where").textContent = figures.join(" · ");
   $("why").textContent = item.why;
   $("why").hidden = !item.why;
@@ -184,6 +189,10 @@ function drawProgress(progress) {
   parts.push(`${about.issues.toLocaleString("en")} issues by ${about.rank || "score"}`);
   if (progress.pace) parts.push(`${progress.pace.toFixed(0)} a minute`);
   parts.push(`reviewer ${about.reviewer}`);
+  if (progress.estimate) {
+    const {labels, drawn, low, high} = progress.estimate, share = n => `${(100 * n / labels).toFixed(high < labels / 100 ? 2 : 1)} %`;
+    parts.push(`${share(low)} to ${share(high)} of all labels are wrong, by ${drawn} drawn at random`);
+  }
   $("progress").textContent = parts.join(" · ");
   document.querySelectorAll('[data-action="undo"], #end-undo').forEach(b => { b.disabled = !progress.can_undo; });
 }
@@ -249,6 +258,8 @@ const decide = (action, keys, spans) => guarded(async () => {
   const answer = await ask("decide", {action, keys, spans, seconds});
   queue = queue.filter(item => item !== first && !covered(item, answer.decided));
   if (loading) recent.push(...answer.decided);
+  if (answer.drawn && isPlain())
+    queue = [answer.drawn, ...queue.filter(item => !covered(item, [rangeOf(answer.drawn)]))];
   drawProgress(answer.progress);
   if ($("group").open) $("group").close();
   await advance();
