@@ -39,7 +39,8 @@ class ScoreConfig(BaseModel):
         "one pass."
     )
     input: tuple[str, ...] = Field(
-        description="Parquet, Arrow, JSON Lines, CoNLL or CSV files, globs, folders, or a folder saved by datasets."
+        description="Parquet, Arrow, JSON Lines, CoNLL or CSV files, globs, folders, a folder saved by datasets, or "
+        "hf://datasets/ORG/NAME."
     )
     output: str = Field(
         description="Output folder; of several models, each gets a folder in it, or repeat the option for one each."
@@ -47,7 +48,8 @@ class ScoreConfig(BaseModel):
 
     revision: str | None = Field(None, description="Revision of a Hub model.")
     tokenizer: str | None = Field(None, description="Tokenizer folder or Hub id (default: the model's).")
-    split: str | None = Field(None, description="Split to read from a saved DatasetDict.")
+    dataset_config: str | None = Field(None, description="Configuration of a dataset of the Hub.")
+    split: str | None = Field(None, description="Split of a dataset of the Hub or of a saved DatasetDict.")
     tokens_column: str | None = Field(
         None,
         description="Column with the words of a sentence (default: tokens or words; in CoNLL files FORM or the first).",

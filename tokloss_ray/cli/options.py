@@ -15,7 +15,7 @@ from tokloss_ray.config import ScoreConfig, make_configs, read_yaml
 from tokloss_ray.pairing import EACH
 
 _PANELS = {
-    "Input and output": "model input output config revision tokenizer split limit append overwrite",
+    "Input and output": "model input output config revision tokenizer dataset_config split limit append overwrite",
     "Columns and tags": "tokens_column labels_column labels id_column tags keep partition_by add_column",
     "Text with spans": "text_column spans_column words widen_spans label_map",
     "Tokens": "max_length overflow overlap label_all_subtokens keep_probs keep_entropy",

@@ -149,6 +149,8 @@ def _identity(found: Preflight, of_input: Any, dtype: str, shard_tokens: int) ->
         identity["spans"] = asdict(columns.spans)
     if _keeps_entropy(found):  # not in runs of versions without the setting
         identity["keep_entropy"] = True
+    if found.dataset is not None:
+        identity["dataset"] = found.dataset
     return json.loads(json.dumps(identity))
 
 

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from tokloss_ray.config import ScoreConfig
 from tokloss_ray.errors import Refused
 from tokloss_ray.inputs.columns import ColumnOptions, find_columns
+from tokloss_ray.inputs.hub import HubData, find_on_hub, names_dataset, with_features
 from tokloss_ray.inputs.input_files import InputFiles
 from tokloss_ray.inputs.listing import Inspected, inspect_files, list_inputs
 from tokloss_ray.inputs.span_columns import SpanOptions
@@ -18,6 +19,7 @@ from tokloss_ray.inputs.tag_names import find_tags
 from tokloss_ray.inputs.unit import Columns
 from tokloss_ray.model.files import ModelInfo, resolve_model
 from tokloss_ray.model.store import ModelFolder, find_model
+from tokloss_ray.output.run import read_run
 from tokloss_ray.storage.failures import display
 from tokloss_ray.storage.files import kind_of, open_location
 
@@ -27,13 +29,14 @@ DEFAULT_OVERLAP = 64
 @dataclass(frozen=True)
 class Located:
     """What listings and metadata tell: the input files (`inspected`: those that were looked into), which of their
-    columns count, and where the model is."""
+    columns count, where the model is, and the name of a data set of the hub with its commit."""
 
     files: InputFiles
     inspected: list[Inspected]
     columns: Columns
     model: ModelFolder
     warnings: tuple[str, ...] = ()
+    dataset: str | None = None
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class Preflight:
     data_tags: tuple[str, ...] | None
     overlap: int
     warnings: list[str]
+    dataset: str | None = None
 
 
 def locate(config: ScoreConfig, like: Located | None = None) -> Located:
@@ -59,12 +63,34 @@ def locate(config: ScoreConfig, like: Located | None = None) -> Located:
         Refused: with the first thing that does not fit.
     """
     warnings: list[str] = [] if like is None else list(like.warnings)
-    files = list_inputs(config.input, config.split, warnings) if like is None else like.files
-    _outside_of_input(config, files)
-    inspected = inspect_files(files) if like is None else like.inspected
+    if like is None:
+        hub = _on_hub(config)
+        files = list_inputs(config.input, config.split, warnings) if hub is None else hub.files
+        _outside_of_input(config, files)
+        inspected = inspect_files(files)
+        if hub is not None:
+            inspected = with_features(inspected, hub.features)
+        dataset = None if hub is None else hub.name
+    else:
+        files, inspected, dataset = like.files, like.inspected, like.dataset
+        _outside_of_input(config, files)
     model = find_model(config.model, config.revision, "model")
     columns = find_columns(_column_options(config), inspected)
-    return Located(files, inspected, columns, model, tuple(warnings))
+    return Located(files, inspected, columns, model, tuple(warnings), dataset)
+
+
+def _on_hub(config: ScoreConfig) -> HubData | None:
+    """The data set of the hub that the input names, if it does; at the commit of an earlier attempt."""
+    named = [uri for uri in config.input if names_dataset(uri)]
+    if not named:
+        if config.dataset_config is not None:
+            raise Refused("--dataset-config is for data sets of the hub: --input hf://datasets/ORG/NAME")
+        return None
+    if len(config.input) > 1:
+        raise Refused(f"--input {named[0]} is a data set of the hub: score it in a job of its own")
+    run = None if config.overwrite else read_run(config.output)
+    recorded = None if run is None else run.identity.get("dataset")
+    return find_on_hub(named[0], config.dataset_config, config.split, recorded)
 
 
 def preflight(config: ScoreConfig, located: Located | None = None) -> Preflight:
@@ -78,9 +104,8 @@ def preflight(config: ScoreConfig, located: Located | None = None) -> Preflight:
     warnings = [*located.warnings, *(model.warnings if located.columns.words else ())]
     data_tags = find_tags(config.tags, located.inspected, located.columns, model.tags, warnings)
     columns = replace(located.columns, declared=(data_tags or ()) if config.tags is None else None)
-    return Preflight(
-        config, located.files, located.inspected, model, columns, data_tags, _overlap(config, model), warnings
-    )
+    overlap, dataset = _overlap(config, model), located.dataset
+    return Preflight(config, located.files, located.inspected, model, columns, data_tags, overlap, warnings, dataset)
 
 
 def _column_options(config: ScoreConfig) -> ColumnOptions:

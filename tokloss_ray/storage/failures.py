@@ -29,11 +29,17 @@ _LONGEST_PAUSE = 10.0
 
 _CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError"}
 _SETTINGS = {"ProfileNotFound", "InvalidRegionError", "InvalidConfigError", "ConfigParseError", "NoRegionError"}
-_UNREACHABLE = {"EndpointConnectionError", "ConnectTimeoutError", "ProxyConnectionError", "ClientConnectorError"}
+_UNREACHABLE = {
+    "EndpointConnectionError",
+    "ConnectTimeoutError",
+    "ProxyConnectionError",
+    "ClientConnectorError",
+    "ConnectError",
+}
 _BROKEN_OFF = {
     "ReadTimeoutError", "FSTimeoutError", "TimeoutError", "ClientPayloadError", "HTTPClientError",
     "IncompleteReadError", "ResponseStreamingError", "ConnectionClosedError", "ConnectionError",
-    "ServerDisconnectedError", "ClientOSError",
+    "ServerDisconnectedError", "ClientOSError", "ReadTimeout", "NetworkError", "RemoteProtocolError",
 }  # fmt: skip
 _BAD_KEYS = {"SignatureDoesNotMatch", "InvalidAccessKeyId", "InvalidToken", "AuthorizationHeaderMalformed"}
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"}
@@ -167,7 +173,7 @@ def _problem(fs: fsspec.AbstractFileSystem, path: str, doing: str, error: Except
         return "the credentials have expired: renew them and run the same command again", False
     if code in _BAD_KEYS:
         return f"the credentials were rejected ({code})", False
-    if code in ("AccessDenied", "403", "AllAccessDisabled") or isinstance(error, PermissionError):
+    if code in ("AccessDenied", "401", "403", "AllAccessDisabled") or isinstance(error, PermissionError):
         return "access denied: the credentials lack permission, or are wrong", False
     if code == "NoSuchBucket" or (isinstance(error, FileNotFoundError) and "/" not in path.strip("/")):
         return f"no such bucket: {path.strip('/').split('/')[0]}", False
@@ -195,11 +201,12 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _code(error: BaseException) -> str:
-    """The service's error code: botocore keeps it in `response`, other clients a status in `status` or `code`."""
+    """The service's error code: botocore keeps it in `response`, other clients a status in `status` or `code`, that of
+    the hub in its response."""
     response: Any = getattr(error, "response", None)
     if isinstance(response, dict):
         return str(response.get("Error", {}).get("Code") or "")
-    status = getattr(error, "status", None) or getattr(error, "code", None)
+    status = getattr(error, "status", None) or getattr(error, "code", None) or getattr(response, "status_code", None)
     return str(status) if isinstance(status, (int, str)) else ""
 
 

@@ -41,6 +41,7 @@ _SECRETS = re.compile(
     r"://[^/@]*:[^/@]*@|://.*[?&](x-amz-[a-z-]*|awsaccesskeyid|signature|sig|token|access_token)=", re.IGNORECASE
 )
 _READ_AHEAD = 4 << 20
+_PINNED = re.compile(r"hf://datasets/[^/]+/[^/@]+@[0-9a-f]{40}/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,11 @@ def open_location(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     return fs, path.rstrip("/") or "/"
 
 
+def is_pinned(uri: str) -> bool:
+    """Whether what a URI names cannot change: a file of the hub at a commit."""
+    return _PINNED.match(uri) is not None
+
+
 def kind_of(fs: fsspec.AbstractFileSystem, path: str) -> str | None:
     """`file`, `directory` or None. (`fs.exists` and `fs.isfile` take every failure for a no.)
 
@@ -105,7 +111,8 @@ def exists(fs: fsspec.AbstractFileSystem, path: str) -> bool:
 def listed(fs: fsspec.AbstractFileSystem, path: str, info: dict | None = None) -> Listed:
     """Size and version of one file: its etag where there is one, else its time of change."""
     info = info or attempt(fs, path, "read", lambda: fs.info(path))
-    version = info.get("ETag") or info.get("etag") or info.get("mtime") or info.get("LastModified") or ""
+    kinds = ("ETag", "etag", "mtime", "LastModified", "blob_id")
+    version = next((info[kind] for kind in kinds if info.get(kind)), "")
     return Listed(path, int(info["size"] or 0), str(version))
 
 
@@ -201,6 +208,8 @@ class RangeFile(io.RawIOBase):
         self.fs, self.path = fs, path
         self.size = listed(fs, path).size if size is None else size
         self.position = 0
+        # The hub's file system would read ahead, and ask for the size each time.
+        self.options = {"cache_type": "none", "size": self.size} if "hf" in fs.protocol else {}
         self.attempt = in_context(attempt)  # Arrow reads in threads of its own
 
     def readable(self) -> bool:
@@ -232,7 +241,7 @@ class RangeFile(io.RawIOBase):
         return len(data)
 
     def _range(self, start: int, stop: int) -> bytes:
-        data = self.fs.cat_file(self.path, start=start, end=stop)
+        data = self.fs.cat_file(self.path, start=start, end=stop, **self.options)
         if len(data) != stop - start:
             raise TimeoutError("the response is shorter than requested")
         return data
