@@ -190,7 +190,7 @@ def read_plan(plan: Plan, run: Run) -> list[ReadUnit]:
     Raises:
         Refused: the plan made today is another one.
     """
-    if recorded_inputs(plan.job.output, run) is None:
+    if not run.additions and recorded_inputs(plan.job.output, run) is None:  # else `find_base` has read them
         fs, root = open_location(plan.job.output)
         _write_table(fs, f"{root}/{INPUTS}", plan.inputs)
     recorded = recorded_parts(plan.job.output, run)

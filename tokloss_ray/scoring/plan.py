@@ -9,6 +9,7 @@ from importlib.metadata import version
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tokloss_ray.inputs import formats
 from tokloss_ray.inputs.input_files import InputFiles
@@ -51,6 +52,12 @@ class Plan:
     estimated_rows: int
     warnings: list[str] = field(default_factory=list)
     added: bool = False
+
+    @property
+    def read_files(self) -> int:
+        """How many files the units are of."""
+        sources = [chunk for unit in self.units for chunk in unit.table.column("source").chunks]
+        return int(pc.count_distinct(pa.chunked_array(sources, pa.string())).as_py())
 
     @property
     def estimated_shards(self) -> int:

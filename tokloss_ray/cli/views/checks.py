@@ -59,7 +59,7 @@ def print_estimate(console: Console, plan: Plan, estimate: Estimate, several: bo
         console.print(f"[yellow]warning:[/] {safe(warning)}", highlight=False)
     exact = "" if plan.rows is not None else "about "
     table = figure_table()
-    files = len({source for unit in plan.units for source in unit.sources})
+    files = plan.read_files
     table.add_row("input", f"{files:,} file{'s' if files != 1 else ''}, {exact}{plan.estimated_rows:,} rows")
     table.add_row("tags", safe(", ".join(plan.job.tags)))
     table.add_row("tokens", f"about {plan.estimated_tokens:,}")

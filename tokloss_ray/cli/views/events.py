@@ -114,7 +114,7 @@ def say_estimate(plan: Plan, estimate: Estimate) -> None:
     log.say(
         "estimate",
         output=plan.job.output,
-        files=len({source for unit in plan.units for source in unit.sources}),
+        files=plan.read_files,
         rows=plan.rows,
         estimated_rows=plan.estimated_rows,
         estimated_tokens=plan.estimated_tokens,
