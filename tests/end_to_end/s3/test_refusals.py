@@ -48,7 +48,7 @@ def refused(bucket: str, corpus: Path, model: Path) -> Callable[..., str]:
         words = ["--model", str(model), "--input", source, "--output", output]
         code, said, seconds = tokloss(command, *words, **env)
         assert code == 2, said
-        assert seconds < 30, said
+        assert seconds < 90, said  # a few on an idle machine; as often as a run tries, it would take minutes
         assert "Traceback" not in said
         for secret in {os.environ["AWS_SECRET_ACCESS_KEY"], *env.values()} - {"", env.get("AWS_ENDPOINT_URL")}:
             assert secret not in said
