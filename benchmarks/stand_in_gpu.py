@@ -95,7 +95,7 @@ class PacedScorer(Scorer):
     """The scorer of a GPU without a model."""
 
     def __init__(self, job: Job, rate: float, launch_seconds: float) -> None:
-        self.job, self.shortest, self.batching, self.packing = job, 1, PADDED, None
+        self.job, self.shortest, self.batching, self.packing, self.compiled = job, 1, PADDED, None, None
         self.budget = Budget(job.batch_tokens)
         device = PacedDevice(rate, launch_seconds, len(job.tags))
         self.queue = DeviceQueue(device, lambda inputs: inputs, self.budget)

@@ -91,8 +91,11 @@ class ScoreConfig(BaseModel):
         False, description="Write the entropy of every token's tags (column entropy); always with --no-labels."
     )
     dtype: DTYPES = Field("auto", description="Compute dtype (auto: bfloat16 on GPUs that support it, else float32).")
+    tf32: bool = Field(
+        False, description="Let GPUs compute float32 products in TF32: faster, and losses differ in the third digit."
+    )
     batch_tokens: int | None = Field(
-        None, gt=0, description="Maximum padded tokens per micro-batch (default: depends on the device)."
+        None, gt=0, description="Maximum padded tokens per micro-batch (default: 1,024; what a GPU has memory for)."
     )
     packing: Literal["auto", "on", "off"] = Field(
         "auto",

@@ -36,7 +36,7 @@ class StandInDevice:
         seconds: float = 0.0,
         fails: Callable[[DeviceBatch], bool] = lambda inputs: False,
     ) -> None:
-        self.room, self.seconds, self.fails = room, seconds, fails
+        self.memory, self.seconds, self.fails = room, seconds, fails
         self.allowed = threading.Semaphore(0) if held else None
         self.tried: list[DeviceBatch] = []
         self.out_of_memory: list[int] = []
@@ -53,7 +53,7 @@ class StandInDevice:
         with self.changed:
             self.tried.append(inputs)
             self.changed.notify_all()
-            if self.used + size > self.room:
+            if self.used + size > self.memory:
                 self.out_of_memory.append(size)
                 raise torch.OutOfMemoryError("CUDA out of memory")
             launched = _Launched(0.0 if self.under_way else IDLE)
@@ -86,7 +86,7 @@ class StandInDevice:
                     raise RuntimeError("CUDA error: an illegal memory access was encountered")
                 launched.words = forward(inputs)
                 time.sleep(self.seconds)
-            except RuntimeError as error:
+            except Exception as error:
                 launched.error = error
             with self.changed:
                 self.used -= inputs.input_ids.numel()
@@ -99,7 +99,7 @@ class _Launched:
     def __init__(self, waited: float) -> None:
         self.waited = waited
         self.words: torch.Tensor | None = None
-        self.error: RuntimeError | None = None
+        self.error: Exception | None = None
         self.done = threading.Event()
 
     def result(self) -> Result:

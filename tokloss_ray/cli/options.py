@@ -19,8 +19,8 @@ _PANELS = {
     "Columns and tags": "tokens_column labels_column labels id_column tags keep partition_by add_column",
     "Text with spans": "text_column spans_column words widen_spans label_map",
     "Tokens": "max_length overflow overlap label_all_subtokens keep_probs keep_entropy",
-    "Speed and cluster": "dtype batch_tokens packing compile shard_tokens actors gpus_per_actor address stall_timeout "
-    "storage_tries",
+    "Speed and cluster": "dtype tf32 batch_tokens packing compile shard_tokens actors gpus_per_actor address "
+    "stall_timeout storage_tries",
     "Limits and permissions": "max_error_rate trust_remote_code allow_pickle verbose log_format",
 }
 _OTHERS = "Other settings"

@@ -87,6 +87,8 @@ def make_plan(
     shard_tokens = config.shard_tokens or recorded.get("shard_tokens")
     if not shard_tokens:
         shard_tokens = _auto_shard_tokens(found, gpu, batch_tokens)
+    if gpu and not config.batch_tokens:  # as many as there is memory for; more would waste padding
+        batch_tokens = max(GPU_BATCH_TOKENS, shard_tokens // MIN_BATCHES)
     files = found.files if base is None else base.new
     like = next((plan for plan in others if base is None and not plan.added), None)
     inputs = _inputs_table(files) if like is None else like.inputs
@@ -95,7 +97,7 @@ def make_plan(
         of_input = recorded["input"]
     else:
         of_input = input_identity(inputs) if like is None else like.job.identity["input"]
-    job = _job(found, _identity(found, of_input, dtype, shard_tokens), batch_tokens)
+    job = _job(found, _identity(found, of_input, dtype, shard_tokens), batch_tokens, gpu and not config.batch_tokens)
     if like is not None and like.job.shard_tokens == shard_tokens:
         units = like.units
     else:
@@ -156,6 +158,8 @@ def _identity(found: Preflight, of_input: Any, dtype: str, shard_tokens: int) ->
         identity["spans"] = asdict(columns.spans)
     if _keeps_entropy(found):  # not in runs of versions without the setting
         identity["keep_entropy"] = True
+    if config.tf32 and dtype == "float32":  # nor this one
+        identity["tf32"] = True
     if found.dataset is not None:
         identity["dataset"] = found.dataset
     return json.loads(json.dumps(identity))
@@ -166,7 +170,7 @@ def _keeps_entropy(found: Preflight) -> bool:
     return found.config.keep_entropy or found.columns.labels is None
 
 
-def _job(found: Preflight, identity: dict[str, Any], batch_tokens: int) -> Job:
+def _job(found: Preflight, identity: dict[str, Any], batch_tokens: int, find_budget: bool) -> Job:
     config, model = found.config, found.model
     fs, output = open_location(config.output)
     return Job(
@@ -190,6 +194,8 @@ def _job(found: Preflight, identity: dict[str, Any], batch_tokens: int) -> Job:
         model=model.folder,
         dtype=identity["dtype"],
         batch_tokens=batch_tokens,
+        find_budget=find_budget,
+        tf32=config.tf32,
         keep_probs=config.keep_probs,
         keep_entropy=_keeps_entropy(found),
         storage_tries=config.storage_tries,

@@ -31,8 +31,19 @@ def forward(batch: DeviceBatch) -> torch.Tensor:
     ids = batch.input_ids.flatten()[batch.where]
     assert (ids != PAD).all()
     assert (batch.attention.flatten()[batch.where] == 1).all()
-    zeros = torch.zeros(len(ids))
-    return to_words(TokenScores(ids * 2.0, batch.labels, zeros, batch.labels, zeros, torch.ones(len(ids)).bool(), None))
+    zeros, labels = torch.zeros(len(ids)), batch.labels
+    return to_words(
+        TokenScores(
+            loss=ids * 2.0,
+            best=labels,
+            best_prob=zeros,
+            second=labels,
+            second_prob=zeros,
+            finite=torch.ones(len(ids)).bool(),
+            entropy=None,
+            probs=None,
+        )
+    )
 
 
 def shard(*lengths: int, first: int = 1) -> pa.Table:
@@ -223,7 +234,7 @@ def test_a_budget_comes_back(start: Callable[..., DeviceQueue]) -> None:
     queue = start(device, Budget(64))
     queue.score(work_on(shard(*[8] * 16), 64))
     assert queue.budget.tokens <= 32
-    device.room = float("inf")
+    device.memory = float("inf")
     for number in range(20):
         budget = queue.budget.tokens
         work = work_on(shard(*[8] * PATIENCE * (budget // 8), first=1 + 1000 * number), budget)
@@ -278,6 +289,6 @@ def test_whatever_happens(seed: int, start: Callable[..., DeviceQueue], threads:
                 future.result(timeout=60)
         else:
             future.result(timeout=60)
-            check(work, unscored=tuple(i for i, n in enumerate(lengths[number]) if n > device.room))
+            check(work, unscored=tuple(i for i, n in enumerate(lengths[number]) if n > device.memory))
     assert device.most <= UNDER_WAY
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("tokloss") and not thread.daemon]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from tests.support.inline import score_inline, write_jsonl
+from tests.support.stand_in_device import StandInDevice
 from tests.support.tiny import (
     GOOD_WORDS,
     TAGS,
@@ -22,8 +24,12 @@ from tests.support.tiny import (
 )
 from tokloss_ray import ScoreConfig
 from tokloss_ray.errors import TooManyBadRows
+from tokloss_ray.scoring.plan import make_plan
+from tokloss_ray.scoring.preflight import preflight
+from tokloss_ray.scoring.stages.budget import KEPT_FREE, SMALL
 from tokloss_ray.scoring.stages.cuda import keep_to_share
-from tokloss_ray.scoring.stages.scorer import MAX_STREAMS
+from tokloss_ray.scoring.stages.probe import Probe
+from tokloss_ray.scoring.stages.scorer import MAX_STREAMS, Scorer
 
 
 def allocate_too_much() -> None:
@@ -154,3 +160,28 @@ def test_a_part_of_a_gpu_is_a_part_of_its_memory(
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", asked.append)
     assert keep_to_share(gpus) == pytest.approx(fraction or 1)
     assert asked == ([] if fraction is None else [pytest.approx(fraction)])
+
+
+def test_the_budget_of_a_gpu_is_measured(model: Path, good: Path, tmp_path: Path) -> None:
+    """Of a stand-in with 30 MB, on which a micro-batch takes 2 kB for each padded token and 1 MB always."""
+    config = ScoreConfig(model=str(model), input=str(good), output=str(tmp_path / "out"))
+    job = replace(make_plan(preflight(config), gpu=True, bfloat16=False).job, shard_tokens=1 << 20)
+    scorer = Scorer(job, 1)
+    sizes: list[int] = []
+
+    class Measured(StandInDevice):
+        def peak(self, call: Callable[[], Any]) -> int:
+            call()
+            sizes.append(self.tried[-1].input_ids.numel())
+            return 2000 * sizes[-1] + 1_000_000
+
+        def room(self) -> int:
+            return 30_000_000
+
+    found = scorer._budget_of(Measured(), Probe(job, scorer.device))
+    assert found == pytest.approx((30_000_000 * (1 - KEPT_FREE) - 1_000_000) / 2000, rel=0.05)
+    assert len(sizes) == 3, "once to warm up, and two measurements"
+    assert sizes[2] / sizes[1] == pytest.approx(4, rel=0.1)
+    assert scorer._budget_of(Measured(room=3 * SMALL), Probe(job, scorer.device)) == SMALL, (
+        "the larger one does not fit"
+    )

@@ -177,7 +177,8 @@ class Scorer:
         """Padded tokens of a micro-batch for which this GPU's memory suffices."""
 
         def measure(tokens: int) -> int | None:
-            rows = [probe.row(MEASURED_LENGTH, seed) for seed in range(max(1, tokens // MEASURED_LENGTH))]
+            length = min(MEASURED_LENGTH, self.job.max_length)
+            rows = [probe.row(length, seed) for seed in range(max(1, tokens // length))]
             inputs = self._made_up(rows).prepare(np.arange(len(rows))).inputs
             try:
                 return device.peak(lambda: device.launch(self.forward, inputs).result())
