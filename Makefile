@@ -97,9 +97,12 @@ bench: $(STAMP) ## compare with alternatives, an hour on two idle cores: tables,
 	@$(PYTHON_BENCH) benchmarks/stages.py --json $(RESULTS)/stages.json
 	@$(PYTHON_BENCH) benchmarks/startup.py --json $(RESULTS)/startup.json
 	@$(PYTHON_BENCH) benchmarks/scale.py --json $(RESULTS)/scale.json
+	@$(PYTHON_BENCH) benchmarks/nodes.py --json $(RESULTS)/nodes.json
 	@$(PYTHON_BENCH) benchmarks/mining.py >$(RESULTS)/mining.json
 	@$(PYTHON_BENCH) benchmarks/records.py --json $(RESULTS)/records.json
-	@$(PYTHON_BENCH) benchmarks/many_files.py --json $(RESULTS)/many_files.json
+	@for what in "" "--plan 1000000" "--plan-rows 1000000000"; do \
+		$(PYTHON_BENCH) benchmarks/many_files.py $$what --json $(RESULTS)/many_files.json || exit 1; \
+	done
 	@$(PYTHON_BENCH) benchmarks/cost_against_size.py --json $(RESULTS)/cost_against_size.json
 	@$(MAKE) --no-print-directory bench-floors
 

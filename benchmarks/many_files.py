@@ -136,6 +136,13 @@ def plan(source: str, model: str, output: str) -> None:
     print(json.dumps(figures))
 
 
+def keep(path: str | None, name: str, figures: dict[str, Any]) -> None:
+    """Add figures to those of other options that a file has."""
+    there = json.loads(Path(path).read_text()) if path and Path(path).exists() else {}
+    others = {key: value for key, value in there.items() if key not in ("benchmark", "machine")}
+    save(path, "many_files", {**others, name: figures})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(MODEL), help="(default: the bundled one)")
@@ -146,7 +153,7 @@ def main() -> None:
     parser.add_argument("--plan", type=int, metavar="FILES", help="only plan so many files")
     parser.add_argument("--plan-rows", type=int, metavar="ROWS", help="only plan so many rows, in files of a million")
     parser.add_argument("--quick", action="store_true", help="a smoke test: one run, 100 files")
-    parser.add_argument("--json", metavar="FILE", help="write the figures there")
+    parser.add_argument("--json", metavar="FILE", help="write the figures there, beside those of other options")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
@@ -162,7 +169,7 @@ def main() -> None:
             child = [sys.executable, __file__, "--child", str(source), args.model, str(folder / "out")]
             figures = json.loads(subprocess.run(child, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
             show("the plan: seconds, MB", list(figures), [list(figures.values())])
-            save(args.json, "many_files", {"plan": figures})
+            keep(args.json, f"plan of {figures['files']} files", figures)
             return
         one, many = (str(path) for path in write_corpora(folder, args.files, args.format))
         where = str(folder)
@@ -183,7 +190,8 @@ def main() -> None:
     rows = [[corpus, *(times[which] for which in ("median", "min", "max"))] for corpus, times in found.items()]
     show(f"seconds, median of {args.runs}; {args.files * ROWS_PER_FILE:,} rows", ["", "median", "least", "most"], rows)
     say(f"{args.files:,} files take {ratio} times as long as one{met}")
-    save(args.json, "many_files", {"files": args.files, **found, "ratio": ratio, "target": target})
+    name = f"{args.files} files{' on S3' if args.s3 else ''}"
+    keep(args.json, name, {"files": args.files, **found, "ratio": ratio, "target": target})
 
 
 if __name__ == "__main__":

@@ -77,6 +77,23 @@ def test_the_quick_mode_of_scale(tmp_path):
 
 
 @pytest.mark.slow
+def test_the_quick_mode_of_nodes(tmp_path):
+    """A job that joins three nodes by their address, with a GPU for each actor."""
+    (point,) = run("nodes", tmp_path)["points"]
+    assert point["gpus"] == 2
+    assert point["of_linear"] <= 1.1
+    assert all(seconds > 0 for seconds in point["cpu_s_per_million_tokens"].values())
+
+
+@pytest.mark.slow
+def test_figures_of_small_files_stay_beside_each_other(tmp_path):
+    run("many_files", tmp_path, "--plan", "300")
+    figures = run("many_files", tmp_path, "--plan-rows", "2000000")
+    assert figures["plan of 300 files"]["units"] == 1
+    assert figures["plan of 2 files"]["rows"] == 2_000_000
+
+
+@pytest.mark.slow
 def test_the_quick_mode_of_records(tmp_path):
     lines = run("records", tmp_path)["lines"]
     assert [line["measure"] for line in lines if line["segments"] == "after"] == ["status", "resume", "finish"] * 2
