@@ -181,9 +181,12 @@ def _once(where: str, part: Part, rows_windows: np.ndarray) -> Iterator[str]:
     """Each row of the part is there once, with windows 0, 1, 2, ..., or is in errors once."""
     is_refused = rows_windows[:, 1] == REFUSED
     scored, refused = rows_windows[~is_refused], rows_windows[is_refused, 0]
-    unique, counts = np.unique(scored, axis=0, return_counts=True)
-    for row, window in unique[counts > 1][:10].tolist():
+    scored = scored[np.lexsort((scored[:, 1], scored[:, 0]))]
+    first = np.ones(len(scored), dtype=bool)
+    first[1:] = (scored[1:] != scored[:-1]).any(axis=1)
+    for row, window in np.unique(scored[~first], axis=0)[:10].tolist():
         yield f"{where}: row {row}, window {window} appears more than once"
+    unique = scored[first]
     rows, windows = np.unique(unique[:, 0], return_counts=True)
     last = np.zeros(len(rows), dtype=np.int64)
     np.maximum.at(last, np.searchsorted(rows, unique[:, 0]), unique[:, 1])
