@@ -90,6 +90,17 @@ class ScoreConfig(BaseModel):
     keep_entropy: bool = Field(
         False, description="Write the entropy of every token's tags (column entropy); always with --no-labels."
     )
+    context_sentences: int | None = Field(
+        None, gt=0, description="Let the model see N sentences of the document before and after each one."
+    )
+    context_tokens: int | None = Field(
+        None, gt=0, description="Let the model see N tokens of the document before and after each sentence."
+    )
+    document_column: str | None = Field(
+        None,
+        description="For context: column that says which document a row is of (default: each file is one; in CoNLL "
+        "files -DOCSTART-, #begin document and newdoc begin one).",
+    )
     dtype: DTYPES = Field("auto", description="Compute dtype (auto: bfloat16 on GPUs that support it, else float32).")
     tf32: bool = Field(
         False, description="Let GPUs compute float32 products in TF32: faster, and losses differ in the third digit."
@@ -204,6 +215,10 @@ class ScoreConfig(BaseModel):
         clash = sorted(schema.RESERVED & {*self.keep, *self.partition_by, *self.add_column})
         if clash:
             raise ValueError(f"{', '.join(clash)}: reserved column name; rename it in the input")
+        if self.context_sentences and self.context_tokens:
+            raise ValueError("context_tokens: cannot be combined with context_sentences")
+        if self.document_column and not (self.context_sentences or self.context_tokens):
+            raise ValueError("document_column: is for context_sentences or context_tokens; add one of them")
         if not self.labels and (self.labels_column or self.tags):
             raise ValueError(f"{'labels_column' if self.labels_column else 'tags'}: cannot be combined with no-labels")
         if self.append and (self.overwrite or self.limit):

@@ -54,6 +54,15 @@ LABEL_IDS = "label_ids"
 PREDICTED_IDS = "predicted_ids"
 SECOND_IDS = "second_ids"
 PROBLEM = "problem"
+BEGINS_DOCUMENT = "_begins_document"
+DOCUMENT = "_document"
+"""Which document a row is of, as text."""
+OWN = "_own"
+"""Of each token whether it is of the row itself, and not of its context."""
+OF_TOKENS = frozenset(
+    {INPUT_IDS, WORD_IDS, LABEL_IDS, PREDICTED_IDS, SECOND_IDS, LOSS, PREDICTED_PROB, SECOND_PROB, ENTROPY, PROBS}
+)
+"""Columns of a scored shard with an entry for each token."""
 
 SCORES_FIELDS = (
     pa.field(EXAMPLE_ID, pa.string()),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
@@ -40,6 +40,8 @@ class ColumnOptions:
     add_column: Mapping[str, str] = field(default_factory=dict)
     spans: SpanOptions = field(default_factory=SpanOptions)
     labels: bool = True
+    documents: bool = False
+    document_column: str | None = None
 
 
 def find_columns(options: ColumnOptions, inspected: list[Inspected]) -> Columns:
@@ -78,6 +80,7 @@ def find_columns(options: ColumnOptions, inspected: list[Inspected]) -> Columns:
     wanted: dict[str, str | None] = {
         **main,
         "--id-column": options.id_column,
+        "--document-column": options.document_column,
         **{f"--{'keep' if n in options.keep else 'partition-by'} {n}": n for n in carried_names},
     }
     for item, kind in kinds:
@@ -97,9 +100,11 @@ def find_columns(options: ColumnOptions, inspected: list[Inspected]) -> Columns:
         _right_carried(item, kind, options)
     carried = tuple(_carried(name, kinds) for name in carried_names)
     if spans is None:
-        return Columns(words, labels, mask, options.id_column, carried, text_tags(kinds[0][0], labels))
-    offsets = () if spans.in_words else OFFSETS
-    return Columns(words, labels, None, options.id_column, (*carried, *offsets), True, spans=spans)
+        found = Columns(words, labels, mask, options.id_column, carried, text_tags(kinds[0][0], labels))
+    else:
+        offsets = () if spans.in_words else OFFSETS
+        found = Columns(words, labels, None, options.id_column, (*carried, *offsets), True, spans=spans)
+    return replace(found, documents=options.documents, document=options.document_column)
 
 
 def nested_column(columns: Columns, inspected: list[Inspected]) -> str | None:
@@ -216,6 +221,9 @@ def _right_carried(item: Inspected, kind: dict[str, pa.DataType], options: Colum
     id_type = kind.get(options.id_column) if options.id_column else None
     if options.id_column and id_type is not None and not (is_text(id_type) or pa.types.is_integer(id_type)):
         raise _wrong_type(item, kind, options.id_column, "text or an integer per row (ids)")
+    document = kind.get(options.document_column) if options.document_column else None
+    if options.document_column and document is not None and pa.types.is_nested(document):
+        raise _wrong_type(item, kind, options.document_column, "one value per row (documents)")
     for name in options.partition_by:
         if name in kind and (pa.types.is_nested(kind[name]) or _is_binary(kind[name])):
             raise _wrong_type(item, kind, name, "one value per row that can name a folder")

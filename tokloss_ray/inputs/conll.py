@@ -11,8 +11,9 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from tokloss_ray import schema
 from tokloss_ray.inputs.conll_cells import NONE, uncell
-from tokloss_ray.inputs.conll_layout import BOM, COMMENT, Layout, conll_schema, layout_of
+from tokloss_ray.inputs.conll_layout import BEGINS_DOCUMENT, BOM, COMMENT, Layout, conll_schema, layout_of
 from tokloss_ray.inputs.format import Format, Groups, RawChunk
 from tokloss_ray.inputs.jsonl import batches, json_table, text_of
 from tokloss_ray.inputs.lines import KEPT, MAX_RECORD, lines_of, next_line, too_long
@@ -21,7 +22,8 @@ from tokloss_ray.storage.files import Listed, open_file, open_location
 
 
 class Sentence(NamedTuple):
-    """The offset of the first line with a word, the lines from there on, the comments before, and how long both are.
+    """The offset of the first line with a word, the lines from there on, the comments before, how long both are, and
+    whether a line before says that a document begins.
 
     Of a sentence that is too long `data` is but the beginning.
     """
@@ -30,6 +32,7 @@ class Sentence(NamedTuple):
     data: bytes
     comments: bytes
     length: int
+    begins_document: bool = False
 
 
 def sentences(part: FilePart) -> Iterator[Sentence]:
@@ -48,12 +51,14 @@ def sentences_in(file: BinaryIO, layout: Layout, start: int = 0, stop: int = -1)
     first, ours = next_line(file, start, stop) if start else 0, start == 0
     comments, words = bytearray(), bytearray()
     begin = size = 0
+    document = False
     for offset, line, length, blank in lines_of(file, first):
         text = line if offset else line.removeprefix(BOM)
         blank = blank or (not offset and length == len(line) and not text.strip())
         if blank:
             if words:
-                yield Sentence(begin, bytes(words), bytes(comments), size)
+                yield Sentence(begin, bytes(words), bytes(comments), size, document)
+                document = False
             comments, words, size = bytearray(), bytearray(), 0
         if 0 <= stop <= offset and (blank or not ours):
             return
@@ -64,6 +69,7 @@ def sentences_in(file: BinaryIO, layout: Layout, start: int = 0, stop: int = -1)
             if not words:
                 begin = offset
             if not words and not layout.is_word(text, inside=False):
+                document |= text.startswith(BEGINS_DOCUMENT)
                 comments += line if size <= MAX_RECORD else b""
             elif size <= MAX_RECORD:
                 words += line
@@ -76,17 +82,24 @@ def read_conll(columns: Columns, part: FilePart) -> Iterator[RawChunk]:
     """The sentences of a byte range as rows; a sentence is numbered by the first byte of its first word's line."""
     layout = layout_of(part.path, part.version)
     none = np.array([], dtype=np.int64)
+    begun = False  # a document, since the last row that could be read
     for batch in batches(sentences(part)):
         assert layout is not None
-        rows, offsets, broken = [], [], []
+        rows, offsets, broken, begins = [], [], [], []
         for sentence in batch:
+            begun |= sentence.begins_document
             try:
                 rows.append(sentence_row(columns, layout, sentence))
                 offsets.append(sentence.offset)
+                begins.append(begun)
+                begun = False
             except (ValueError, OverflowError) as error:
                 broken.append(_broken(columns, sentence, error))
         if rows:
-            yield RawChunk(json_table(columns, rows, pa.string()), np.array(offsets, dtype=np.int64), [])
+            table = json_table(columns, rows, pa.string())
+            if columns.documents:
+                table = table.append_column(schema.BEGINS_DOCUMENT, pa.array(begins))
+            yield RawChunk(table, np.array(offsets, dtype=np.int64), [])
         if broken:
             yield RawChunk(json_table(columns, [], pa.string()), none, broken)
 

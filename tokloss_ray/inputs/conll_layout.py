@@ -24,6 +24,7 @@ CONLLU = ("ID", "FORM", "LEMMA", "UPOS", "XPOS", "FEATS", "HEAD", "DEPREL", "DEP
 _SAMPLE_LINES = 1000
 BOM = b"\xef\xbb\xbf"
 _DOCUMENT = (b"-DOCSTART-", b"#begin document", b"#end document")  # CoNLL-2003 and CoNLL-2012
+BEGINS_DOCUMENT = (*_DOCUMENT[:2], b"# newdoc")
 COMMENT = re.compile(rb"#\s*(newdoc id|newpar id|[^\s=]+)\s*=\s*(.*?)\s*")
 _ID = re.compile(rb"\d+([-.]\d+)?")
 

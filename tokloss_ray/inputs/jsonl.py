@@ -206,7 +206,11 @@ def json_table(columns: Columns, rows: list[dict], tag_kind: pa.DataType) -> pa.
     if columns.mask:
         types[columns.mask] = pa.list_(pa.int64())
     arrays = {name: pa.array([row.get(name) for row in rows], type_) for name, type_ in types.items()}
-    texts = {f.name for f in columns.carried if f.type == pa.string()} | {columns.example_id or ""} - set(types)
+    texts = {f.name for f in columns.carried if f.type == pa.string()} | {
+        columns.example_id or "",
+        columns.document or "",
+    }
+    texts -= set(types)
     for field in columns.carried:
         if field.name in columns.names and field.name not in arrays and field.name not in texts:
             arrays[field.name] = pa.array([row.get(field.name) for row in rows], field.type)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +19,8 @@ from tokloss_ray.inputs.format import CHUNK_ROWS, UNREADABLE, RawChunk
 from tokloss_ray.inputs.formats import format_named
 from tokloss_ray.inputs.jsonl import json_table
 from tokloss_ray.inputs.spans import payload_row, to_words
-from tokloss_ray.inputs.unit import FilePart, ReadUnit, RowRules
+from tokloss_ray.inputs.unit import Columns, FilePart, ReadUnit, RowRules
+from tokloss_ray.inputs.units import CUT_WITH_CONTEXT
 from tokloss_ray.output.names import MAX_FOLDER_NAME, partition_folder
 from tokloss_ray.ragged import any_per_row, list_array, list_lengths, offsets_of, one_array
 from tokloss_ray.schema import IGN, IGNORE_INDEX
@@ -58,7 +60,14 @@ def read_unit(rules: RowRules, unit: ReadUnit) -> Iterator[Chunk]:
         JobFailed: a file cannot be read (it is gone, or is not what its name says).
     """
     rows, sources = None, unit.sources
+    documents = 0
     for rows in _joined(_read_parts(rules, unit)):
+        if schema.BEGINS_DOCUMENT in rows.table.column_names:
+            begins = rows.table.column(schema.BEGINS_DOCUMENT).to_numpy()
+            numbers = documents + np.cumsum(begins)
+            documents = int(numbers[-1]) if len(numbers) else documents
+            column = pa.array(numbers, pa.int64()).cast(pa.string())
+            rows = rows._replace(table=rows.table.append_column(schema.DOCUMENT, column))
         try:
             yield validate(rules, sources, rows)
         except pa.ArrowInvalid as error:
@@ -180,6 +189,8 @@ def validate(rules: RowRules, sources: Sequence[str], raw: PartRows) -> Chunk:
     }
     if masks is not None:
         made[schema.ATTENTION_MASK] = masks
+    if columns.documents:
+        made[schema.DOCUMENT] = _documents(columns, table)
     for field in columns.carried:
         made[field.name] = without_views(one_array(table.column(field.name))).cast(field.type)
         if field.name in rules.partition_by:
@@ -244,6 +255,51 @@ def _masks(column: pa.ChunkedArray, lengths: np.ndarray) -> pa.ListArray:
     filled = pc.if_else(given.is_null(), ones, given) if given.null_count else given
     flat = pc.fill_null(filled.flatten(), 0).to_numpy(zero_copy_only=False) != 0
     return list_array(flat.astype(np.int8), offsets_of(list_lengths(filled)))
+
+
+def _documents(columns: Columns, table: pa.Table) -> pa.Array:
+    """Which document each row is of; the same for all where neither a column nor the format tells."""
+    name = columns.document or schema.DOCUMENT
+    if name in table.column_names:
+        return without_views(one_array(table.column(name))).cast(pa.string())
+    return pa.repeat(pa.scalar("", pa.string()), table.num_rows)
+
+
+def rows_before(rules: RowRules, unit: ReadUnit, count: int) -> pa.Table | None:
+    """The last `count` good rows of the file before a unit's own; None where a unit has all of its files.
+
+    Raises:
+        JobFailed: the file cannot be read.
+    """
+    part = unit.parts[0]
+    if len(unit.parts) > 1 or part.start == 0:
+        return None
+    size = count
+    while True:
+        first = max(0, part.start - size)
+        beside = ReadUnit(unit.number, (replace(part, start=first, stop=part.start),))
+        rows = pa.concat_tables(chunk.rows for chunk in read_unit(rules, beside))
+        if rows.num_rows >= count or first == 0:
+            return rows.slice(max(0, rows.num_rows - count))
+        size *= 4
+
+
+def rows_behind(rules: RowRules, unit: ReadUnit, count: int) -> pa.Table | None:
+    """The first `count` good rows of the file behind a unit's own; None where a unit has all of its files.
+
+    Raises:
+        JobFailed: the file cannot be read.
+    """
+    part = unit.parts[-1]
+    if len(unit.parts) > 1 or part.format not in CUT_WITH_CONTEXT or part.stop < 0:
+        return None
+    beside = ReadUnit(unit.number, (replace(part, start=part.stop, stop=-1),))
+    found: list[pa.Table] = []
+    for chunk in read_unit(rules, beside):
+        found.append(chunk.rows)
+        if sum(rows.num_rows for rows in found) >= count:
+            break
+    return pa.concat_tables(found).slice(0, count)
 
 
 def _example_ids(rules: RowRules, sources: Sequence[str], raw: PartRows) -> pa.Array:

@@ -191,6 +191,7 @@ class Columns:
         carried: columns that are copied to the output, with their types.
         text_tags: the tags are strings; rows of JSON lines may differ.
         declared: tag names that a file must declare for `labels` if it declares any; None: they do not count.
+        documents: rows must say which document they are of; document: the column that says it, if there is one.
         spans: what words, tags and their offsets (carried) are made of, if they are not in the input themselves.
     """
 
@@ -202,13 +203,15 @@ class Columns:
     text_tags: bool = False
     declared: tuple[str, ...] | None = None
     spans: SpanColumns | None = None
+    documents: bool = False
+    document: str | None = None
 
     @property
     def names(self) -> list[str]:
         """The columns to read, each once."""
         main = [self.words or "input_ids", self.labels, self.mask] if self.spans is None else self.spans.names
         kept = [f.name for f in self.carried if self.spans is None or f.name not in WORD_OFFSETS]
-        return list(dict.fromkeys([*(n for n in (*main, self.example_id) if n), *kept]))
+        return list(dict.fromkeys([*(n for n in (*main, self.example_id, self.document) if n), *kept]))
 
 
 class RowRules(Protocol):

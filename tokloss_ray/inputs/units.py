@@ -21,9 +21,13 @@ from tokloss_ray.inputs.listing import Inspected, inspect_file
 from tokloss_ray.inputs.unit import PART_SCHEMA, FilePart, ReadUnit, units_of
 
 SHARDS_PER_UNIT = 4
+CUT_WITH_CONTEXT = ("parquet",)
+"""Formats whose files are read in parts where rows have context: those of which rows beside a part can be read by their
+number, at no great cost. All others are read whole then."""
 MAX_FILES = 4096
 """Files that one unit may have: they are opened one after the other."""
 _SAMPLE_ROWS = 200
+_ENDLESS = 1 << 60
 
 
 def text_records(file: InputFile) -> Iterator[tuple[Any, ...]]:
@@ -66,19 +70,24 @@ class _Cut(NamedTuple):
 
 
 def make_units(
-    files: Sequence[InputFile], inspected: list[Inspected], shard_tokens: int, limit: int | None, first: int = 0
+    files: Sequence[InputFile],
+    inspected: list[Inspected],
+    shard_tokens: int,
+    limit: int | None,
+    first: int = 0,
+    context: bool = False,
 ) -> list[ReadUnit]:
     """The plan: units of about SHARDS_PER_UNIT shards, in the order of the files; small files share one.
 
     A pure function of the files and the settings. Units are numbered from `first`. `limit` counts rows (for JSON lines,
-    lines that are not blank).
+    lines that are not blank). context: rows have context, so that of most formats files stay whole.
     """
     files = InputFiles.of(files)
     bytes_per_token = {item.name: item.bytes_per_token for item in formats.FORMATS}
     cuts = [array("q") for _ in _Cut._fields]
     numbers = array("q")
     unit, waiting, tokens = first, 0, 0.0
-    for cut, format_ in _cuts(files, inspected, shard_tokens, limit):
+    for cut, format_ in _cuts(files, inspected, shard_tokens, limit, context):
         more = cut.size / bytes_per_token[format_]
         if waiting and (tokens + more > shard_tokens * SHARDS_PER_UNIT or waiting == MAX_FILES):
             unit, waiting, tokens = unit + 1, 0, 0.0
@@ -110,7 +119,7 @@ def _parts(
 
 
 def _cuts(
-    files: InputFiles, inspected: list[Inspected], shard_tokens: int, limit: int | None
+    files: InputFiles, inspected: list[Inspected], shard_tokens: int, limit: int | None, context: bool
 ) -> Iterator[tuple[_Cut, str]]:
     """The files, the large ones in parts of about a unit, each with the name of its format."""
     left = limit
@@ -119,6 +128,8 @@ def _cuts(
     for number, source, size, form in _each(files.table):
         format_ = named[form]
         target = shard_tokens * SHARDS_PER_UNIT * format_.bytes_per_token
+        if context and form not in CUT_WITH_CONTEXT:
+            target = _ENDLESS
         parts: Iterable[tuple[int, int, int | None, int, int]]
         if format_.records is not None:
             if left is None and size and os.path.splitext(source.lower())[1] in PACKED:

@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from tokloss_ray.inputs.unit import Columns
 from tokloss_ray.model.store import ModelFolder
+from tokloss_ray.scoring.stages.context import Context
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Job:
     batch_tokens: int
     keep_probs: bool
     keep_entropy: bool
+    context: Context | None
     storage_tries: int
     packing: str = "auto"
     compile: str = "off"

@@ -21,6 +21,7 @@ from tokloss_ray.scoring.additions import Base
 from tokloss_ray.scoring.job import Job
 from tokloss_ray.scoring.preflight import Preflight
 from tokloss_ray.scoring.sample import sample_rows, sample_warnings
+from tokloss_ray.scoring.stages.context import Context
 from tokloss_ray.storage.files import is_local, open_location
 
 CPU_SHARD_TOKENS, GPU_SHARD_TOKENS = 1 << 16, 1 << 20
@@ -101,7 +102,9 @@ def make_plan(
     if like is not None and like.job.shard_tokens == shard_tokens:
         units = like.units
     else:
-        units = make_units(files, found.inspected, shard_tokens, config.limit, base.units if base else 0)
+        units = make_units(
+            files, found.inspected, shard_tokens, config.limit, base.units if base else 0, found.columns.documents
+        )
     rows = sum_if_known(unit.rows for unit in units)
     sample = sample_rows(job, units)
     warnings = [*found.warnings, *sample_warnings(job, sample)]
@@ -156,6 +159,8 @@ def _identity(found: Preflight, of_input: Any, dtype: str, shard_tokens: int) ->
     }
     if columns.spans is not None:
         identity["spans"] = asdict(columns.spans)
+    if columns.documents:
+        identity["context"] = [config.context_sentences, config.context_tokens, columns.document]
     if _keeps_entropy(found):  # not in runs of versions without the setting
         identity["keep_entropy"] = True
     if config.tf32 and dtype == "float32":  # nor this one
@@ -198,6 +203,7 @@ def _job(found: Preflight, identity: dict[str, Any], batch_tokens: int, find_bud
         tf32=config.tf32,
         keep_probs=config.keep_probs,
         keep_entropy=_keeps_entropy(found),
+        context=Context(config.context_sentences or 0, config.context_tokens or 0) if found.columns.documents else None,
         storage_tries=config.storage_tries,
         packing=config.packing,
         compile=config.compile,

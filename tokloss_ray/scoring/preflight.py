@@ -102,16 +102,43 @@ def preflight(config: ScoreConfig, located: Located | None = None) -> Preflight:
     located = located or locate(config)
     model = resolve_model(config, located.model)
     warnings = [*located.warnings, *(model.warnings if located.columns.words else ())]
+    warnings += _context_warnings(located)
     data_tags = find_tags(config.tags, located.inspected, located.columns, model.tags, warnings)
     columns = replace(located.columns, declared=(data_tags or ()) if config.tags is None else None)
     overlap, dataset = _overlap(config, model), located.dataset
     return Preflight(config, located.files, located.inspected, model, columns, data_tags, overlap, warnings, dataset)
 
 
+def _context_warnings(located: Located) -> list[str]:
+    """What is taken for a document, where the user should know.
+
+    Raises:
+        Refused: the input is pre-encoded, and where words end is not known.
+    """
+    columns = located.columns
+    if not columns.documents:
+        return []
+    if columns.words is None:
+        raise Refused("--context-sentences and --context-tokens need words, but the input is token ids")
+    if columns.document is None and any(item.file.format != "conll" for item in located.inspected):
+        return ["no --document-column: all sentences of a file are taken for one document"]
+    return []
+
+
 def _column_options(config: ScoreConfig) -> ColumnOptions:
-    names = ("tokens_column", "labels_column", "labels", "id_column", "keep", "partition_by", "add_column")
+    names = (
+        "tokens_column",
+        "labels_column",
+        "labels",
+        "id_column",
+        "keep",
+        "partition_by",
+        "add_column",
+        "document_column",
+    )
     spans = SpanOptions(**{name: getattr(config, name) for name in SpanOptions.__dataclass_fields__})
-    return ColumnOptions(**{name: getattr(config, name) for name in names}, spans=spans)
+    documents = bool(config.context_sentences or config.context_tokens)
+    return ColumnOptions(**{name: getattr(config, name) for name in names}, spans=spans, documents=documents)
 
 
 def _outside_of_input(config: ScoreConfig, files: InputFiles) -> None:

@@ -54,6 +54,8 @@ def sample_rows(job: Job, units: list[ReadUnit]) -> Sample:
                 continue
             sequences, errors = encode_rows(job, tokenizer, unit.sources, chunk.rows)
         tokens = int(list_lengths(one_array(sequences.column(schema.INPUT_IDS))).sum())
+        if schema.OWN in sequences.column_names:  # what is committed is counted without the context
+            tokens = int(one_array(sequences.column(schema.OWN)).flatten().true_count)
         reasons: dict[str, int] = {}
         for reason in [*chunk.errors.column("reason").to_pylist(), *errors.column("reason").to_pylist()]:
             reasons[reason] = reasons.get(reason, 0) + 1

@@ -11,13 +11,14 @@ import pyarrow.compute as pc
 
 from tokloss_ray import schema
 from tokloss_ray.errors import JobFailed
-from tokloss_ray.inputs.read import Chunk
+from tokloss_ray.inputs.read import Chunk, rows_before, rows_behind
 from tokloss_ray.inputs.unit import ReadUnit
 from tokloss_ray.output.names import shard_name
 from tokloss_ray.output.record import RowRange
 from tokloss_ray.ragged import list_lengths, one_array
 from tokloss_ray.schema import ERRORS_SCHEMA
 from tokloss_ray.scoring.job import Job
+from tokloss_ray.scoring.stages.context import Portion, portions
 from tokloss_ray.scoring.stages.encode import encode_rows
 from tokloss_ray.scoring.stages.row_tokenizer import RowTokenizer
 from tokloss_ray.scoring.stages.shard import Shard
@@ -150,11 +151,11 @@ def _cut(
     sources = unit.sources
     pending = _Pending(sources)
     read = index = 0
-    for chunk in chunks:
-        read += chunk.rows.num_rows + chunk.errors.num_rows
-        pending.add_errors(chunk.errors)
-        for rows in _some_words(chunk.rows):
-            pending.add(*encode_rows(job, tokenizer, sources, rows))
+    for portion in _portions(job, unit, chunks):
+        read += portion.read
+        pending.add_errors(portion.errors)
+        for rows, chosen in _some_words(portion, together=job.context is not None):
+            pending.add(*encode_rows(job, tokenizer, sources, rows, chosen))
             while (count := pending.full(shard_budget(job, unit.number, index))) is not None:
                 yield *pending.take(count), None
                 index += 1
@@ -215,15 +216,29 @@ class _Pending:
         return sequences.slice(0, count), errors.slice(0, split)
 
 
-def _some_words(rows: pa.Table) -> Iterator[pa.Table]:
-    """Split rows so that no part holds many more words than one very long row does."""
+def _portions(job: Job, unit: ReadUnit, chunks: Iterable[Chunk]) -> Iterator[Portion]:
+    """The rows of a unit as they are encoded, with neighbours if they have context."""
+    if job.context is None:
+        for chunk in chunks:
+            count = chunk.rows.num_rows
+            yield Portion(chunk.rows, 0, count, chunk.errors, count + chunk.errors.num_rows)
+        return
+    count = job.context.rows
+    before = rows_before(job, unit, count)
+    yield from portions(chunks, unit.sources, count, before, lambda: rows_behind(job, unit, count))
+
+
+def _some_words(portion: Portion, together: bool) -> Iterator[tuple[pa.Table, slice]]:
+    """Split rows so that no part holds many more words than one very long row does, unless they must stay together."""
+    rows = portion.rows
+    if together or not rows.num_rows:
+        yield rows, slice(portion.start, portion.stop)
+        return
     name = schema.WORDS if schema.WORDS in rows.column_names else schema.INPUT_IDS
     ends = np.cumsum(list_lengths(one_array(rows.column(name))))
     start = 0
-    if not rows.num_rows:
-        yield rows
     while start < rows.num_rows:
         before = ends[start - 1] if start else 0
         stop = max(start + 1, int(np.searchsorted(ends, before + _WORDS_AT_ONCE, side="right")))
-        yield rows.slice(start, stop - start)
+        yield rows.slice(start, stop - start), slice(None)
         start = stop

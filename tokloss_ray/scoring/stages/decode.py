@@ -13,6 +13,7 @@ from tokloss_ray import schema
 from tokloss_ray.ragged import list_array, list_lengths, offsets_of, one_array, sum_per_row
 from tokloss_ray.schema import ERRORS_SCHEMA, IGN, IGNORE_INDEX
 from tokloss_ray.scoring.job import Job
+from tokloss_ray.scoring.stages.context import without_context
 from tokloss_ray.scoring.stages.encode import payload
 
 _SCORE_PROBLEMS = {
@@ -38,6 +39,8 @@ def decode_shard(job: Job, sources: Sequence[str], sequences: pa.Table, errors: 
     Raises:
         ValueError: a list is not as long as the input it belongs to.
     """
+    if job.context is not None:
+        sequences = without_context(sequences)
     # A row of which one window cannot be scored is refused as a whole.
     problem = sequences.column(schema.PROBLEM).is_valid().to_numpy()
     scored, unscored = sequences, sequences.slice(0, 0)

@@ -16,6 +16,7 @@ from tokloss_ray.errors import JobFailed
 from tokloss_ray.ragged import list_array, list_lengths, offsets_of, one_array, positions, sum_per_row
 from tokloss_ray.schema import ERRORS_SCHEMA, IGNORE_INDEX
 from tokloss_ray.scoring.job import Job
+from tokloss_ray.scoring.stages.context import documents_of, surround
 from tokloss_ray.scoring.stages.row_tokenizer import NO_WORD, RowTokenizer, Tokens
 from tokloss_ray.scoring.stages.windows import window_owners, window_starts
 
@@ -24,12 +25,18 @@ WORDS_IN_EVERY_WINDOW = 4096
 million words would hold billions, so that from here on only the first window has them."""
 
 
-def encode_rows(job: Job, tokenizer: RowTokenizer, sources: Sequence[str], rows: pa.Table) -> tuple[pa.Table, pa.Table]:
+def encode_rows(
+    job: Job, tokenizer: RowTokenizer, sources: Sequence[str], rows: pa.Table, chosen: slice = slice(None)
+) -> tuple[pa.Table, pa.Table]:
     """Sequences (one per row, or one per window of a long row) and the rows that cannot become any.
 
     sources: the files of the unit, which the column file_part counts. The sequences have example_id, file_part,
-    source_row, window, words, word_ids, input_ids, label_ids, num_dropped_words and the carried columns.
+    source_row, window, words, word_ids, input_ids, label_ids, num_dropped_words and the carried columns; with context
+    also which of its tokens are its own.
+
+    chosen: the rows to encode; the others are neighbours of theirs, for the context.
     """
+    begin, end, _ = chosen.indices(rows.num_rows)
     if schema.WORDS in rows.column_names:
         ids, words_of_tokens, lengths = _tokenize(tokenizer, rows)
         labels, dropped = _align(job, rows, words_of_tokens, lengths)
@@ -41,19 +48,36 @@ def encode_rows(job: Job, tokenizer: RowTokenizer, sources: Sequence[str], rows:
     starts = offsets_of(lengths)[:-1]
     too_long = lengths > job.max_length
     bad = (lengths == 0) | (too_long & (job.overflow == "reject"))
-    pieces = []
-    whole_from = 0
-    for row in np.flatnonzero(too_long | bad).tolist():
-        pieces.append(_whole(rows, whole_from, row, starts, lengths, dropped, words_of_tokens is not None))
+    pieces: list[_Piece] = []
+    documents = None if job.context is None else documents_of(rows)
+    whole_from = begin
+
+    def whole(stop: int) -> None:
+        pieces.append(_whole(rows, whole_from, stop, starts, lengths, dropped, words_of_tokens is not None))
+        if job.context is not None:
+            assert words_of_tokens is not None  # the plan refuses token ids
+            assert documents is not None
+            at_rows = slice(whole_from, stop)
+            found = surround(job.context, documents, words_of_tokens, lengths, at_rows, job.max_length)
+            pieces[-1] = (pieces[-1][0], found.at, found.lengths, ~found.own)
+            own.append(found.own)
+
+    own: list[np.ndarray] = []
+    for row in (begin + np.flatnonzero((too_long | bad)[chosen])).tolist():
+        whole(row)
         if not bad[row]:
             span = slice(starts[row], starts[row] + lengths[row])
             row_words = None if words_of_tokens is None else words_of_tokens[span]
             edges = _word_edges(row_words) if row_words is not None else _id_edges(tokenizer, ids[span], labels[span])
             pieces.append(_windows(job, rows, row, starts[row], labels[span], row_words, *edges))
+            own.append(np.ones(len(pieces[-1][1]), dtype=bool))
         whole_from = row + 1
-    pieces.append(_whole(rows, whole_from, rows.num_rows, starts, lengths, dropped, words_of_tokens is not None))
+    whole(end)
     sequences = _assemble(job, rows, pieces, ids, labels, words_of_tokens)
-    return sequences, _encode_errors(job, sources, rows, np.flatnonzero(bad), lengths)
+    if job.context is not None:
+        offsets = offsets_of(np.concatenate([piece[2] for piece in pieces]))
+        sequences = sequences.append_column(schema.OWN, list_array(np.concatenate(own), offsets))
+    return sequences, _encode_errors(job, sources, rows, begin + np.flatnonzero(bad[chosen]), lengths)
 
 
 def _tokenize(tokenizer: RowTokenizer, rows: pa.Table) -> Tokens:
@@ -181,7 +205,7 @@ def _assemble(
     at, lengths, hidden = (np.concatenate([piece[i] for piece in pieces]) for i in (1, 2, 3))
     offsets = offsets_of(lengths)
     row = pa.array(about["row"], pa.int64())
-    as_they_are = len(pieces) == 1
+    as_they_are = len(pieces) == 1 and job.context is None
     """Each row is a sequence of its own: there is nothing to gather."""
 
     def of_row(name: str, at: pa.Array = row) -> pa.Array:
