@@ -151,10 +151,6 @@ class DeviceQueue:
             try:
                 batch = task.work.prepare(rows)
                 self._wait_until_under_way(self.under_way - 1)
-                if batch.size > self.budget.tokens and len(rows) > 1:
-                    task.work.give_back(rows)  # something has not fitted since: it is cut to what does
-                    self._over(task)
-                    continue
                 if task.note is not None:
                     self._wait_until_under_way(0)
                     task.note(rows)
@@ -166,11 +162,13 @@ class DeviceQueue:
                 continue
             if launched is None:
                 task.work.not_fitting(rows)
-                self._over(task)
-                continue
             with self._changed:
-                self._launched.append((task, batch, launched))
-                self._changed.notify_all()
+                if launched is None:
+                    task.open -= 1
+                    self._settle(task)
+                else:
+                    self._launched.append((task, batch, launched))
+                    self._changed.notify_all()
 
     def _take(self) -> tuple[_Task, np.ndarray] | None:
         """The next micro-batch's sequences, of the shard that came first; waits for one. None when all is over."""
@@ -199,13 +197,6 @@ class DeviceQueue:
                 self.budget.failed(batch.size)
             if alone:
                 return None
-
-    def _over(self, task: _Task) -> None:
-        """A micro-batch that was taken has come to something, or was given back."""
-        with self._changed:
-            task.open -= 1
-            self._settle(task)
-            self._changed.notify_all()
 
     def _wait_until_under_way(self, count: int) -> bool:
         """Wait until no more than so many micro-batches are under way; returns whether it was so already."""

@@ -108,11 +108,6 @@ class Work:
                 self._batches.append(rows[count:])
             return rows[:count]
 
-    def give_back(self, rows: np.ndarray) -> None:
-        """Sequences that were taken and not scored: they come next."""
-        with self._lock:
-            self._batches.append(rows)
-
     def prepare(self, rows: np.ndarray) -> Prepared:
         """Put some sequences end to end, or pad them."""
         if self.packing is not None:
