@@ -50,6 +50,7 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "estimate": (
         "output", "files", "rows", "estimated_rows", "estimated_tokens", "estimated_shards", "shard_tokens", "tags",
         "dtype", "batch_tokens", "batching", "tokens_per_second", "estimated_bytes", "estimated_seconds",
+        "core_tokens_per_second", "gpu_tokens_per_second", "cores_per_gpu",
     ),
     "error": ("message", "exit_code", "detail"),
 }  # fmt: skip

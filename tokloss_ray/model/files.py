@@ -54,6 +54,7 @@ class ModelInfo:
         token_strings: Arrow string array, token string by id.
         content: SHA-256 that changes with the configuration, the weights and code of the model's own that is run.
         tokenizer_content: SHA-256 over the tokenizer, and code of its own that is run.
+        layer_parameters: parameters of the layers, without embeddings, about; 0 where the settings do not tell.
     """
 
     folder: ModelFolder
@@ -65,6 +66,7 @@ class ModelInfo:
     token_strings: pa.Array
     content: str
     tokenizer_content: str
+    layer_parameters: int = 0
     warnings: tuple[str, ...] = ()
 
 
@@ -123,8 +125,19 @@ def resolve_model(config: ScoreConfig, folder: ModelFolder) -> ModelInfo:
         token_strings=pa.array(strings, pa.string()),
         content=content,
         tokenizer_content=hashlib.sha256((tokenizer_json + tokenizer_code).encode()).hexdigest(),
+        layer_parameters=_layer_parameters(settings),
         warnings=(*warnings, *_glued_words(tokenizer_json)),
     )
+
+
+def _layer_parameters(settings: Any) -> int:
+    """Those of attention and of the two layers after it, which nearly all of an encoder's work is for."""
+    layers, width = (getattr(settings, name, None) or 0 for name in ("num_hidden_layers", "hidden_size"))
+    inner = getattr(settings, "intermediate_size", None) or getattr(settings, "hidden_dim", None) or 4 * width
+    try:
+        return int(layers * (4 * width * width + 2 * width * inner))
+    except TypeError:  # lists, of models whose layers differ
+        return 0
 
 
 def _counted(config: ScoreConfig) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from tokloss_ray.scoring.folder import add_generation, check_folder, check_same_
 from tokloss_ray.scoring.lease import Lease
 from tokloss_ray.scoring.on_ray.hardware import (
     Actors,
+    Hardware,
     cluster_hardware,
     gpu_has_bfloat16,
     local_gpu,
@@ -32,6 +33,8 @@ from tokloss_ray.scoring.on_ray.nodes import check_nodes
 from tokloss_ray.scoring.plan import Plan, make_plan
 from tokloss_ray.scoring.preflight import Located, Preflight, locate, preflight
 from tokloss_ray.scoring.resume import EarlierAttempts, find_committed, take_back, unfinished
+from tokloss_ray.scoring.sample import sample_rows
+from tokloss_ray.scoring.supply import core_rate, gpu_rate, too_few_cores
 from tokloss_ray.scoring.watcher import Clock, Watcher
 from tokloss_ray.storage.failures import display
 from tokloss_ray.storage.files import open_location
@@ -146,6 +149,8 @@ def begin(
     plans: list[Plan] = []
     for look, ready in zip(looks, checked.result(), strict=True):
         plans.append(plan_run(look.config, ready, look.run, joins and not finished, look.finished, look.base, plans))
+    if not finished:
+        _warn_of_few_cores(configs[0], checked.result()[0], plans[0], cluster_hardware(may_grow=joins))
     leases = [
         None if look.finished else stack.enter_context(Lease(look.config.output, plan.job.fingerprint))
         for look, plan in zip(looks, plans, strict=True)
@@ -180,6 +185,19 @@ def begin(
     return runs, actors, joins
 
 
+def _warn_of_few_cores(config: ScoreConfig, found: Preflight, plan: Plan, hardware: Hardware) -> None:
+    """Add to the plan's warnings where the cluster's cores will not keep up with its GPUs."""
+    gpus = sum(hardware.gpus)
+    if not gpus or not uses_gpus(config, hardware):
+        return
+    if config.actors is not None:
+        gpus = min(gpus, config.actors[1] * (config.gpus_per_actor or 1))
+    rate = gpu_rate(found.model, plan.job.dtype, hardware.gpu)
+    of_core = core_rate(plan.job, sample_rows(plan.job, plan.units)) if rate else None
+    if rate and of_core and (warning := too_few_cores(rate, of_core, sum(hardware.cpus), gpus)):
+        plan.warnings.append(warning)
+
+
 def _look(config: ScoreConfig, clock: Clock, like: Located | None) -> _Look:
     run = None if config.overwrite else read_run(config.output)
     check_folder(config.output)
@@ -212,7 +230,7 @@ def plan_run(
         Refused: the folder is another run's.
     """
     recorded = None if run is None else run.identity
-    gpu = uses_gpus(config, cluster_hardware()) if cluster else local_gpu() and config.gpus_per_actor != 0
+    gpu = uses_gpus(config, cluster_hardware()) if cluster else local_gpu() is not None and config.gpus_per_actor != 0
     asks = gpu and config.dtype == "auto" and not (recorded or {}).get("dtype")
     bfloat16 = asks and gpu_has_bfloat16(not cluster, config.stall_timeout)
     plan = make_plan(found, gpu, bfloat16, recorded, base, others)

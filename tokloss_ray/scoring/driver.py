@@ -291,5 +291,6 @@ def check(config: ScoreConfig) -> tuple[Plan, Estimate]:
         finished = run is not None and is_finished(config.output)
         located = locate(config)
         base = find_base(config, run, located.files)
-        plan = plan_run(config, preflight(config, located), run, False, finished and not (base and base.new), base)
-    return plan, estimate(plan, gpu=local_gpu() and config.gpus_per_actor != 0)
+        found = preflight(config, located)
+        plan = plan_run(config, found, run, False, finished and not (base and base.new), base)
+    return plan, estimate(plan, found.model, local_gpu() if config.gpus_per_actor != 0 else None)

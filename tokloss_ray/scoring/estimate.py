@@ -6,13 +6,15 @@ import time
 from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from tokloss_ray.errors import before_work
+from tokloss_ray.model.files import ModelInfo
 from tokloss_ray.schema import ERRORS_SCHEMA
 from tokloss_ray.scoring.plan import Plan
 from tokloss_ray.scoring.sample import sample_rows
+from tokloss_ray.scoring.stages.commit import parquet_bytes
 from tokloss_ray.scoring.stages.decode import decode_shard
+from tokloss_ray.scoring.supply import USUAL_RATE, core_rate, cores_for, gpu_rate
 
 SECONDS = 3.0
 _ROWS = 64
@@ -20,15 +22,28 @@ _ROWS = 64
 
 @dataclass(frozen=True)
 class Estimate:
-    """Rates seen on the sample, None and 0 where the input has no rows; and how micro-batches are formed."""
+    """Rates seen on the sample, None and 0 where the input has no rows; and how micro-batches are formed.
+
+    Attributes:
+        core_rate: tokens per second that a core reads, encodes, decodes and writes; None where the sample is too small.
+        gpu_rate: tokens per second of a GPU, this machine's or else a usual one, that `cores_per_gpu` cores serve.
+    """
 
     tokens_per_second: float | None
     bytes_per_token: float
     batching: str
+    core_rate: float | None = None
+    gpu_rate: int = USUAL_RATE
+
+    @property
+    def cores_per_gpu(self) -> int | None:
+        """Cores that a GPU of `gpu_rate` needs."""
+        return cores_for(self.gpu_rate, self.core_rate) if self.core_rate else None
 
 
-def estimate(plan: Plan, gpu: bool) -> Estimate:
-    """Load the model and score some rows of the sample for a few seconds.
+def estimate(plan: Plan, model: ModelInfo, gpu: str | None) -> Estimate:
+    """Load the model and score some rows of the sample for a few seconds, on this machine's GPU if it has one (`gpu`,
+    its name).
 
     Raises:
         Refused: the model does not load, or its answers cannot be repeated.
@@ -36,7 +51,7 @@ def estimate(plan: Plan, gpu: bool) -> Estimate:
     from tokloss_ray.scoring.stages.scorer import Scorer
 
     with before_work():
-        scorer = Scorer(plan.job, gpus=float(gpu))
+        scorer = Scorer(plan.job, gpus=float(gpu is not None))
     sample = sample_rows(plan.job, plan.units)
     sequences = sample.sequences
     if sequences is None or not sequences.num_rows:
@@ -52,6 +67,6 @@ def estimate(plan: Plan, gpu: bool) -> Estimate:
         tokens += decoded.figures["tokens"]
         parts.append(decoded.scores)
         start += _ROWS
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.concat_tables(parts), sink, compression="zstd")
-    return Estimate(tokens / seconds, len(sink.getvalue()) / max(1, tokens), scorer.batching)
+    size = len(parquet_bytes(pa.concat_tables(parts))) / max(1, tokens)
+    of_gpu = gpu_rate(model, plan.job.dtype, gpu) or USUAL_RATE
+    return Estimate(tokens / seconds, size, scorer.batching, core_rate(plan.job, sample), of_gpu)

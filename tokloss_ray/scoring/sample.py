@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +31,8 @@ PACKED_RATIO = 4
 class Sample:
     """The first rows, read and encoded as the job will do it; of the files `sources`.
 
-    `size`: how much of what the plan counts as bytes they are; `unlabelled`: rows without any label.
+    `size`: how much of what the plan counts as bytes they are; `unlabelled`: rows without any label; `cpu_seconds`:
+    processor time that reading and encoding took.
     """
 
     rows: int
@@ -41,18 +43,21 @@ class Sample:
     sources: list[str]
     sequences: pa.Table | None
     unlabelled: int = 0
+    cpu_seconds: float = 0.0
 
 
 def sample_rows(job: Job, units: list[ReadUnit]) -> Sample:
     """Read and encode the first rows of the first unit that has any."""
     tokenizer = RowTokenizer(job.tokenizer_json)
     for unit in units:
+        start = time.process_time()
         with before_work():
             chunk = _first_rows(job, unit)
             rows = chunk.rows.num_rows + chunk.errors.num_rows
             if not rows:
                 continue
             sequences, errors = encode_rows(job, tokenizer, unit.sources, chunk.rows)
+        seconds = time.process_time() - start
         tokens = int(list_lengths(one_array(sequences.column(schema.INPUT_IDS))).sum())
         if schema.OWN in sequences.column_names:  # what is committed is counted without the context
             tokens = int(one_array(sequences.column(schema.OWN)).flatten().true_count)
@@ -62,7 +67,7 @@ def sample_rows(job: Job, units: list[ReadUnit]) -> Sample:
         size, per_row = _bytes_read(unit, chunk), tokens / max(1, chunk.rows.num_rows)
         unlabelled = _unlabelled(chunk.rows) if job.columns.labels else 0
         tags = _tags_of(job, chunk.errors)
-        return Sample(rows, size, per_row, reasons, tags, unit.sources, sequences, unlabelled)
+        return Sample(rows, size, per_row, reasons, tags, unit.sources, sequences, unlabelled, seconds)
     return Sample(0, 0, 0, {}, [], [], None)
 
 

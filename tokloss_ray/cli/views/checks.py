@@ -70,6 +70,9 @@ def print_estimate(console: Console, plan: Plan, estimate: Estimate, several: bo
         seconds = plan.estimated_tokens / estimate.tokens_per_second
         table.add_row("output", f"about {size(plan.estimated_tokens * estimate.bytes_per_token)}")
         table.add_row("time", f"about {duration(seconds)} on this machine ({estimate.tokens_per_second:,.0f} tokens/s)")
+    if estimate.core_rate:
+        table.add_row("CPU", f"a core reads, encodes and writes about {estimate.core_rate:,.0f} tokens/s")
+        table.add_row("", f"a GPU at {estimate.gpu_rate:,} tokens/s needs {estimate.cores_per_gpu} cores")
     console.print(table)
 
 

@@ -127,4 +127,7 @@ def say_estimate(plan: Plan, estimate: Estimate) -> None:
         tokens_per_second=rate,
         estimated_bytes=round(plan.estimated_tokens * estimate.bytes_per_token) if rate else None,
         estimated_seconds=plan.estimated_tokens / rate if rate else None,
+        core_tokens_per_second=estimate.core_rate,
+        gpu_tokens_per_second=estimate.gpu_rate,
+        cores_per_gpu=estimate.cores_per_gpu,
     )

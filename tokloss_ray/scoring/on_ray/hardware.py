@@ -33,17 +33,21 @@ class Actors:
 
 @dataclass(frozen=True)
 class Hardware:
-    """CPUs and GPUs of each node that is alive; `may_grow` if it is a cluster that other nodes may join."""
+    """CPUs and GPUs of each node that is alive; `may_grow` if it is a cluster that other nodes may join; the name of a
+    GPU, None if Ray does not know it."""
 
     cpus: tuple[float, ...]
     gpus: tuple[float, ...]
     may_grow: bool = False
+    gpu: str | None = None
 
 
 def cluster_hardware(may_grow: bool = False) -> Hardware:
     """The nodes of the Ray cluster this process is connected to."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return Hardware(tuple(n.get("CPU", 0.0) for n in nodes), tuple(n.get("GPU", 0.0) for n in nodes), may_grow)
+    names = [key.partition(":")[2] for node in nodes for key in node if key.startswith("accelerator_type:")]
+    cpus, gpus = (tuple(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU"))
+    return Hardware(cpus, gpus, may_grow, names[0] if names else None)
 
 
 def uses_gpus(config: ScoreConfig, hardware: Hardware) -> bool:
@@ -129,8 +133,8 @@ def gpu_has_bfloat16(local: bool, patience: float) -> bool:
         raise Refused(f"no GPU node responded within {patience:g} s; set --dtype to go without asking one") from None
 
 
-def local_gpu() -> bool:
-    """Whether this machine has a GPU that torch can use."""
+def local_gpu() -> str | None:
+    """The name of this machine's GPU, if it has one that torch can use."""
     import torch
 
-    return torch.cuda.is_available()
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
