@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -124,8 +124,10 @@ class ScoreConfig(BaseModel):
     actors: tuple[int, int] | None = Field(
         None, description="Number of model actors: N or MIN,MAX (default: one per GPU; without GPUs, one per node)."
     )
-    gpus_per_actor: float | None = Field(
-        None, ge=0, description="GPUs per model actor (default: 1 if the cluster has GPUs)."
+    gpus_per_actor: Literal["auto"] | Annotated[float, Field(ge=0)] | None = Field(
+        None,
+        description="GPUs per model actor: a number, or auto, which puts several actors with a tiny model on each GPU "
+        "(default: 1 if the cluster has GPUs).",
     )
     max_error_rate: float = Field(
         0.0, ge=0, le=1, description="Largest share of rows allowed in errors/; above it, exit code 3."

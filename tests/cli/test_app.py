@@ -97,7 +97,7 @@ def test_types_of_options() -> None:
     assert {name for name, kind in types.items() if kind == list[str]} == {
         "input", "keep", "partition_by", "add_column", "label_map"
     }  # fmt: skip
-    assert (types["tags"], types["actors"], types["max_length"], types["gpus_per_actor"]) == (str, str, int, float)
+    assert (types["tags"], types["actors"], types["max_length"], types["gpus_per_actor"]) == (str, str, int, str)
     assert (types["overwrite"], types["model"]) == (bool, str)
 
 

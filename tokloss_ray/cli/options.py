@@ -45,6 +45,7 @@ _METAVARS = {
     "partition_by": "COLUMN",
     "add_column": "NAME=VALUE",
     "actors": "N|MIN,MAX",
+    "gpus_per_actor": "NUMBER|auto",
     "stall_timeout": "SECONDS",
     "max_error_rate": "RATE",
 }
@@ -107,7 +108,8 @@ def option_type(annotation: Any) -> Any:
     that may be missing is one text, which the setting takes apart."""
     optional = get_origin(annotation) in (Union, UnionType)
     if optional:
-        (annotation,) = (kind for kind in get_args(annotation) if kind is not type(None))
+        kinds = [kind for kind in get_args(annotation) if kind is not type(None)]
+        annotation = kinds[0] if len(kinds) == 1 else str  # a number or a word: the setting tells them apart
     if get_origin(annotation) in (tuple, dict):
         return str if optional else list[str]
     return annotation

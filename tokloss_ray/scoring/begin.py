@@ -28,6 +28,7 @@ from tokloss_ray.scoring.on_ray.hardware import (
     local_gpu,
     plan_actors,
     uses_gpus,
+    weights_of,
 )
 from tokloss_ray.scoring.on_ray.nodes import check_nodes
 from tokloss_ray.scoring.plan import Plan, make_plan
@@ -163,7 +164,8 @@ def begin(
                 raise Refused(f"another run was at work in {look.config.output} just now: run the same command again")
     runs = [_claimed(*each, watcher) for each in zip(looks, plans, leases, strict=True)]
     lacks = any(run.lacking() for run in runs)
-    actors = plan_actors(configs[0], cluster_hardware(may_grow=joins)) if lacks else None
+    weights = weights_of(plan.job.model for plan in plans)
+    actors = plan_actors(configs[0], cluster_hardware(may_grow=joins), weights) if lacks else None
     new = [begun for begun, look in zip(runs, looks, strict=True) if begun.lease is not None and look.run is None]
     for run in runs:
         if run.lease is not None:

@@ -23,7 +23,7 @@ from tokloss_ray.scoring.begin import Begun, begin, plan_run
 from tokloss_ray.scoring.estimate import Estimate, estimate
 from tokloss_ray.scoring.finish import break_early, complete
 from tokloss_ray.scoring.folder import check_folder
-from tokloss_ray.scoring.on_ray.hardware import Actors, cluster_hardware, local_gpu, plan_actors
+from tokloss_ray.scoring.on_ray.hardware import Actors, cluster_hardware, local_gpu, plan_actors, weights_of
 from tokloss_ray.scoring.on_ray.metrics import RunMetrics
 from tokloss_ray.scoring.on_ray.nodes import NodeWatch
 from tokloss_ray.scoring.plan import Plan
@@ -155,7 +155,7 @@ def _score_missing(runs: Sequence[Begun], actors: Actors | None, joins: bool, wa
     while work and idle < IDLE_PASSES:
         failure, known = None, (_shards(runs), deaths)
         try:
-            actors = actors or _actors_again(config, joins)
+            actors = actors or _actors_again(config, joins, runs)
             rolls = [RollUp(run.config.output, run.plan.job.fingerprint, run.committed.next_segment) for run in runs]
             for number, record in _one_pass(runs, work, actors, again):
                 run = runs[number]
@@ -224,16 +224,17 @@ def _tell_new(told: Done, watcher: Watcher, record: CommitRecord) -> None:
         watcher.committed(record)
 
 
-def _actors_again(config: ScoreConfig, joins: bool) -> Actors:
+def _actors_again(config: ScoreConfig, joins: bool, runs: Sequence[Begun]) -> Actors:
     """The actors for one more pass, on the nodes that are left, or that come up in place of those that were lost.
 
     Raises:
         JobFailed: there are none.
     """
     deadline = time.monotonic() + (config.stall_timeout if joins else 0)
+    weights = weights_of(run.plan.job.model for run in runs)
     while True:
         try:
-            return plan_actors(config, cluster_hardware(may_grow=joins))
+            return plan_actors(config, cluster_hardware(may_grow=joins), weights)
         except Refused as error:
             if time.monotonic() > deadline:
                 raise JobFailed(str(error)) from None

@@ -9,7 +9,8 @@ import pytest
 
 from tokloss_ray import ScoreConfig
 from tokloss_ray.errors import Refused
-from tokloss_ray.scoring.on_ray.hardware import RESERVED_CPUS, Actors, Hardware, plan_actors
+from tokloss_ray.model.store import ModelFolder
+from tokloss_ray.scoring.on_ray.hardware import AT_ONCE, RESERVED_CPUS, Actors, Hardware, plan_actors, weights_of
 
 
 def test_actors_by_hardware() -> None:
@@ -112,3 +113,48 @@ def test_ray_packs_as_is_counted(each: float) -> None:
     """On two GPUs that do not exist."""
     done = subprocess.run([sys.executable, "-c", PACKING, str(each)], capture_output=True, text=True, check=True)
     assert f"started {planned((8.0,), (2.0,), gpus_per_actor=each).high}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("weights", "cpus", "gpus", "expected"),
+    [
+        (90 << 20, (16.0,), (1.0,), (4, 0.25)),  # a tiny model, a core and more for each
+        (90 << 20, (16.0,), (4.0,), (12, 0.3333)),  # three cores for each GPU
+        (90 << 20, (16.0, 6.0), (1.0, 2.0), (6, 0.5)),  # the node with the fewest decides
+        (90 << 20, (2.0,), (1.0,), (1, 1.0)),
+        (440 << 20, (16.0,), (2.0,), (2, 1.0)),  # a base model keeps a GPU busy
+        (0, (16.0,), (2.0,), (2, 1.0)),  # not known
+    ],
+)
+def test_several_actors_with_a_tiny_model_on_a_gpu(
+    weights: int, cpus: tuple[float, ...], gpus: tuple[float, ...], expected: tuple[int, float]
+) -> None:
+    config = ScoreConfig(model="m", input="i", output="o", gpus_per_actor="auto")
+    made = plan_actors(config, Hardware(cpus, gpus), weights)
+    assert (made.high, made.num_gpus) == expected
+    assert made.at_once == AT_ONCE
+    assert made.num_cpus * made.high <= sum(cpus) - RESERVED_CPUS
+    unset = plan_actors(config.model_copy(update={"gpus_per_actor": None}), Hardware(cpus, gpus), weights)
+    assert unset.num_gpus == 1.0, "only who asks gets it"
+
+
+def test_auto_without_gpus_is_the_cpu() -> None:
+    made = planned((8.0,), (0.0,), gpus_per_actor="auto")
+    assert (made.num_gpus, made.threads, made.at_once) == (0, 8, 1)
+
+
+def test_weights_of_models() -> None:
+    both = (("model.safetensors", 100, ""), ("pytorch_model.bin", 130, ""), ("config.json", 5, ""))
+    parts = (("model-1.safetensors", 10, ""), ("model-2.safetensors", 20, ""))
+    base = ModelFolder("base", "local", None, parts)
+    adapter = ModelFolder("adapter", "local", None, (("adapter_model.safetensors", 1, ""),), base=base)
+    assert weights_of([ModelFolder("m", "local", None, both), adapter]) == 130
+    assert weights_of([ModelFolder("m", "local", None, both[1:])]) == 130
+
+
+def test_what_may_be_asked_of_gpus() -> None:
+    for text, value in (("auto", "auto"), ("0.5", 0.5), ("0", 0.0), (2, 2.0)):
+        assert ScoreConfig(model="m", input="i", output="o", gpus_per_actor=text).gpus_per_actor == value
+    for text in ("-1", "many"):
+        with pytest.raises(ValueError, match="gpus_per_actor"):
+            ScoreConfig(model="m", input="i", output="o", gpus_per_actor=text)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import ray
 
 from tokloss_ray.config import ScoreConfig
 from tokloss_ray.errors import Refused
+from tokloss_ray.model.store import ModelFolder
 
 AT_ONCE = 3
 """Shards in an actor on a GPU: one that is computed, one on its way from or to Arrow, and one behind it."""
+TINY_BYTES, MOST_ON_A_GPU = 1 << 27, 4
+"""Weights of a model up to which `--gpus-per-actor auto` puts several actors on a GPU, and how many at most."""
 RESERVED_CPUS = 0.75
 """What encode and commit need on a node; actors that take every CPU would hang the job silently."""
 
@@ -52,16 +56,18 @@ def cluster_hardware(may_grow: bool = False) -> Hardware:
 
 def uses_gpus(config: ScoreConfig, hardware: Hardware) -> bool:
     """Whether the model runs on GPUs: where there are any, or where the user counts on some to come."""
-    if config.gpus_per_actor is not None:
-        return config.gpus_per_actor > 0
-    return any(hardware.gpus)
+    if config.gpus_per_actor in (None, "auto"):
+        return any(hardware.gpus)
+    return config.gpus_per_actor != 0
 
 
-def plan_actors(config: ScoreConfig, hardware: Hardware) -> Actors:
+def plan_actors(config: ScoreConfig, hardware: Hardware, weights: int = 0) -> Actors:
     """One actor per GPU where there are GPUs, one per CPU node otherwise, unless the user says so.
 
     On a cluster that may grow, `--actors MIN,MAX` with MAX beyond what fits now is for nodes that join later, and
     `--gpus-per-actor` with `--actors` for GPU nodes that the cluster starts on demand.
+
+    weights: bytes of the weights of all models, by which `--gpus-per-actor auto` decides; 0 if they are not known.
 
     Raises:
         Refused: what is asked for does not fit the cluster.
@@ -70,14 +76,39 @@ def plan_actors(config: ScoreConfig, hardware: Hardware) -> Actors:
     if not nodes:
         raise Refused("the cluster has no node with CPUs for work: encode and commit need them")
     if uses_gpus(config, hardware):
-        return _gpu_actors(config, hardware, nodes)
+        return _gpu_actors(config, hardware, nodes, _gpus_each(config, hardware, weights))
     low, high = config.actors or (len(nodes), len(nodes))
     per_node = math.ceil((low if hardware.may_grow else high) / len(nodes))
     return Actors(low, high, _share((min(nodes) - RESERVED_CPUS) / per_node), 0, max(1, int(min(nodes) // per_node)))
 
 
-def _gpu_actors(config: ScoreConfig, hardware: Hardware, nodes: list[float]) -> Actors:
-    each = 1.0 if config.gpus_per_actor is None else config.gpus_per_actor
+def weights_of(models: Iterable[ModelFolder]) -> int:
+    """Bytes of the files with weights of some models."""
+    return sum(_weights(model.base or model) for model in models)
+
+
+def _weights(model: ModelFolder) -> int:
+    by_ending = {
+        ending: [s for name, s, _ in model.files if name.endswith(ending)] for ending in (".safetensors", ".bin")
+    }
+    return sum(by_ending[".safetensors"] or by_ending[".bin"])
+
+
+def _gpus_each(config: ScoreConfig, hardware: Hardware, weights: int) -> float:
+    """GPUs of an actor.
+
+    A process launches a micro-batch in about the same time whatever the model, and the GPU has computed that of a tiny
+    model sooner: other processes fill the gap, if each has a core.
+    """
+    if config.gpus_per_actor != "auto":
+        return 1.0 if config.gpus_per_actor is None else config.gpus_per_actor
+    if not 0 < weights <= TINY_BYTES:
+        return 1.0
+    cores = min((cpus - RESERVED_CPUS) / gpus for cpus, gpus in zip(hardware.cpus, hardware.gpus, strict=True) if gpus)
+    return math.floor(10_000 / max(1, min(MOST_ON_A_GPU, math.floor(cores)))) / 10_000  # Ray counts to four digits
+
+
+def _gpu_actors(config: ScoreConfig, hardware: Hardware, nodes: list[float], each: float) -> Actors:
     if each > 1 and each != math.floor(each):
         raise Refused(f"--gpus-per-actor {each:g}: Ray gives an actor a part of one GPU, or whole ones")
     fit = [_fit(gpus, each) for gpus in hardware.gpus]
