@@ -15,7 +15,7 @@ from tests.support import demo_words
 from tokloss_ray.errors import Refused
 from tokloss_ray.mining.passes import combine_in_order, combine_tables, final_tables, partial_tables
 from tokloss_ray.mining.settings import MiningSettings
-from tokloss_ray.mining.tables.grouping import SUM, combine_tallies, figures_of, moments, slices
+from tokloss_ray.mining.tables.grouping import SUM, combine_tallies, figures_of, moments, slices, sum_counts
 from tokloss_ray.mining.tables.lengths import bucket
 from tokloss_ray.mining.tables.table import Partials
 from tokloss_ray.mining.words.occurrences import count_words
@@ -153,3 +153,11 @@ def test_buckets() -> None:
     assert (values <= high).all()
     assert (values > high // 2).all()
     assert bucket(np.array([1, 2, 3, 4, 5, 8, 9])).tolist() == [0, 1, 2, 2, 3, 3, 4]
+
+
+def test_a_combined_part_stands_beside_one_that_is_not() -> None:
+    """As in a tree of nine parts, whatever the order of a part's columns."""
+    part = pa.table({"word": ["a", "b"], "count": [1, 2], "errors": [0, 1]})
+    combined = sum_counts([part, part], ["word"], ["errors", "count"])
+    whole = sum_counts([combined, part], ["word"], ["errors", "count"])
+    assert whole.to_pylist() == [{"word": "a", "errors": 0, "count": 3}, {"word": "b", "errors": 3, "count": 6}]

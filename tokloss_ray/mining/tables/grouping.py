@@ -145,8 +145,11 @@ def combine_tallies(parts: Sequence[pa.Table], keys: Sequence[str]) -> pa.Table:
 
 
 def sum_counts(parts: Sequence[pa.Table], keys: Sequence[str], counts: Sequence[str]) -> pa.Table:
-    """Rows of equal keys as one, with the sums of their counts, sorted by the keys."""
-    table = pa.concat_tables(parts).select([*keys, *counts])
+    """Rows of equal keys as one, with the sums of their counts, sorted by the keys.
+
+    parts: tables with these columns, in any order: a combined part may stand beside one that is not.
+    """
+    table = pa.concat_tables(part.select([*keys, *counts]) for part in parts)
     group, first = group_rows([table.column(name) for name in keys], table.num_rows)
     columns = {name: table.column(name).take(pa.array(first)) for name in keys}
     for name in counts:
