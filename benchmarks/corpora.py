@@ -19,7 +19,7 @@ SIZES = {"small": (6, 384, 6), "base": (12, 768, 12)}
 MAX_LENGTH = 512
 
 
-def make_model(size: str, folder: Path) -> Path:
+def make_model(size: str, folder: Path, seed: int = 0) -> Path:
     """A randomly initialised encoder with the tokenizer and the tags of the demo's model."""
     layers, width, heads = SIZES[size]
     demo = AutoConfig.from_pretrained(DEMO_MODEL)
@@ -34,7 +34,7 @@ def make_model(size: str, folder: Path) -> Path:
         id2label=demo.id2label,
         label2id=demo.label2id,
     )
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     BertForTokenClassification(config).save_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(DEMO_MODEL)
     tokenizer.model_max_length = MAX_LENGTH
