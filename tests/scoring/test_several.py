@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from tokloss_ray.errors import Interrupted, JobFailed, Refused, TooManyBadRows
 from tokloss_ray.output.record import CommitRecord
 from tokloss_ray.output.status import read_status
 from tokloss_ray.output.verify import verify
+from tokloss_ray.scoring.job import _OF_THE_MODEL, Job
 from tokloss_ray.scoring.on_ray import workers
 from tokloss_ray.scoring.stages import scorer
 from tokloss_ray.scoring.watcher import Watcher
@@ -331,3 +333,11 @@ def test_what_one_pass_cannot_do(settings: Settings, tmp_path: Path) -> None:
     alone(settings("a"))
     with pytest.raises(Refused, match=f"{tmp_path}/out is the output of one model"):
         score([one, other])
+
+
+def test_every_field_of_a_job_is_known_to_count_or_not() -> None:
+    """One that is new keeps runs apart until somebody says that reading and encoding do not depend on it."""
+    assert {field.name for field in fields(Job)} - _OF_THE_MODEL == {
+        "columns", "constants", "partition_by", "tags", "data_tags", "tokenizer_json", "tokenizers_version",
+        "embedding_rows", "max_length", "overflow", "overlap", "label_all_subtokens", "shard_tokens", "storage_tries",
+    }  # fmt: skip
