@@ -29,7 +29,7 @@ from tokloss_ray.scoring.watcher import Watcher
 from tokloss_ray.storage.sealed import unsealed
 
 Files = dict[str, Any]
-TIMES = ("seconds", "padded_tokens", "storage_retries")
+TIMES = ("seconds", "device_wait", "storage_retries")
 
 
 @pytest.fixture(autouse=True)
