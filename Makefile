@@ -103,7 +103,6 @@ bench: $(STAMP) ## compare with alternatives, an hour on two idle cores: tables,
 	@for what in "" "--plan 1000000" "--plan-rows 1000000000"; do \
 		$(PYTHON_BENCH) benchmarks/many_files.py $$what --json $(RESULTS)/many_files.json || exit 1; \
 	done
-	@$(PYTHON_BENCH) benchmarks/many_files.py --json $(RESULTS)/many_files.json
 	@$(PYTHON_BENCH) benchmarks/several.py --json $(RESULTS)/several.json
 	@$(PYTHON_BENCH) benchmarks/cost_against_size.py --json $(RESULTS)/cost_against_size.json
 	@$(MAKE) --no-print-directory bench-floors

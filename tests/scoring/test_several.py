@@ -339,5 +339,6 @@ def test_every_field_of_a_job_is_known_to_count_or_not() -> None:
     """One that is new keeps runs apart until somebody says that reading and encoding do not depend on it."""
     assert {field.name for field in fields(Job)} - _OF_THE_MODEL == {
         "columns", "constants", "partition_by", "tags", "data_tags", "tokenizer_json", "tokenizers_version",
-        "embedding_rows", "max_length", "overflow", "overlap", "label_all_subtokens", "shard_tokens", "storage_tries",
+        "embedding_rows", "max_length", "overflow", "overlap", "context",
+        "label_all_subtokens", "shard_tokens", "storage_tries",
     }  # fmt: skip
