@@ -90,6 +90,15 @@ class ScoreConfig(BaseModel):
     keep_entropy: bool = Field(
         False, description="Write the entropy of every token's tags (column entropy); always with --no-labels."
     )
+    level: Literal["token", "word"] = Field(
+        "token", description="With word, also write one label, prediction, probability and loss for each word."
+    )
+    word_loss: Literal["first", "mean", "max", "sum"] = Field(
+        "first", description="For --level word: which of the losses of its tokens a word has."
+    )
+    word_tag: Literal["first", "vote"] = Field(
+        "first", description="For --level word: the prediction of a word's first token, or of most of its tokens."
+    )
     context_sentences: int | None = Field(
         None, gt=0, description="Let the model see N sentences of the document before and after each one."
     )
@@ -217,6 +226,10 @@ class ScoreConfig(BaseModel):
         clash = sorted(schema.RESERVED & {*self.keep, *self.partition_by, *self.add_column})
         if clash:
             raise ValueError(f"{', '.join(clash)}: reserved column name; rename it in the input")
+        if self.level == "token" and (self.word_loss, self.word_tag) != ("first", "first"):
+            raise ValueError(f"{'word_loss' if self.word_loss != 'first' else 'word_tag'}: is for level word; add it")
+        if self.word_loss != "first" and not self.label_all_subtokens:
+            raise ValueError(f"word_loss: {self.word_loss} needs label_all_subtokens; else one token has a loss")
         if self.context_sentences and self.context_tokens:
             raise ValueError("context_tokens: cannot be combined with context_sentences")
         if self.document_column and not (self.context_sentences or self.context_tokens):

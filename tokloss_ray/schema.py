@@ -36,6 +36,8 @@ PROBS = "probs"
 WORD_STARTS = "word_starts"
 WORD_ENDS = "word_ends"
 WORD_OFFSETS = (WORD_STARTS, WORD_ENDS)
+WORD_INDEX, WORD_LABEL, WORD_PREDICTED = "word_index", "word_label", "word_predicted"
+WORD_PROB, WORD_LOSS = "word_prob", "word_loss"
 """Where each word begins and ends in the text, in code points; only where the input is text with spans."""
 NUM_TOKENS = "num_tokens"
 NUM_LABELS = "num_labels"
@@ -86,12 +88,21 @@ SCORES_FIELDS = (
     pa.field(MEAN_LOSS, pa.float32()),
     pa.field(MAX_LOSS, pa.float32()),
 )
+WORD_FIELDS = (
+    pa.field(WORD_INDEX, pa.list_(pa.int32())),
+    pa.field(WORD_LABEL, pa.list_(pa.string())),
+    pa.field(WORD_PREDICTED, pa.list_(pa.string())),
+    pa.field(WORD_PROB, pa.list_(pa.float32())),
+    pa.field(WORD_LOSS, pa.list_(pa.float32())),
+)
+"""What `--level word` adds: one entry for each word."""
 ENTROPY_FIELD = pa.field(ENTROPY, pa.list_(pa.float32()))
 PROBS_FIELD = pa.field(PROBS, pa.list_(pa.list_(pa.float32())))
 RESERVED = frozenset(f.name for f in SCORES_FIELDS) | {
     ENTROPY,
     PROBS,
     *WORD_OFFSETS,
+    *(field.name for field in WORD_FIELDS),
     FILE_PART,
     LABEL_IDS,
     PREDICTED_IDS,

@@ -18,8 +18,8 @@ _PANELS = {
     "Input and output": "model input output config revision tokenizer dataset_config split limit append overwrite",
     "Columns and tags": "tokens_column labels_column labels id_column tags keep partition_by add_column",
     "Text with spans": "text_column spans_column words widen_spans label_map",
-    "Tokens": "max_length overflow overlap label_all_subtokens keep_probs keep_entropy context_sentences "
-    "context_tokens document_column",
+    "Tokens": "max_length overflow overlap label_all_subtokens keep_probs keep_entropy level word_loss word_tag "
+    "context_sentences context_tokens document_column",
     "Speed and cluster": "dtype tf32 batch_tokens packing compile shard_tokens actors gpus_per_actor address "
     "stall_timeout storage_tries",
     "Limits and permissions": "max_error_rate trust_remote_code allow_pickle verbose log_format",

@@ -226,6 +226,11 @@ def _check_table(table: pa.Table) -> Iterator[str]:
             yield "entropy is not as long as input_ids"
         elif not (entropies.flatten().to_numpy(zero_copy_only=False) >= 0).all():
             yield "an entropy is not a number from 0"
+    if schema.WORD_INDEX in table.column_names:
+        sizes = list_lengths(one_array(table.column(schema.WORD_INDEX)))
+        for field in schema.WORD_FIELDS:
+            if not np.array_equal(list_lengths(one_array(table.column(field.name))), sizes):
+                yield f"{field.name} is not as long as word_index"
     if losses[~labelled].any():
         yield "a position without a label has a loss"
     sums = {

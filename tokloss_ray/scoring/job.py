@@ -9,6 +9,7 @@ import pyarrow as pa
 from tokloss_ray.inputs.unit import Columns
 from tokloss_ray.model.store import ModelFolder
 from tokloss_ray.scoring.stages.context import Context
+from tokloss_ray.scoring.stages.word_level import WordLevel
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Job:
     keep_probs: bool
     keep_entropy: bool
     context: Context | None
+    level: WordLevel | None
     storage_tries: int
     packing: str = "auto"
     compile: str = "off"

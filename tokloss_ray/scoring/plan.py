@@ -22,6 +22,7 @@ from tokloss_ray.scoring.job import Job
 from tokloss_ray.scoring.preflight import Preflight
 from tokloss_ray.scoring.sample import sample_rows, sample_warnings
 from tokloss_ray.scoring.stages.context import Context
+from tokloss_ray.scoring.stages.word_level import WordLevel
 from tokloss_ray.storage.files import is_local, open_location
 
 CPU_SHARD_TOKENS, GPU_SHARD_TOKENS = 1 << 16, 1 << 20
@@ -159,6 +160,8 @@ def _identity(found: Preflight, of_input: Any, dtype: str, shard_tokens: int) ->
     }
     if columns.spans is not None:
         identity["spans"] = asdict(columns.spans)
+    if config.level == "word":
+        identity["level"] = ["word", config.word_loss, config.word_tag]
     if columns.documents:
         identity["context"] = [config.context_sentences, config.context_tokens, columns.document]
     if _keeps_entropy(found):  # not in runs of versions without the setting
@@ -203,6 +206,7 @@ def _job(found: Preflight, identity: dict[str, Any], batch_tokens: int, find_bud
         tf32=config.tf32,
         keep_probs=config.keep_probs,
         keep_entropy=_keeps_entropy(found),
+        level=WordLevel(config.word_loss, config.word_tag) if config.level == "word" else None,
         context=Context(config.context_sentences or 0, config.context_tokens or 0) if found.columns.documents else None,
         storage_tries=config.storage_tries,
         packing=config.packing,

@@ -103,6 +103,8 @@ def preflight(config: ScoreConfig, located: Located | None = None) -> Preflight:
     model = resolve_model(config, located.model)
     warnings = [*located.warnings, *(model.warnings if located.columns.words else ())]
     warnings += _context_warnings(located)
+    if config.level == "word" and located.columns.words is None:
+        raise Refused("--level word needs words, but the input is token ids")
     data_tags = find_tags(config.tags, located.inspected, located.columns, model.tags, warnings)
     columns = replace(located.columns, declared=(data_tags or ()) if config.tags is None else None)
     overlap, dataset = _overlap(config, model), located.dataset

@@ -15,6 +15,7 @@ from tokloss_ray.schema import ERRORS_SCHEMA, IGN, IGNORE_INDEX
 from tokloss_ray.scoring.job import Job
 from tokloss_ray.scoring.stages.context import without_context
 from tokloss_ray.scoring.stages.encode import payload
+from tokloss_ray.scoring.stages.word_level import word_columns
 
 _SCORE_PROBLEMS = {
     "non_finite": "some logits are NaN or infinite",
@@ -111,6 +112,9 @@ def _score_rows(job: Job, sources: Sequence[str], table: pa.Table) -> pa.Table:
         schema.MAX_LOSS: pa.array(most.astype(np.float32), mask=none),
     }
     fields = list(schema.SCORES_FIELDS)
+    if job.level is not None:
+        made |= word_columns(job.level, job.tags, table)
+        fields += schema.WORD_FIELDS
     fields += [schema.ENTROPY_FIELD] if job.keep_entropy else []
     fields += [schema.PROBS_FIELD] if job.keep_probs else []
     fields += [field for field in job.columns.carried if field.name not in job.constants]
