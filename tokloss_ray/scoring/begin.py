@@ -193,7 +193,8 @@ def _warn_of_few_cores(config: ScoreConfig, found: Preflight, plan: Plan, hardwa
     if not gpus or not uses_gpus(config, hardware):
         return
     if config.actors is not None:
-        gpus = min(gpus, config.actors[1] * (config.gpus_per_actor or 1))
+        each = config.gpus_per_actor
+        gpus = min(gpus, config.actors[1] * (each if isinstance(each, (int, float)) else 1))
     rate = gpu_rate(found.model, plan.job.dtype, hardware.gpu)
     of_core = core_rate(plan.job, sample_rows(plan.job, plan.units)) if rate else None
     if rate and of_core and (warning := too_few_cores(rate, of_core, sum(hardware.cpus), gpus)):
