@@ -107,10 +107,10 @@ bench: $(STAMP) ## compare with alternatives, an hour on two idle cores: tables,
 	@$(PYTHON_BENCH) benchmarks/cost_against_size.py --json $(RESULTS)/cost_against_size.json
 	@$(MAKE) --no-print-directory bench-floors
 
-bench-gpu: $(STAMP) ## the same on a GPU
+bench-gpu: $(STAMP) ## on a GPU: is it exact, how fast, does the job keep up; ARGS="--quick --device cpu --json FILE" tries it without
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS) $(CONSTRAINTS:%=-c %) -e '.[dev,bench]'
 	@mkdir -p $(RESULTS)
-	@$(PYTHON_BENCH) benchmarks/gpu.py --json $(RESULTS)/gpu.json
+	@$(PYTHON_BENCH) benchmarks/gpu.py --json $(RESULTS)/gpu.json $(ARGS)
 
 bench-floors: $(STAMP) ## compare the figures in benchmarks/results with benchmarks/floors.json
 	@$(BIN)/python benchmarks/check_floors.py $(RESULTS)

@@ -14,7 +14,7 @@ import tokloss_ray
 
 DEMO = Path(tokloss_ray.__file__).parent / "demo"
 DEMO_MODEL, DEMO_DATA = DEMO / "model", DEMO / "data" / "panx_de_validation.parquet"
-SIZES = {"small": (6, 384, 6), "base": (12, 768, 12)}
+SIZES = {"tiny": (2, 64, 2), "small": (6, 384, 6), "base": (12, 768, 12), "large": (24, 1024, 16)}
 """Layers, width and heads."""
 MAX_LENGTH = 512
 

@@ -31,7 +31,7 @@ def scores(folder: Path, model: str, data: str, dtype: str) -> dict[str, np.ndar
     return {name: values[labelled] for name, values in arrays.items()}
 
 
-def compare(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> dict[str, float]:
+def compare(one: dict[str, np.ndarray], other: dict[str, np.ndarray], dtype: str = "bfloat16") -> dict[str, float]:
     """Differences of the second to the first, over labelled tokens."""
     assert np.array_equal(one["labels"], other["labels"])
     difference = np.abs(one["loss"].astype(np.float64) - other["loss"])
@@ -39,7 +39,7 @@ def compare(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> dict[st
     return {
         "labelled tokens": len(difference),
         "mean loss, float32": round(float(one["loss"].mean()), 5),
-        "mean loss, bfloat16": round(float(other["loss"].mean()), 5),
+        f"mean loss, {dtype}": round(float(other["loss"].mean()), 5),
         "mean absolute difference": round(float(difference.mean()), 5),
         "99th percentile of it": round(float(np.quantile(difference, 0.99)), 4),
         "maximum of it": round(float(difference.max()), 3),

@@ -79,11 +79,11 @@ def reference(model: torch.nn.Module, folder: Path, encoded: Dataset) -> float:
     return tokens_of(encoded) / (time.perf_counter() - start)
 
 
-def hf_pipeline(model: torch.nn.Module, folder: Path, table: pa.Table, tokens: int) -> float:
+def hf_pipeline(model: torch.nn.Module, folder: Path, table: pa.Table, tokens: int, device: str = "cpu") -> float:
     """(b) `transformers.pipeline`, batches of 32. It gets running text, and makes no losses."""
     texts = Dataset.from_dict({"text": [" ".join(words) for words in table.column("tokens").to_pylist()]})
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    tagger = pipeline("token-classification", model=model, tokenizer=tokenizer, device="cpu")
+    tagger = pipeline("token-classification", model=model, tokenizer=tokenizer, device=device)
     start = time.perf_counter()
     for _ in tagger(KeyDataset(texts, "text"), batch_size=32):
         pass

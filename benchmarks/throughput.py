@@ -32,6 +32,7 @@ import torch
 from common import save, say, show
 
 from tokloss_ray.config import ScoreConfig
+from tokloss_ray.output.totals import RunSummary
 from tokloss_ray.scoring.driver import score
 from tokloss_ray.scoring.stages.cutting import FIRST_HALVINGS
 from tokloss_ray.scoring.watcher import Watcher
@@ -65,8 +66,8 @@ class Commits(Watcher):
 
 def job(
     model: Path, data: Path, dtype: str, shard_tokens: int | None, commits: Commits | None = None
-) -> tuple[float, float]:
-    """(f) The job: its steady rate and its padding efficiency."""
+) -> tuple[float, RunSummary]:
+    """(f) The job: its steady rate and its summary."""
     commits = commits or Commits()
     with tempfile.TemporaryDirectory() as folder:
         summary = score(
@@ -80,7 +81,7 @@ def job(
             ),
             commits,
         )
-    return commits.rate(), summary.totals.padding_efficiency or 0
+    return commits.rate(), summary
 
 
 def measure(size: str, dtype_name: str, corpus: str, runs: int, quick: bool) -> dict:
@@ -113,7 +114,8 @@ def measure(size: str, dtype_name: str, corpus: str, runs: int, quick: bool) -> 
         for _ in range(runs):
             for name, way in ways.items():
                 rates.setdefault(name, []).append(way())
-            rate, efficiency = job(folder, data, dtype_name, 1 << 10 if quick else SHARD_TOKENS[size])
+            rate, summary = job(folder, data, dtype_name, 1 << 10 if quick else SHARD_TOKENS[size])
+            efficiency = summary.totals.padding_efficiency or 0
             rates.setdefault("f job", []).append(rate)
     medians = {name: statistics.median(values) for name, values in rates.items()}
     ratios = {
@@ -172,7 +174,7 @@ def against_ray(size: str, dtype: str, sentences: int, runs: int) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=["demo", *corpora.SIZES], default="small")
+    parser.add_argument("--size", choices=["demo", "small", "base"], default="small")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--corpus", choices=["panx", "tail"], default="panx")
     parser.add_argument("--against-ray", action="store_true", help="compare whole commands (g)")

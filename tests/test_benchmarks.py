@@ -52,6 +52,23 @@ def test_stages_together_take_the_sum_of_their_times(tmp_path):
 
 
 @pytest.mark.slow
+def test_all_of_what_is_measured_on_a_gpu_runs_without_one(tmp_path):
+    """`make bench-gpu` on a tiny model; packed and compiled as on a GPU, though nothing is made faster by it here."""
+    figures = run("gpu", tmp_path, "--device", "cpu")
+    assert len(figures["parity"]) == 8
+    assert max(family["difference"] for family in figures["parity"].values()) < 1e-4
+    assert sum(family["batching"] == "packed" for family in figures["parity"].values()) == 7  # not DeBERTa
+    assert set(figures["precision"]) == {"bfloat16", "float16"}
+    assert len(figures["throughput"]) == 4
+    for name, measured in figures["throughput"].items():
+        assert (measured["failed"], measured["compiled"], measured["batching"]) == ({}, "yes", "packed"), name
+        assert len(measured["tokens_per_second"]) == 8
+    assert figures["job"]["tokens_per_second"]["job"] > 0
+    floors = json.loads((BENCHMARKS / "floors.json").read_text())["gpu.json"]
+    assert {limit["figure"][1] for limit in floors} == set(figures["goals"])
+
+
+@pytest.mark.slow
 def test_the_quick_mode_of_stages_with_ray(tmp_path):
     (found,) = run("stages", tmp_path, "--only", "ray")["ray"]
     assert found["tokens"]["median"] == pytest.approx(1 << 14, rel=0.02)
