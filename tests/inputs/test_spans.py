@@ -218,6 +218,15 @@ def test_reasons(run: Run, tmp_path: Path) -> None:
     assert cut["entities"] == [{"start": 0, "end": 9, "label": "PER"}]
 
 
+def test_tasks_that_nobody_has_annotated_have_no_labels(run: Run, tmp_path: Path) -> None:
+    """An empty annotation says that there is no entity; no annotation, or cancelled ones alone, say nothing."""
+    task = SPANS["label studio"]
+    empty = task | {"annotations": [{"was_cancelled": False, "result": []}]}
+    none = [task | {"annotations": []}, task | {"annotations": [{"was_cancelled": True, "result": []}]}]
+    found = run(write_jsonl(tmp_path / "in.jsonl", [task, empty, *none]))
+    assert [labels for _, labels in words_and_labels(found)] == [WANTED[0][1], ["O"] * 4, [], []]
+
+
 def test_tokens_of_prodigy_must_stand_in_the_text(run: Run, tmp_path: Path) -> None:
     good = SPANS["prodigy"]
     behind = good | {"tokens": [{"start": 0, "end": 99}]}

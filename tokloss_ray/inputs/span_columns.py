@@ -14,7 +14,7 @@ from tokloss_ray.errors import Refused
 from tokloss_ray.inputs.arrow_types import is_text
 from tokloss_ray.inputs.listing import Inspected
 from tokloss_ray.inputs.nested import names_in, types_of, value_of
-from tokloss_ray.inputs.span_shapes import LABELS, are_spans, are_tokens, of_spans, of_tokens
+from tokloss_ray.inputs.span_shapes import LABELS, are_annotations, are_spans, are_tokens, of_spans, of_tokens
 from tokloss_ray.inputs.text_words import PUNCTUATION
 from tokloss_ray.inputs.unit import LABELS_COLUMNS, WORDS_COLUMNS, SpanColumns
 from tokloss_ray.inputs.units import sample_json
@@ -101,7 +101,8 @@ def find_spans(options: SpanOptions, words: str | None, labels: str | None, item
         tokens = TOKENS_COLUMN if TOKENS_COLUMN in tokens_in(item) and not (options.words or in_words) else None
         of_labels = _label_names(item.schema, spans) if item.schema is not None else None
         way, label_map = options.words or PUNCTUATION, tuple(options.label_map.items())
-        return SpanColumns(text, spans, tokens, way, options.widen_spans, in_words, label_map, of_labels)
+        annotations = item.schema is None and any(map(are_annotations, _values(item).get(spans, ())))
+        return SpanColumns(text, spans, tokens, way, options.widen_spans, in_words, label_map, of_labels, annotations)
     if not given:
         return None
     lacking = "no column with spans" if spans is None else "no column with the text of the spans"

@@ -65,6 +65,8 @@ def canonical_row(columns: SpanColumns, row: dict[str, Any]) -> dict[str, Any]:
             raise Unlike("not_a_string", f"{columns.text} holds {json.dumps(text)[:100]}")
     made[columns.text] = text
     spans = row.get(columns.spans) if columns.spans else None
+    if columns.annotations and isinstance(spans, list) and annotation_of(spans) is None:
+        spans = None  # nobody has annotated it
     if columns.spans and spans is not None:
         if columns.in_words and not are_word_spans(spans):
             raise Unlike("malformed", f"{columns.spans} is not a list of [first word, last word, label]")
@@ -91,7 +93,7 @@ def spans_of(value: Any, name: str) -> list[dict[str, Any]]:
     """
     if not isinstance(value, list):
         raise Unlike("malformed", f"{name} is not a list")
-    if value and all(isinstance(item, dict) and "result" in item for item in value):
+    if are_annotations(value):
         value = [region["value"] for region in regions_of(value, name)]
     return [_span(item, name) for item in value]
 
@@ -108,9 +110,14 @@ def regions_of(annotations: list[dict[str, Any]], name: str) -> list[dict[str, A
     return [region for region in chosen.get("result") or [] if is_region(region)]
 
 
-def annotation_of(annotations: list[dict[str, Any]]) -> dict[str, Any] | None:
+def are_annotations(value: Any) -> bool:
+    """Whether a JSON value is annotations of Label Studio, at least one."""
+    return isinstance(value, list) and bool(value) and all(isinstance(v, dict) and "result" in v for v in value)
+
+
+def annotation_of(annotations: list[Any]) -> dict[str, Any] | None:
     """The annotation of Label Studio that counts: the first that was not cancelled."""
-    return next((item for item in annotations if not item.get("was_cancelled")), None)
+    return next((item for item in annotations if not (isinstance(item, dict) and item.get("was_cancelled"))), None)
 
 
 def is_region(region: Any) -> bool:

@@ -164,6 +164,7 @@ class SpanColumns:
         in_words: `text` holds lists of words, and spans count these.
         label_map: labels of the data, and what the model calls them.
         label_names: what integer labels stand for.
+        annotations: `spans` holds annotations of Label Studio: a row that has none is not labelled.
     """
 
     text: str
@@ -174,6 +175,7 @@ class SpanColumns:
     in_words: bool = False
     label_map: tuple[tuple[str, str], ...] = ()
     label_names: tuple[str, ...] | None = None
+    annotations: bool = False
 
     @property
     def names(self) -> list[str]:

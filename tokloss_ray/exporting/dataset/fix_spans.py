@@ -151,6 +151,8 @@ def _new_value(columns: Columns, style: Style, decided: Decided, row: Row, numbe
     canonical, problem = checked(columns, row)
     if problem[0]:
         raise Refused(f"a row with corrections cannot be read: {problem[1]}")
+    if canonical[columns.spans.spans] is None:
+        raise Refused(f"a row with corrections has no spans to correct ({columns.spans.spans} is null): label it first")
     types = [type_of(columns.spans, span) for span in raw_spans(columns.spans, row)]
     spellings = _spellings(decided.tags)
     for spelling in spellings:

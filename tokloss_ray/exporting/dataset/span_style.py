@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from tokloss_ray.inputs.span_shapes import ENDS, LABELS, STARTS, annotation_of, is_region
+from tokloss_ray.inputs.span_shapes import ENDS, LABELS, STARTS, annotation_of, are_annotations, is_region
 from tokloss_ray.inputs.unit import SpanColumns
 
 Row = dict[str, Any]
@@ -68,7 +68,7 @@ def raw_spans(columns: SpanColumns, row: Row) -> list[Any]:
     if not isinstance(value, list):
         return []
     regions = _regions(value)
-    return [region["value"] for region in regions] if regions or _is_annotations(value) else value
+    return [region["value"] for region in regions] if regions or are_annotations(value) else value
 
 
 def type_of(columns: SpanColumns, span: Any) -> str:
@@ -101,7 +101,7 @@ def with_entities(
     if sorted_:
         new.sort(key=lambda item: item[0])
     spans_now = [span for _, span in new]
-    if not _is_annotations(value):
+    if not are_annotations(value):
         return spans_now
     return _in_annotation(style, value, spans_now)
 
@@ -154,13 +154,9 @@ def _label_for(columns: SpanColumns, type_: str) -> str:
     return next((label for label, name in columns.label_map if name == type_), type_)
 
 
-def _is_annotations(value: Any) -> bool:
-    return bool(value) and all(isinstance(item, dict) and "result" in item for item in value)
-
-
 def _regions(value: Any) -> list[Row]:
     """The regions of the annotation of Label Studio that counts; none of other shapes."""
-    if not isinstance(value, list) or not _is_annotations(value):
+    if not are_annotations(value):
         return []
     chosen = annotation_of(value)
     return [] if chosen is None else [region for region in chosen.get("result") or [] if is_region(region)]
