@@ -97,6 +97,7 @@ bench: $(STAMP) ## compare with alternatives, an hour on two idle cores: tables,
 	@$(PYTHON_BENCH) benchmarks/stages.py --json $(RESULTS)/stages.json
 	@$(PYTHON_BENCH) benchmarks/startup.py --json $(RESULTS)/startup.json
 	@$(PYTHON_BENCH) benchmarks/scale.py --json $(RESULTS)/scale.json
+	@$(PYTHON_BENCH) benchmarks/stand_in_gpu.py --json $(RESULTS)/stand_in_gpu.json
 	@$(PYTHON_BENCH) benchmarks/nodes.py --json $(RESULTS)/nodes.json
 	@$(PYTHON_BENCH) benchmarks/mining.py >$(RESULTS)/mining.json
 	@$(PYTHON_BENCH) benchmarks/records.py --json $(RESULTS)/records.json

@@ -97,6 +97,7 @@ class PacedScorer(Scorer):
     def __init__(self, job: Job, rate: float, launch_seconds: float) -> None:
         self.job, self.shortest, self.batching, self.packing, self.compiled = job, 1, PADDED, None, None
         self.budget = Budget(job.batch_tokens)
+        torch.set_num_threads(1)  # as the real one does
         device = PacedDevice(rate, launch_seconds, len(job.tags))
         self.queue = DeviceQueue(device, lambda inputs: inputs, self.budget)
 

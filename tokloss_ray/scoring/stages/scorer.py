@@ -55,10 +55,11 @@ class Scorer:
         if gpus:
             share = keep_to_share(gpus)
             set_precision(job.tf32)
+            # On the host torch only copies. Threads that share a copy wait for each other, on cores that others need.
+            threads = 1
         else:
             threads = threads or torch.get_num_threads()
-        if threads:
-            torch.set_num_threads(threads)
+        torch.set_num_threads(threads)
         self.model = load_model(job).to(self.device).eval()
         probe = Probe(job, self.device)
         self.batching, self.shortest, shared = find_batching(self.model, probe, lambda: load_model(job))
@@ -84,10 +85,10 @@ class Scorer:
                 pack(self.model, probe.padded)
             # Threads that share one product wait for each other at its end, and all for one that lost its core for a
             # moment. Streams that each compute a micro-batch of their own do not, where the model keeps nothing of one.
-            self.streams = min(threads or 1, MAX_STREAMS) if shared and self.compiled != "yes" else 1
-            threads = (threads or 1) // self.streams
+            self.streams = min(threads, MAX_STREAMS) if shared and self.compiled != "yes" else 1
+            threads //= self.streams
             torch.set_num_threads(threads)
-            self.pool = ThreadPoolExecutor(self.streams, initializer=torch.set_num_threads, initargs=(threads or 1,))
+            self.pool = ThreadPoolExecutor(self.streams, initializer=torch.set_num_threads, initargs=(threads,))
         self.idle_since = time.perf_counter()
 
     def score(self, sequences: pa.Table, journal: Journal | None = None) -> tuple[pa.Table, dict[str, Any]]:
