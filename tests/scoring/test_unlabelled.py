@@ -21,6 +21,7 @@ from tests.support.tiny import SENTENCES
 from tokloss_ray import ScoreConfig
 from tokloss_ray.cli.app import app
 from tokloss_ray.demo import DATA, MODEL
+from tokloss_ray.errors import Refused
 from tokloss_ray.exporting.apply import apply_fixes
 from tokloss_ray.output.verify import verify
 
@@ -264,6 +265,8 @@ def test_commands_say_what_they_can(folder: Path) -> None:
         f"{first['example_id']} {first['expected_errors']:.2f} errors expected in {first['num_words']}"
     )
     assert all(word in shown for word in first["predicted"])
+    with pytest.raises(Refused, match="has no label issues: no word has a label; --rank certainty shows"):
+        invoke("show", str(folder / "none"), "--issues")
     page = folder / "report.html"
     invoke("report", str(folder / "none"), "-o", str(page))
     text = page.read_text()

@@ -77,6 +77,12 @@ def show(
             from tokloss_ray.mining.mined import read_mined
 
             rows = read_mined(output, "label_issues").rows
+            if not rows.num_rows:
+                labelled = any(scores.labels.values())
+                advice = (
+                    "" if labelled else ": no word has a label; --rank certainty shows where the model is least sure"
+                )
+                raise Refused(f"{output} has no label issues{advice}")
             found, marks = search.sequences_of_issues(scores, rows, worst)
             notes = search.notes_of_issues(rows, marks)
         else:
