@@ -94,6 +94,15 @@ def test_the_quick_mode_of_scale(tmp_path):
 
 
 @pytest.mark.slow
+def test_the_quick_mode_of_several(tmp_path):
+    figures = run("several", tmp_path)
+    assert figures["rows"] == 400
+    for what in ("commands", "processor"):
+        one, two = (figures[what][way]["median"] for way in ("one pass", "two passes"))
+        assert figures["ratios"][what] == pytest.approx(one / two, abs=1e-3)
+
+
+@pytest.mark.slow
 def test_the_quick_mode_of_nodes(tmp_path):
     """A job that joins three nodes by their address, with a GPU for each actor."""
     (point,) = run("nodes", tmp_path)["points"]

@@ -137,7 +137,9 @@ def _raise_failures(runs: Sequence[Begun]) -> None:
     first = next((error for _, error in failed if not isinstance(error, TooManyBadRows)), failed[0][1])
     if len(runs) == 1:
         raise first
-    raise type(first)("; ".join(f"{output}: {error}" for output, error in failed), first.detail)
+    told = [f"{output}: {error}" for output, error in failed]
+    told += [f"{run.config.output} is finished" for run in runs if run.error is None]
+    raise type(first)("; ".join(told), first.detail)
 
 
 def _score_missing(runs: Sequence[Begun], actors: Actors | None, joins: bool, watcher: Watcher) -> None:

@@ -54,7 +54,7 @@ def print_verified(console: Console, found: Verified) -> None:
 def print_estimate(console: Console, plan: Plan, estimate: Estimate, several: bool = False) -> None:
     """What a run would take; of several, under the name of its output."""
     if several:
-        console.print(f"[bold]{safe(plan.job.output)}[/]", highlight=False)
+        console.print(f"\n[bold]{safe(plan.job.output)}[/]", highlight=False)
     for warning in plan.warnings:
         console.print(f"[yellow]warning:[/] {safe(warning)}", highlight=False)
     exact = "" if plan.rows is not None else "about "
