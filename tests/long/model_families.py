@@ -71,7 +71,8 @@ def page(outcomes: dict[str, families.Outcome], rows: int) -> str:
         the padding token's embedding. {rows} sentences, some in windows, are scored by the job and then one at a time
         without padding. The figures are the largest difference of a loss, divided by one plus the loss: up to 1e-4
         counts as exact by the project's contract. "Padded" is what padded batches give, which is what the job would
-        do without checking; "as scored" is what the job gives.
+        do without checking; "as scored" is what the job gives; "packed" is what it gives where sequences stand end to
+        end without padding, as they do on a GPU, and nothing where they cannot.
 
         What a model needs is not looked up here. Each actor tests the model it has loaded, with a few made-up rows,
         alone and in batches (`tokloss_ray/scoring/stages/probe.py`). So weights count: a MobileBERT whose padding
@@ -93,11 +94,13 @@ def page(outcomes: dict[str, families.Outcome], rows: int) -> str:
     text += "\n\n| | architectures | |\n| --- | ---: | --- |\n"
     for kind, meaning in MEANINGS.items():
         text += f"| {kind} | {sum(outcome.kind == kind for outcome in outcomes.values())} | {meaning} |\n"
-    worst = max(outcome.scored or 0.0 for outcome in made)
-    text += f"\nLargest difference of all scored architectures: {worst:.1e}.\n\n"
-    text += "| architecture | | padded | as scored | why |\n| --- | --- | ---: | ---: | --- |\n"
+    worst = max(max(outcome.scored or 0.0, outcome.packed or 0.0) for outcome in made)
+    text += f"\nLargest difference of all scored architectures: {worst:.1e}. "
+    text += f"{sum(outcome.packed is not None for outcome in made)} can be packed.\n\n"
+    text += "| architecture | | padded | as scored | packed | why |\n| --- | --- | ---: | ---: | ---: | --- |\n"
     for name, outcome in outcomes.items():
-        figures = ["" if figure is None else f"{figure:.0e}" for figure in (outcome.padded, outcome.scored)]
+        found = outcome.padded, outcome.scored, outcome.packed
+        figures = ["" if figure is None else f"{figure:.0e}" for figure in found]
         text += f"| {name} | {outcome.kind} | {' | '.join(figures)} | {outcome.why.replace('|', '/')} |\n"
     return text
 
