@@ -32,7 +32,7 @@ from tokloss_ray.scoring.plan import make_plan
 from tokloss_ray.scoring.preflight import preflight
 from tokloss_ray.scoring.sample import sample_rows
 from tokloss_ray.scoring.stages.journal import Journal
-from tokloss_ray.scoring.stages.probe import LONG, Probe, _content, find_batching
+from tokloss_ray.scoring.stages.probe import LONG, Probe, _content, find_batching, needs_mask
 from tokloss_ray.scoring.stages.scorer import Scorer
 
 
@@ -304,6 +304,45 @@ def test_a_small_leak_shows_in_bfloat16_too() -> None:
         return x + 1e-3 * nn.functional.pad(x, (0, 0, 0, 1))[:, 1:]
 
     assert find(leak, torch.bfloat16) == EQUAL_LENGTH
+
+
+@pytest.mark.parametrize(
+    ("answer", "needs"),
+    [
+        (lambda x, mask: x if mask is None else x * mask, False),
+        (lambda x, mask: x if mask is None else 2 * x * mask, True),
+        (masked_mean, True),  # it fails without
+    ],
+)
+def test_whether_a_mask_is_needed_where_it_masks_nothing(answer: Any, needs: bool) -> None:
+    class Unmasked(Answers):
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> Any:
+            mask = None if attention_mask is None else attention_mask[..., None].float()
+            return SimpleNamespace(logits=self.answer(self.table(input_ids), mask))
+
+    job: Any = SimpleNamespace(
+        embedding_rows=1000, pad_token_id=PAD, max_length=512, tags=TAGS, model=SimpleNamespace(name="it")
+    )
+    assert needs_mask(Unmasked(answer), Probe(job, torch.device("cpu"))) == needs
+
+
+def test_no_mask_where_nothing_is_padded(convbert: Path, tokenizer: Path, rows: list[Row], tmp_path: Path) -> None:
+    """As on a GPU: every micro-batch of equally long sequences, and results stay what they are."""
+    plan = make_plan(preflight(settings(convbert, tokenizer, tmp_path, rows)), gpu=False, bfloat16=False)
+    scorer = Scorer(plan.job, 1)
+    sequences = sample_rows(plan.job, plan.units).sequences
+    assert sequences is not None
+    masked, _ = scorer.score(sequences)
+    assert not scorer.maskless, "on a CPU"
+    seen: list[Any] = []
+    scorer.model.register_forward_pre_hook(
+        lambda _, args, inputs: seen.append(inputs["attention_mask"]), with_kwargs=True
+    )
+    scorer.maskless = True
+    unmasked, _ = scorer.score(sequences)
+    assert set(seen) == {None}
+    for one, other in zip(masked.column("loss").to_pylist(), unmasked.column("loss").to_pylist(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("scale", [1, 100])

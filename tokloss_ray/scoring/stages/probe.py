@@ -62,8 +62,10 @@ class Probe:
         random = np.random.default_rng((seed, length))
         return random.choice(self.ids, max(1, min(length, self.job.max_length)))
 
-    def __call__(self, model: nn.Module, *rows: np.ndarray) -> list[torch.Tensor]:
+    def __call__(self, model: nn.Module, *rows: np.ndarray, mask: bool = True) -> list[torch.Tensor]:
         """Logits of some rows in one micro-batch, without padding: float32 [tokens, classes] of each.
+
+        mask: give the model an attention mask, as usual.
 
         Raises:
             JobFailed: it does not answer, or not with logits for each token.
@@ -72,7 +74,7 @@ class Probe:
         starts = offsets_of(lengths)[:-1]
         batch = pad(np.concatenate(rows), None, starts, lengths, np.arange(len(rows)), self.job.pad_token_id)
         ids_BL = torch.from_numpy(batch.input_ids).to(self.device)
-        mask_BL = torch.from_numpy(batch.attention).to(self.device)
+        mask_BL = torch.from_numpy(batch.attention).to(self.device) if mask else None
         name = self.job.model.name
         try:
             with torch.inference_mode():
@@ -128,6 +130,22 @@ def find_batching(model: nn.Module, probe: Probe, reload: Callable[[], nn.Module
         return Batching(PADDED, 1, shared)
     _check_equally_long(subject, probe, exact)
     return Batching(EQUAL_LENGTH, _shortest(subject, probe), shared)
+
+
+def needs_mask(model: nn.Module, probe: Probe) -> bool:
+    """Whether a model that gets no attention mask answers otherwise than with one that masks nothing.
+
+    Without one, attention takes its fastest kernels; with one, a model looks for padding in it, and waits for a GPU.
+    """
+    exact = is_float32(model)
+    try:
+        for row in (probe.short[0], probe.short[-2], probe.long):
+            pair = row, probe.row(len(row), seed=1)
+            if not all_same(probe(model, *pair, mask=False), probe(model, *pair), exact):
+                return True
+    except JobFailed:
+        return True
+    return False
 
 
 def _may_be_padded(model: nn.Module, probe: Probe, exact: bool) -> bool:

@@ -25,7 +25,7 @@ from tokloss_ray.scoring.stages.journal import Journal
 from tokloss_ray.scoring.stages.loading import load_model
 from tokloss_ray.scoring.stages.packing import Packing
 from tokloss_ray.scoring.stages.packing_probe import find_packing
-from tokloss_ray.scoring.stages.probe import LONG, Probe, find_batching
+from tokloss_ray.scoring.stages.probe import LONG, Probe, find_batching, needs_mask
 from tokloss_ray.scoring.stages.work import Prepared, Work
 from tokloss_ray.threads import in_context
 
@@ -72,6 +72,9 @@ class Scorer:
         self.compiled: str | None = None
         if job.compile == "on" or (job.compile == "auto" and gpus and pays(self.model, job.tokens_each)):
             self.compiled = self._compile(probe)
+        # A compiled model has its mask built in, and on a CPU to look for padding in it costs nothing.
+        unmasked = gpus and self.packing is None and self.compiled != "yes"
+        self.maskless = bool(unmasked) and not needs_mask(self.model, probe)
         self.budget = Budget(job.batch_tokens)
         self.queue: DeviceQueue | None = None
         self.streams = 1
@@ -103,7 +106,8 @@ class Scorer:
         """
         classes = len(self.job.tags) * self.job.keep_probs
         entropies = int(self.job.keep_entropy)
-        work = Work(sequences, self.job.pad_token_id, self.shortest, classes, self.packing, entropies)
+        pad_id, shortest = self.job.pad_token_id, self.shortest
+        work = Work(sequences, pad_id, shortest, classes, self.packing, entropies, self.maskless)
         budget, equal_length = self.budget.tokens, self.batching == EQUAL_LENGTH
         if journal is None:
             work.plan(budget, equal_length)

@@ -44,6 +44,7 @@ class Work:
         classes: whose probabilities are kept; 0 keeps none.
         packing: how the model takes sequences end to end; None pads them.
         entropies: 1 keeps them.
+        maskless: whether the model gets no mask where nothing is padded.
 
     Attributes:
         packing: the same; None if a sequence has a mask of its own, which packed ones cannot have.
@@ -57,9 +58,10 @@ class Work:
         classes: int = 0,
         packing: Packing | None = None,
         entropies: int = 0,
+        maskless: bool = False,
     ) -> None:
         self.sequences, self.pad_id, self.shortest = sequences, pad_id, shortest
-        self.classes, self.entropies = classes, entropies
+        self.classes, self.entropies, self.maskless = classes, entropies, maskless
         column = one_array(sequences.column(schema.INPUT_IDS))
         self.lengths = list_lengths(column)
         self.offsets = offsets_of(self.lengths)
@@ -115,7 +117,10 @@ class Work:
             return Prepared(rows, made.at, len(made.at), on_host(made, self.labels[made.at]))
         batch = pad(self.ids, self.mask, self.offsets, self.lengths, rows, self.pad_id)
         arrays = batch.input_ids, batch.attention, batch.where, self.labels[batch.at]
-        return Prepared(rows, batch.at, batch.attention.size, DeviceBatch(*map(torch.from_numpy, arrays)))
+        inputs = DeviceBatch(*map(torch.from_numpy, arrays))
+        if self.maskless and batch.attention.all():
+            inputs = inputs._replace(attention=None)
+        return Prepared(rows, batch.at, batch.attention.size, inputs)
 
     def keep(self, batch: Prepared, words: np.ndarray) -> None:
         """Put the scores of a micro-batch (`loss.to_words`) where its sequences are in the shard."""
