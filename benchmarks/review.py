@@ -29,9 +29,12 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pyarrow.parquet as pq
 from common import save, show
 from mining import copy_output
 
+import tokloss_ray
+from tokloss_ray.demo import DATA, MODEL
 from tokloss_ray.mining.mine import mine
 from tokloss_ray.output.records import read_records
 from tokloss_ray.output.totals import total
@@ -83,6 +86,14 @@ def waits(output: Path, keys: int) -> dict[str, Any]:
     return figures
 
 
+def demo_output(folder: Path) -> Path:
+    """Some sentences of the demo, scored."""
+    rows, output = folder / "rows.parquet", folder / "small"
+    pq.write_table(pq.read_table(DATA).slice(0, 1500), rows)
+    tokloss_ray.score(tokloss_ray.ScoreConfig(model=str(MODEL), input=str(rows), output=str(output), id_column="id"))
+    return output
+
+
 def press(page: Any, keys: int) -> dict[str, float]:
     """Median and slowest of some decisions, by `k` and `a` in turn."""
     seconds = []
@@ -105,9 +116,13 @@ def main() -> None:
     parser.add_argument("--keys", type=int, default=60)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--keep", type=Path, help="make the large output here, and use it if it is there already")
+    parser.add_argument("--quick", action="store_true", help="1,500 sentences of the demo, once, with few keys")
     parser.add_argument("--json")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
+        if given.quick:
+            given.output, given.keep = demo_output(Path(scratch)), None
+            given.tokens, given.limit, given.keys, given.runs = 60_000, 10_000, 4, 1
         large = given.keep or Path(scratch, "large")
         if not (large / "_SUCCESS").exists():
             copy_output(given.output, large, given.tokens)

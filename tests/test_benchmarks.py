@@ -120,6 +120,26 @@ def test_figures_of_small_files_stay_beside_each_other(tmp_path):
 
 
 @pytest.mark.slow
+def test_the_quick_mode_of_learning(tmp_path):
+    found = run("learning", tmp_path)["demo, mixed 5 %"]
+    assert 0 < found["table"]["100"] <= found["table"]["1000"] <= found["errors"]
+    assert found["learnt"]["1000"] > 0.5 * found["errors"]
+
+
+@pytest.mark.slow
+def test_the_quick_mode_of_estimate(tmp_path):
+    found = run("estimate", tmp_path)["sets"]["demo, mixed 5 %"]
+    assert found["1000"]["coverage"] >= 0.9
+    assert found["1000"]["seen"] <= found["1000"]["estimate"] <= found["1000"]["high"]
+
+
+@pytest.mark.slow
+def test_the_quick_mode_of_review(browser, tmp_path):
+    found = run("review", tmp_path)
+    assert 0 < found["next: median"] <= found["next: slowest"]
+
+
+@pytest.mark.slow
 def test_the_quick_mode_of_records(tmp_path):
     lines = run("records", tmp_path)["lines"]
     assert [line["measure"] for line in lines if line["segments"] == "after"] == ["status", "resume", "finish"] * 2

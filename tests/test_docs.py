@@ -38,7 +38,9 @@ from tokloss_ray.demo import DATA, MODEL
 from tokloss_ray.scoring import driver
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TUTORIAL = ROOT / "docs/tutorial.md"
+"""Run as a whole, by tests/end_to_end/test_tutorial.py."""
+PAGES = [ROOT / "README.md", *sorted(page for page in (ROOT / "docs").glob("*.md") if page != TUTORIAL)]
 VARIES = re.compile(r"[\d.,]+(?= (?:s|min|tokens/s|kB|MB)\b)")
 """Figures that differ between machines: times, rates and sizes."""
 

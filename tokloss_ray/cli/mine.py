@@ -59,6 +59,7 @@ def mine(
     from tokloss_ray.cli.views.tables import MiningProgress, print_tables
     from tokloss_ray.errors import Interrupted
     from tokloss_ray.mining.mine import mine as mine_outputs
+    from tokloss_ray.mining.mine import rare_words_hint
     from tokloss_ray.mining.mined import mining_folder
     from tokloss_ray.tags.warnings import scheme_hint
 
@@ -79,6 +80,6 @@ def mine(
             )
     except KeyboardInterrupt:
         raise Interrupted("interrupted; run the same command again to start over", stopping.exit_code()) from None
-    if hint := scheme_hint(tables, scheme):
+    for hint in filter(None, (scheme_hint(tables, scheme), rare_words_hint(tables))):
         Console(stderr=True, soft_wrap=True).print(Text.assemble(("warning: ", "yellow"), hint))
     print_tables(Console(), tables, show, by or (), outputs[0], to or mining_folder(outputs[0]))

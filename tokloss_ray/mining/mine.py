@@ -31,6 +31,10 @@ from tokloss_ray.threads import map_in_threads
 
 Progress = Callable[[int, int], None]
 
+TABLE = "label_issues"
+RARE = b"tokloss_rare_words"
+"""Metadata of that table where not all words were counted: labels of the most frequent word that was left out."""
+
 Over = Callable[[Sequence[list[ScoreFile]], Callable[[list[ScoreFile], Any], Any], Any], Iterator[Any]]
 """Batches of files, what to do with each, and what all of them need to know -> the results in order."""
 
@@ -112,6 +116,8 @@ def mine(
         if whole is None:
             raise Refused(f"--where {' '.join(where)} leaves no words" if where else "no token has a label")
         tables = final_tables(whole, settings, large)
+    if counts is not None and counts.dropped:
+        tables[TABLE] = tables[TABLE].replace_schema_metadata({RARE: str(counts.dropped)})
     if write:
         options = {
             "by": list(by), "where": list(where), "min_count": min_count, "limit": limit, "scheme": scheme,
@@ -119,6 +125,17 @@ def mine(
         }  # fmt: skip
         write_tables(to or folder, tables, provenance_of(scores, options))
     return tables
+
+
+def rare_words_hint(tables: Tables) -> str | None:
+    """What to know where a corpus has more different words than were counted; None where it has not."""
+    dropped = (tables[TABLE].schema.metadata or {}).get(RARE)
+    if dropped is None:
+        return None
+    return (
+        f"the outputs have too many different words to count each: for those labelled {int(dropped):,} times or less, "
+        "label issues may lack the evidence of other places"
+    )
 
 
 def _plan(

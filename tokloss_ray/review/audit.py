@@ -3,8 +3,8 @@
 Issues by rank say nothing of the rest: their rank is not independent of what is wrong with them. So every tenth issue
 (`--audit-share`) is a word drawn from all labelled words of the output, by a design that no decision changes:
 
-- Words fall into strata by loss. In each, their order is that of a random number, a hash of row, word, reviewer and
-  run; the first n are a simple random sample of the N words of the stratum, each with probability n / N.
+- Words fall into strata by loss. In each, their order is that of a random number, a hash of row, word and reviewer; the
+  first n are a simple random sample of the N words of the stratum, each with probability n / N.
 - The strata take turns, so that their shares of the sample are those of the corpus.
 - Words that were decided on already are passed over. Those by rank are known exactly, and what is left of the order is
   a random order of the words that are left.
@@ -60,9 +60,9 @@ def strata(loss: np.ndarray) -> np.ndarray:
     return found
 
 
-def seed_of(fingerprint: str, reviewer: str) -> np.uint64:
+def seed_of(reviewer: str) -> np.uint64:
     """What the random order of a reviewer follows from."""
-    return np.uint64(int.from_bytes(hashlib.sha256(f"{fingerprint}\0{reviewer}".encode()).digest()[:8], "little"))
+    return np.uint64(int.from_bytes(hashlib.sha256(reviewer.encode("utf-8", "replace")).digest()[:8], "little"))
 
 
 def _mixed(x: np.ndarray) -> np.ndarray:

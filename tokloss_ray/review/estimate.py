@@ -115,7 +115,7 @@ def estimate(output: str, reviewers: Sequence[str] = ()) -> Estimate:
         )
     scores = open_outputs(output, partial=True)
     asked = {key for own in decisions.values() for d in standing(own) for key in keys_of(d)}
-    population = Population(scores.tags, seed_of("", ""), asked)
+    population = Population(scores.tags, seed_of(""), asked)
     for words, _ in labelled_words(scores):
         population.add(words)
     population.finish()

@@ -39,8 +39,9 @@ def expanded(
     """
     beyond = weight - 1
     mean = float(beyond @ errors)
-    # A binomial count varies less than a Poisson one; a single error does not tell how much less.
-    variance = float((weight * beyond * errors) @ (1 - np.maximum(errors - 1, 0) / np.maximum(drawn, 1)))
+    # A binomial count varies less than a Poisson one, by the share of errors; a few errors do not tell how much less.
+    surely = np.maximum(errors - 2 * np.sqrt(errors), 0) / np.maximum(drawn, 1)
+    variance = float((weight * beyond * errors) @ (1 - surely))
     largest = float(np.max(beyond[there], initial=0.0))
     if largest <= 0:
         return mean, mean, mean

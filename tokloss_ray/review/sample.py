@@ -25,14 +25,12 @@ class Sample:
         Refused: it is no share.
     """
 
-    def __init__(
-        self, share: float, tags: tuple[str, ...], fingerprint: str, reviewer: str, left: Sequence[Decision]
-    ) -> None:
+    def __init__(self, share: float, tags: tuple[str, ...], reviewer: str, left: Sequence[Decision]) -> None:
         if not 0 <= share <= 1:
             raise Refused(f"--audit-share {share}: choose a number from 0 to 1")
         self.share = share
         asked = (key for decision in left for key in keys_of(decision))
-        self.population = Population(tags, seed_of(fingerprint, reviewer), asked)
+        self.population = Population(tags, seed_of(reviewer), asked)
         self.reading = Reading()
         self._estimate: tuple[int, Estimate | None] = (-1, None)
         self.settle(left)

@@ -63,8 +63,7 @@ class Review:
         self.decisions = read_decisions(output)
         own = self.decisions.setdefault(reviewer, [])
         self.before = len(standing(own))
-        run = self.corpus.scores.runs[0]
-        self.sample = Sample(audit_share, self.corpus.scores.tags, run.fingerprint, reviewer, standing(own))
+        self.sample = Sample(audit_share, self.corpus.scores.tags, reviewer, standing(own))
         self.journal = Journal(output, reviewer, max((d.batch for d in own), default=0))
         self.places = Places(self.corpus.scores, self.sample.population.add, self.sample.population.finish)
         self._issued: dict[Key, Issue] = {}

@@ -137,3 +137,16 @@ def test_the_first_pass_counts_what_the_second_reads(how: str, rows: list[dict[s
     assert len(words) > 60
     for tokens in (10**6, 50):
         assert as_dict(read_counts(scores.files, scores.tags, tokens)) == as_dict(count_words(words))
+
+
+def test_mine_says_which_words_were_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from typer.testing import CliRunner
+
+    from tokloss_ray.cli.app import app
+    from tokloss_ray.mining import mine as mining
+
+    output = mining_outputs.score_demo(tmp_path, mining_outputs.demo_sentences(tmp_path, 0, 60))
+    assert "too many different words" not in CliRunner().invoke(app, ["mine", str(output)]).output
+    monkeypatch.setattr(mining, "add_counts", lambda parts: add_counts(parts, most=50))
+    said = CliRunner().invoke(app, ["mine", str(output)]).output
+    assert "too many different words to count each: for those labelled 3 times or less" in " ".join(said.split())

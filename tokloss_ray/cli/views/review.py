@@ -49,8 +49,8 @@ def print_estimate(console: Console, found: Estimate) -> None:
 
     unseen, low, high = every.unseen
     say(f"labels           {every.labels:,}")
-    say(f"decided          {found.decided:,}, of which {every.found:,} were wrong")
-    say(f"drawn at random  {found.drawn:,} that were not reviewed by rank, of which {found.drawn_wrong:,} were wrong")
+    say(f"decided          {found.decided:,} words, wrong: {every.found:,}")
+    say(f"drawn at random  {found.drawn:,} words not reviewed by rank, wrong: {found.drawn_wrong:,}")
     if found.skipped:
         say(f"                 {found.skipped:,} more were skipped: the estimate takes them for words like the others")
     if found.outdated:
@@ -67,10 +67,10 @@ def print_estimate(console: Console, found: Estimate) -> None:
     console.print(table)
     console.print()
     if found.recent:
-        say(f"Of the last {found.recent:,} issues by rank, {found.recent_wrong:,} were wrong.")
+        say(f"Wrong among the last {found.recent:,} issues by rank: {found.recent_wrong:,}.")
     if high / max(every.labels, 1) > STOP_AT and not found.drawn_wrong:
-        more = max(round(3 / STOP_AT) - found.drawn, 1)
-        say(f"To rule out that more than {STOP_AT:.0%} of the labels are wrong and unseen, it takes some {more:,}")
+        more, most = max(round(3 / STOP_AT) - found.drawn, 1), f"{100 * STOP_AT:.0f} %"
+        say(f"To rule out that more than {most} of the labels are wrong and unseen, it takes some {more:,}")
         say("further words at random, all of them right; --audit-share 1 shows nothing else.")
 
 

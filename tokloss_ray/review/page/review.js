@@ -2,6 +2,7 @@
 
 const $ = id => document.getElementById(id);
 const AHEAD = 8, REFILL = 4;
+const ESTIMATE_FROM = 20;  // words drawn at random: an interval from fewer says nothing
 
 let about = null, queue = [], members = [], edit = null, shownAt = 0, choicesLoaded = false, elsewhereAsked = 0;
 // Where the list of issues is read on. An answer counts only in the round in which it was asked for.
@@ -191,7 +192,8 @@ function drawProgress(progress) {
   parts.push(`reviewer ${about.reviewer}`);
   if (progress.estimate) {
     const {labels, drawn, low, high} = progress.estimate, share = n => `${(100 * n / labels).toFixed(high < labels / 100 ? 2 : 1)} %`;
-    parts.push(`${share(low)} to ${share(high)} of all labels are wrong, by ${drawn} drawn at random`);
+    const says = `${share(low)} to ${share(high)} of all labels are wrong, by ${drawn} drawn at random`;
+    parts.push(drawn < ESTIMATE_FROM ? `${drawn} drawn at random` : says);
   }
   $("progress").textContent = parts.join(" · ");
   document.querySelectorAll('[data-action="undo"], #end-undo').forEach(b => { b.disabled = !progress.can_undo; });
