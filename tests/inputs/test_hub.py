@@ -1,4 +1,4 @@
-"""Data sets of the hub by name, against a hub of our own and with the real client."""
+"""Datasets of the hub by name, against a hub of our own and with the real client."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def server() -> Iterator[Hub]:
 
 @pytest.fixture
 def hub(server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
-    """A hub with some data sets, where the clients of this process look for one."""
+    """A hub with some datasets, where the clients of this process look for one."""
     import datasets
     from huggingface_hub import HfFileSystem, constants
 
@@ -190,7 +190,7 @@ def test_a_gated_one_needs_the_token_of_its_reader(
 @pytest.mark.parametrize(
     ("uri", "settings", "said"),
     [
-        ("org/none", {}, "no data set org/none on the hub; if it is private, log in"),
+        ("org/none", {}, "no dataset org/none on the Hub; if it is private, log in"),
         ("org/one@v9", {}, "org/one has no revision v9"),
         ("org/several", {}, "org/several holds the splits train, test: choose one with --split"),
         ("org/several", {"split": "dev"}, "has no split dev (--split); it has train, test"),
@@ -222,7 +222,7 @@ def test_no_hub(run: Run, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(datasets.config, "HF_ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(Refused, match=r"cannot look org/one up: the hub does not respond"):
+    with pytest.raises(Refused, match=r"cannot look org/one up: the Hub does not respond"):
         run("hf://datasets/org/one")
 
 
@@ -237,7 +237,7 @@ def test_a_hub_that_fails_while_files_are_read(run: Run, hub: Hub, tmp_path: Pat
 
 def test_options_that_do_not_fit(run: Run, hub: Hub, tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(LINES)
-    with pytest.raises(Refused, match="--dataset-config is for data sets of the hub"):
+    with pytest.raises(Refused, match="--dataset-config is for datasets of the Hub"):
         run(tmp_path / "a.jsonl", dataset_config="de")
 
 

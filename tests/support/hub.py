@@ -1,4 +1,4 @@
-"""A Hugging Face hub of our own on loopback: what the real client asks for when it looks into data sets and reads them.
+"""A Hugging Face hub of our own on loopback: what the real client asks for when it looks into datasets and reads them.
 
 Repositories are dictionaries of files by revision; gated ones want a token. Requests are kept, to be looked at.
 """
@@ -72,7 +72,7 @@ class Hub:
 
 @contextmanager
 def hub_server(repos: dict[str, Repo]) -> Iterator[Hub]:
-    """Serve data sets until the block ends."""
+    """Serve datasets until the block ends."""
 
     class Handler(_Handler):
         pass

@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face hub by name: which of their files are read, at which commit.
+"""Datasets of the Hugging Face hub by name: which of their files are read, at which commit.
 
 `datasets` finds configurations, splits and features, as it does for everybody else; nothing is downloaded but the
 repository's card. Workers then read the files by ranges, at the commit that the plan found (`hf://datasets/...@COMMIT/`).
@@ -29,7 +29,7 @@ _CONVERTED = "refs/convert/parquet"
 
 @dataclass(frozen=True)
 class HubData:
-    """A data set of the hub.
+    """A dataset of the hub.
 
     Attributes:
         name: its repository and commit, `org/name@commit`.
@@ -43,12 +43,12 @@ class HubData:
 
 
 def names_dataset(uri: str) -> bool:
-    """Whether an --input is a data set of the hub, not a file or folder in one."""
+    """Whether an --input is a dataset of the hub, not a file or folder in one."""
     return _NAMED.fullmatch(uri) is not None
 
 
 def find_on_hub(uri: str, config: str | None, split: str | None, recorded: str | None = None) -> HubData:
-    """The files of a data set.
+    """The files of a dataset.
 
     Args:
         uri: `hf://datasets/org/name`, perhaps with `@revision`.
@@ -149,7 +149,7 @@ def _listed(repo: str, paths: Sequence[str]) -> InputFiles:
     for path in inside:
         format_ = format_of(path, in_folder=False)
         if format_ is None:
-            raise Refused(f"{repo} holds {path}, which is no format that is read, and the hub has no Parquet of it")
+            raise Refused(f"{repo} holds {path}, which is no format that is read, and the Hub has no Parquet of it")
         info = infos[path]
         version = info.lfs.sha256 if info.lfs else info.blob_id
         files.append(InputFile(Listed(f"{root}@{quote(commit)}/{path}", info.size, version), path, format_.name))
@@ -158,7 +158,8 @@ def _listed(repo: str, paths: Sequence[str]) -> InputFiles:
 
 @contextmanager
 def _as_refusal(repo: str, revision: str | None) -> Iterator[None]:
-    """What the client raises as one sentence. Messages of the client are not shown: they speak of links and tokens."""
+    """What the client raises as one sentence. Its own messages go over many lines, with links: the first line is shown
+    where nothing better is known."""
     noisy = logging.getLogger("huggingface_hub.repocard_data"), logging.getLogger("huggingface_hub.repocard")
     levels = [logger.level for logger in noisy]
     for logger in noisy:
@@ -178,21 +179,21 @@ def _as_refusal(repo: str, revision: str | None) -> Iterator[None]:
 def _sentence(repo: str, revision: str | None, names: set[str], error: Exception) -> str:
     if "GatedRepoError" in names:
         return (
-            f"{repo} is gated: accept its conditions on the hub, then log in with `hf auth login` or set HF_TOKEN, on "
+            f"{repo} is gated: accept its conditions on the Hub, then log in with `hf auth login` or set HF_TOKEN, on "
             f"all nodes"
         )
     if "RevisionNotFoundError" in names:
         return f"{repo} has no revision {revision}"
     if "RepositoryNotFoundError" in names:
-        return f"no data set {repo} on the hub; if it is private, log in with `hf auth login` or set HF_TOKEN"
+        return f"no dataset {repo} on the Hub; if it is private, log in with `hf auth login` or set HF_TOKEN"
     if "OfflineModeIsEnabled" in names:
         return f"cannot look {repo} up: HF_HUB_OFFLINE is set"
     if names & {"ConnectError", "ConnectionError", "TimeoutException", "ConnectTimeout", "ReadTimeout"}:
-        return f"cannot look {repo} up: the hub does not respond"
+        return f"cannot look {repo} up: the Hub does not respond"
     if names & {"EmptyDatasetError", "DataFilesNotFoundError"}:
         return f"{repo} holds no data files"
     first = str(error).strip().split("\n")[0]
-    return f"cannot look {repo} up on the hub: {first or type(error).__name__}"
+    return f"cannot look {repo} up on the Hub: {first or type(error).__name__}"
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

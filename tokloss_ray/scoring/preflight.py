@@ -29,7 +29,7 @@ DEFAULT_OVERLAP = 64
 @dataclass(frozen=True)
 class Located:
     """What listings and metadata tell: the input files (`inspected`: those that were looked into), which of their
-    columns count, where the model is, and the name of a data set of the hub with its commit."""
+    columns count, where the model is, and the name of a dataset of the hub with its commit."""
 
     files: InputFiles
     inspected: list[Inspected]
@@ -80,14 +80,14 @@ def locate(config: ScoreConfig, like: Located | None = None) -> Located:
 
 
 def _on_hub(config: ScoreConfig) -> HubData | None:
-    """The data set of the hub that the input names, if it does; at the commit of an earlier attempt."""
+    """The dataset of the hub that the input names, if it does; at the commit of an earlier attempt."""
     named = [uri for uri in config.input if names_dataset(uri)]
     if not named:
         if config.dataset_config is not None:
-            raise Refused("--dataset-config is for data sets of the hub: --input hf://datasets/ORG/NAME")
+            raise Refused("--dataset-config is for datasets of the Hub: --input hf://datasets/ORG/NAME")
         return None
     if len(config.input) > 1:
-        raise Refused(f"--input {named[0]} is a data set of the hub: score it in a job of its own")
+        raise Refused(f"--input {named[0]} is a dataset of the Hub: score it in a job of its own")
     run = None if config.overwrite else read_run(config.output)
     recorded = None if run is None else run.identity.get("dataset")
     return find_on_hub(named[0], config.dataset_config, config.split, recorded)
