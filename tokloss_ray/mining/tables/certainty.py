@@ -231,6 +231,7 @@ UNCERTAIN_PLACES = Table(
     shown=(WORD, PREDICTED, "predicted_prob", "second_label", "second_prob", "example_id"),
     partial=lambda part, settings: uncertain_places_partial(part.unlabelled, settings.limit),
     combine=_places,
+    of_rows=True,
     final=lambda partials, settings: _places([partials["uncertain_places"]], settings),
     of="unlabelled",
 )
@@ -240,6 +241,7 @@ UNCERTAIN_SEQUENCES = Table(
     shown=("example_id", EXPECTED, MEAN_PROB, "num_words", "words"),
     partial=lambda part, settings: uncertain_sequences_partial(part.unlabelled, settings.limit),
     combine=_sequences,
+    of_rows=True,
     final=lambda partials, settings: _sequences([partials["uncertain_sequences"]], settings),
     of="unlabelled",
 )
