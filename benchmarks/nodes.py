@@ -9,7 +9,7 @@ and answers random numbers (`scale.py`). The job joins the cluster by its addres
 what they see, gives each GPU an actor, and shards travel from the node that encodes them to the one that scores them.
 
 All nodes share this machine's cores, so that eight GPUs starve. The table says how much processor time a million tokens
-take, and who takes it: that does not depend on other work on the machine, and says how many cores a cluster needs.
+take, and who takes it, from which follows how many cores a cluster needs. Other work on the machine doubles it easily.
 """
 
 from __future__ import annotations
