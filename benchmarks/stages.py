@@ -4,10 +4,12 @@
     python benchmarks/stages.py corpus.parquet --model MODEL  words in `tokens`, tags in `ner_tags`
 
 The first table: one thread runs read, encode, decode and commit one after another over the same rows, without Ray; in
-place of the model there are random numbers. `rows` is making a shard a row and back, as often as it happens on its way.
-A rate of 200,000 tokens/s means that one core keeps up with a model of 200,000 tokens/s in that stage; the stages
+place of the model there are random numbers. The rows are those of the data, once: each distinct word is tokenised
+once, so that copies of rows (`--rows`) would flatter the encoding. `rows` is making a shard a row and back, as often as
+it happens on its way.
+A rate of 400,000 tokens/s means that one core keeps up with a model of 400,000 tokens/s in that stage; the stages
 `together` tell how many tokens/s one core can feed. `wall` is elapsed time (medians, with least and most), which
-includes waiting for the disk; `CPU` counts processor time alone.
+includes waiting for the disk and for other programs; `CPU` counts processor time alone.
 
 The second table: shards that are ready-made go through Ray Data's three stages, where nothing is done with them. `ms a
 shard` is the time from one to the next, on all cores; `driver CPU` is the processor time of the one process that
@@ -32,6 +34,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 import numpy as np
 import psutil
 import pyarrow as pa
+import pyarrow.parquet as pq
 import ray
 from common import StandIn, count_tokens, machine, processes, save, say, settings, show, spread, write_corpus
 
@@ -56,7 +59,7 @@ from tokloss_ray.scoring.stages.row_tokenizer import RowTokenizer
 from tokloss_ray.scoring.stages.shard import Shard, from_row, to_row
 from tokloss_ray.scoring.work import Work
 
-TARGET = 200_000
+TARGET = 400_000
 STAGES = ("read", "encode", "rows", "decode", "commit")
 WARM_UP = 10
 """Shards until Ray's workers have started and imported what they need."""
@@ -204,7 +207,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", nargs="?", type=Path, default=DATA, help="Parquet file (default: the bundled corpus)")
     parser.add_argument("--model", default=str(MODEL), help="its tokenizer and tags are used, never its weights")
-    parser.add_argument("--rows", type=int, default=50_000, help="rows to take, the data repeated with other ids")
+    parser.add_argument(
+        "--rows", type=int, help="rows, the data repeated with other ids if need be (default: the data once)"
+    )
     parser.add_argument("--runs", type=int, default=5, help="of which the median counts")
     parser.add_argument("--only", choices=["stages", "ray"], help="one of the two tables alone")
     parser.add_argument("--quick", action="store_true", help="a smoke test: 2,000 rows, one run")
@@ -212,10 +217,11 @@ def main() -> None:
     args = parser.parse_args()
     if args.quick:
         args.rows, args.runs = 2_000, 1
+    rows = args.rows or pq.read_table(args.data, columns=[]).num_rows
     pa.set_cpu_count(1)
     figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        corpus = write_corpus(Path(folder, "in"), args.rows, args.data)
+        corpus = write_corpus(Path(folder, "in"), rows, args.data)
         config = ScoreConfig(model=args.model, input=corpus, output=f"{folder}/out", **settings(corpus))
         if args.only != "ray":
             figures["stages"] = found = measure_stages(config, args.runs)
@@ -231,7 +237,7 @@ def main() -> None:
                     for stage, wall in found["wall"].items()
                 ],
             )
-            rate = found["wall"]["together"]["median"]
+            rate = found["cpu"]["together"]["median"]
             figures["target"], figures["met"] = TARGET, rate >= TARGET
             verdict = "met" if figures["met"] else "not met"
             say(f"together {rate:,.0f} tokens/s per core; the target of {TARGET:,} is {verdict}")
