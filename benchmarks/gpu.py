@@ -62,6 +62,7 @@ from tokloss_ray.scoring.stages.scorer import Scorer  # noqa: E402
 
 FAMILIES = ("bert", "roberta", "xlm-roberta", "distilbert", "electra", "deberta-v2", "modernbert", "camembert")
 PARTS = ("parity", "precision", "throughput", "job")
+DTYPES = ("bfloat16", "float32")
 AT_A_TIME = 3
 """Shards that an actor works on at a time on a GPU."""
 
@@ -193,7 +194,9 @@ def throughput(size: str, dtype: str, corpus: str, device: torch.device, scale: 
         folder, data = corpora.make_model(size, Path(scratch) / "model"), Path(scratch) / "rows.parquet"
         pq.write_table(table, data)
         scorer, (first, *_), _ = scorer_of(folder, data, device, dtype=dtype, shard_tokens=1 << 30, compile="on")
-        shards = [_repeated(first, scale.shard_tokens)] * scale.shards[size]
+        # In float32 a GPU is ten times as slow, and every way as well.
+        tokens = scale.shard_tokens // (4 if dtype == "float32" else 1)
+        shards = [_repeated(first, tokens)] * scale.shards[size]
         rows = by_hand.Rows(pa.concat_tables(shards))
         few = table.take(list(range(0, table.num_rows, max(1, table.num_rows // scale.few))))
         encoded_few = procedures.encode(folder, few)
@@ -382,6 +385,7 @@ def main() -> None:
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--only", choices=PARTS, action="append", help="a part; may be repeated (default: all)")
     parser.add_argument("--size", choices=FULL.sizes, action="append", help="a size; may be repeated (default: all)")
+    parser.add_argument("--dtype", choices=DTYPES, action="append", help="of the throughput; may be repeated")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--json", metavar="FILE", help="write the figures there")
     parser.add_argument("--quick", action="store_true", help="a tiny model and a few rows, to see that it works")
@@ -403,7 +407,7 @@ def main() -> None:
         if "throughput" in parts:
             result["throughput"] = {}
             for size in sizes:
-                for dtype in ("bfloat16", "float32"):
+                for dtype in args.dtype or DTYPES:
                     for corpus in ("panx", "tail"):
                         name = f"{size}, {dtype}, {corpus}"
                         figures = throughput(size, dtype, corpus, device, scale, 1 if args.quick else args.runs)
