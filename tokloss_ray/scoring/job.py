@@ -55,8 +55,8 @@ class Job:
 
 _OF_THE_MODEL = {
     "output", "fingerprint", "token_strings", "pad_token_id", "model", "dtype", "batch_tokens", "find_budget",
-    "tf32", "packing", "compile", "tokens_each", "keep_probs", "keep_entropy", "trust_remote_code", "allow_pickle",
-    "identity",
+    "tf32", "packing", "compile", "tokens_each", "keep_probs", "keep_entropy", "level", "trust_remote_code",
+    "allow_pickle", "identity",
 }  # fmt: skip
 """What reading and encoding do not depend on: runs that differ in it share them. Other fields keep runs apart."""
 
