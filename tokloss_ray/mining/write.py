@@ -95,7 +95,9 @@ def write_tables(folder: str, tables: Mapping[str, pa.Table], provenance: Mappin
     def write(name: str) -> None:
         table = tables[name].replace_schema_metadata({**(tables[name].schema.metadata or {}), **ours})
         with writing_whole(fs, f"{root}/{name}.parquet") as piece:
-            pq.write_table(table, _Pieces(piece), compression="zstd", row_group_size=GROUP_ROWS)
+            pq.write_table(
+                table, _Pieces(piece), compression="zstd", row_group_size=GROUP_ROWS, write_page_checksum=True
+            )
 
     for _ in map_in_threads(write, list(tables)):
         pass
