@@ -14,8 +14,9 @@ from tokloss_ray import schema
 from tokloss_ray.errors import Refused, before_work
 from tokloss_ray.inputs.formats import format_named
 from tokloss_ray.inputs.lines import MAX_RECORD
-from tokloss_ray.inputs.read import Chunk, read_unit
+from tokloss_ray.inputs.read import read_unit
 from tokloss_ray.inputs.unit import ReadUnit
+from tokloss_ray.inputs.validate import Chunk
 from tokloss_ray.ragged import any_per_row, list_lengths, offsets_of, one_array
 from tokloss_ray.scoring.job import Job
 from tokloss_ray.scoring.stages.encode import encode_rows

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tokloss_ray import schema
-from tokloss_ray.inputs.read import Chunk
+from tokloss_ray.inputs.validate import Chunk
 from tokloss_ray.ragged import list_array, list_lengths, offsets_of, one_array, positions
 from tokloss_ray.schema import ERRORS_SCHEMA
 from tokloss_ray.scoring.stages.row_tokenizer import NO_WORD

@@ -11,8 +11,9 @@ import pyarrow.compute as pc
 
 from tokloss_ray import schema
 from tokloss_ray.errors import JobFailed
-from tokloss_ray.inputs.read import Chunk, rows_before, rows_behind
+from tokloss_ray.inputs.read import rows_before, rows_behind
 from tokloss_ray.inputs.unit import ReadUnit
+from tokloss_ray.inputs.validate import Chunk
 from tokloss_ray.output.names import shard_name
 from tokloss_ray.output.record import RowRange
 from tokloss_ray.ragged import list_lengths, one_array
