@@ -39,7 +39,8 @@ def test_more_bad_rows_than_allowed(model: Path, tmp_path: Path) -> None:
     assert (summary.new_shards, summary.totals.error_rows, summary.finished_before) == (0, 1, False)
     assert (tmp_path / "out" / "_SUCCESS").exists()
     now = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").rglob("*.*") if file.is_file()}
-    assert now == files, "nothing but _SUCCESS is written"
+    assert now.pop(tmp_path / "out" / "README.md")
+    assert now == files, "nothing but _SUCCESS and its card is written"
 
 
 @pytest.mark.usefixtures("ray_session")

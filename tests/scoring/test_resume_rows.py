@@ -236,7 +236,7 @@ def twice(output: Path) -> None:
     records = sorted((output / "_commits").glob("*.json"))
     last = unsealed(records[-1].read_bytes())
     edit(output, last["shard"], last=False)
-    name = f"000000-{last['index'] + 1:03d}"
+    name = f"{last['shard'].split('-')[0]}-{last['index'] + 1:03d}"
     files = []
     for file in last["files"]:
         path = file["path"].replace(last["shard"], name)

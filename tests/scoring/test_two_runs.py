@@ -131,7 +131,7 @@ def test_reads_in_threads_of_arrows_are_tried_as_the_run_says(monkeypatch: pytes
         return b"1234"[start:end]
 
     with failures.tries(4) as effort:
-        file = RangeFile(SimpleNamespace(cat_file=cat_file), "bucket/file", 4)
+        file = RangeFile(SimpleNamespace(cat_file=cat_file, protocol="memory"), "bucket/file", 4)
         assert at_once(lambda: None, file.read) == [None, b"1234"]
         assert effort.take() == 3
 

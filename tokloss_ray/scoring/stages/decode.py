@@ -85,8 +85,10 @@ def _score_rows(job: Job, sources: Sequence[str], table: pa.Table) -> pa.Table:
     tags = pa.array([*job.tags, IGN], pa.string())
 
     def strings(column: str, of: pa.Array) -> pa.ListArray:
-        ids = one_array(table.column(column)).flatten().to_numpy()
-        return list_array(named(ids, of), offsets)
+        ids = one_array(table.column(column)).flatten()
+        if ids.null_count:  # the runner-up of a model with one class
+            return list_array(of.take(ids), offsets)
+        return list_array(named(ids.to_numpy(), of), offsets)
 
     labels = one_array(table.column(schema.LABEL_IDS)).flatten().to_numpy()
     losses = one_array(table.column(schema.LOSS)).flatten().to_numpy()
