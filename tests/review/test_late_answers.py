@@ -78,6 +78,7 @@ def test_keys_wait_for_the_answer_to_the_one_before(opened: Callable[..., Page])
         assert page.tab.locator("#edit-tools:not([hidden])").count() == 1
 
 
+@pytest.mark.slow
 def test_keys_are_forgotten_if_the_decision_before_them_is_not_saved(opened: Callable[..., Page]) -> None:
     with opened() as page:
         waiting: list[Any] = []
