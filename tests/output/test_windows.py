@@ -68,3 +68,13 @@ def test_a_word_stands_where_it_has_most_context() -> None:
     stands = standing_tokens(ids, np.zeros(12, bool), np.array([6, 6]), np.array([True, False]))
     assert ids[:6][stands[:6]].tolist() == [0, 1, 2, 3]
     assert ids[6:][stands[6:]].tolist() == [4, 5, 6, 7]
+
+
+def test_words_stay_in_order_where_windows_share_nearly_all() -> None:
+    """By the size of its context alone, word 4 would stand in an earlier window than word 3."""
+    windows = [[0, 1, 2, 3, 4], [1, 2, 3, 4, 4], [2, 3, 4, 4, 4], [3, 4, 4, 4, 4], [4, 4, 4, 4, 5]]
+    ids = np.concatenate([[NO_WORD, *window, NO_WORD] for window in windows])
+    first = np.array([True, False, False, False, False])
+    kept = ids[standing_tokens(ids, np.zeros(35, bool), np.full(5, 7), first)][1:-1]
+    assert kept.tolist() == sorted(kept.tolist())
+    assert set(kept.tolist()) == set(range(6))

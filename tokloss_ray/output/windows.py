@@ -65,10 +65,22 @@ def standing_tokens(word_ids: np.ndarray, labelled: np.ndarray, lengths: np.ndar
     order = np.lexsort((of_row[runs], -context[runs], key))
     best = np.ones(len(order), dtype=bool)
     best[1:] = key[order][1:] != key[order][:-1]
-    stands[runs] = False
-    stands[runs[order[best]]] = True
+    chosen = runs[order[best]]
+    in_row = _in_order(of_row[chosen], np.isposinf(context[chosen]))
+    stands[runs[order]] = of_row[runs[order]] == in_row[np.cumsum(best) - 1]
     keep[at] = np.repeat(stands, stop - start)
     return keep
+
+
+def _in_order(window: np.ndarray, labelled: np.ndarray) -> np.ndarray:
+    """The window of each word, so that no word stands in an earlier one than a word before it.
+
+    Where windows share most of their words, contexts may say otherwise. Labelled words stay, and the others
+    follow them: a window between those of two neighbours has all that stands between these.
+    """
+    after = np.maximum.accumulate(np.where(labelled, window, -1))
+    before = np.minimum.accumulate(np.where(labelled, window, np.iinfo(window.dtype).max)[::-1])[::-1]
+    return np.maximum.accumulate(np.clip(window, after, before))
 
 
 def unlabelled_words(word_ids: np.ndarray, labelled: np.ndarray, lengths: np.ndarray, first: np.ndarray) -> np.ndarray:
