@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import duckdb
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -53,11 +52,11 @@ def test_partitions_hold_the_strings_of_their_own_rows(run: Callable[..., Inline
 def test_names_of_ids_are_those_that_there_are() -> None:
     """An id of which the tokenizer has no string (the model may have more embeddings) stays null."""
     names = pa.array(["a", "b", "c", None])
-    some = named(np.array([2, 0, 2]), names)
+    some = named(pa.array([2, 0, 2]), names)
     assert (some.to_pylist(), some.dictionary.to_pylist()) == (["c", "a", "c"], ["a", "c"])
-    none = named(np.array([2, 3, 0]), names)
+    none = named(pa.array([2, 3, 0]), names)
     assert (none.to_pylist(), none.type, none.null_count) == (["c", None, "a"], pa.string(), 1)
-    assert named(np.array([], dtype=np.int32), names).to_pylist() == []
+    assert named(pa.array([], pa.int32()), names).to_pylist() == []
 
 
 @pytest.mark.parametrize("file_format", ["jsonl", "parquet"])

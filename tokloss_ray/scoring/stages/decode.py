@@ -85,10 +85,7 @@ def _score_rows(job: Job, sources: Sequence[str], table: pa.Table) -> pa.Table:
     tags = pa.array([*job.tags, IGN], pa.string())
 
     def strings(column: str, of: pa.Array) -> pa.ListArray:
-        ids = one_array(table.column(column)).flatten()
-        if ids.null_count:  # the runner-up of a model with one class
-            return list_array(of.take(ids), offsets)
-        return list_array(named(ids.to_numpy(), of), offsets)
+        return list_array(named(one_array(table.column(column)).flatten(), of), offsets)
 
     labels = one_array(table.column(schema.LABEL_IDS)).flatten().to_numpy()
     losses = one_array(table.column(schema.LOSS)).flatten().to_numpy()
@@ -104,7 +101,7 @@ def _score_rows(job: Job, sources: Sequence[str], table: pa.Table) -> pa.Table:
     made = {
         schema.SOURCE: pa.array(sources, pa.string()).take(one_array(table.column(schema.FILE_PART))),
         schema.INPUT_TOKENS: strings(schema.INPUT_IDS, job.token_strings),
-        schema.LABELS: list_array(named(np.where(labelled, labels, len(job.tags)), tags), offsets),
+        schema.LABELS: list_array(named(pa.array(np.where(labelled, labels, len(job.tags))), tags), offsets),
         schema.PREDICTED_LABEL: strings(schema.PREDICTED_IDS, tags),
         schema.SECOND_LABEL: strings(schema.SECOND_IDS, tags),
         schema.NUM_TOKENS: pa.array(lengths, pa.int32()),
@@ -125,16 +122,19 @@ def _score_rows(job: Job, sources: Sequence[str], table: pa.Table) -> pa.Table:
     return pa.table(columns)
 
 
-def named(ids: np.ndarray, names: pa.Array) -> pa.Array:
+def named(ids: pa.Array, names: pa.Array) -> pa.Array:
     """The name of each id, as a dictionary of those that there are, by id: Parquet writes it as it is, where it would
-    look each string up."""
-    used = np.zeros(len(names), dtype=bool)
-    used[ids] = True
+    look each string up. Plain strings where one is null, which a dictionary does not have: of an id that the tokenizer
+    does not use, or where there is no id, as for the runner-up of one class."""
+    if ids.null_count:
+        return names.take(ids)
+    at, used = ids.to_numpy(), np.zeros(len(names), dtype=bool)
+    used[at] = True
     of_used = names.filter(pa.array(used))
-    if of_used.null_count:  # ids that the tokenizer does not use; a dictionary has no null
-        return names.take(pa.array(ids))
+    if of_used.null_count:
+        return names.take(ids)
     place = np.cumsum(used, dtype=np.int32) - 1
-    return pa.DictionaryArray.from_arrays(pa.array(place[ids], pa.int32()), of_used)
+    return pa.DictionaryArray.from_arrays(pa.array(place[at], pa.int32()), of_used)
 
 
 def _score_errors(job: Job, sources: Sequence[str], failed: pa.Table) -> pa.Table:
