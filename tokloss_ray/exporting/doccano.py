@@ -18,11 +18,11 @@ from tokloss_ray.tags.schemes import TagSet
 
 def task_of(sentence: Sentence, tag_set: TagSet) -> dict[str, Any]:
     """One line: the text, and the entities that annotators start from."""
-    regions = regions_of(sentence, sentence.corrected, tag_set)
+    shown = text_of(sentence.words)
     return {
-        "text": text_of(sentence.words)[0],
-        "label": [[region.start, region.end, region.type] for _, region in regions],
-        "predicted": [[r.start, r.end, r.type] for _, r in regions_of(sentence, sentence.predicted, tag_set)],
+        "text": shown.text,
+        "label": [[r.start, r.end, r.type] for _, r in regions_of(shown, sentence.corrected, tag_set)],
+        "predicted": [[r.start, r.end, r.type] for _, r in regions_of(shown, sentence.predicted, tag_set)],
         "total_loss": round(sentence.total_loss, 6),
     }
 

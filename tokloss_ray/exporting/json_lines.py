@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -54,7 +55,7 @@ def _ours(task: Any) -> dict[str, Any] | None:
 def first_keys(data: bytes) -> set[str]:
     """The keys of the first line, if it is an object; none otherwise."""
     try:
-        first = json.loads(data.lstrip().split(b"\n", 1)[0])
+        first = json.loads(io.BytesIO(data).readline())
     except (ValueError, RecursionError):
         return set()
     return set(first) if isinstance(first, dict) else set()

@@ -42,10 +42,11 @@ def task_of(sentence: Sentence, tag_set: TagSet) -> dict[str, Any]:
     The model's entities have a score, the mean probability of their words; the sentence's is that of its least certain
     word.
     """
+    shown = text_of(sentence.words)
 
     def results(tags: Sequence[str | None], name: str, scored: bool) -> list[dict[str, Any]]:
         found = []
-        for i, (span, region) in enumerate(regions_of(sentence, tags, tag_set)):
+        for i, (span, region) in enumerate(regions_of(shown, tags, tag_set)):
             value = {"start": region.start, "end": region.end, "text": region.text, "labels": [region.type]}
             result: dict[str, Any] = {
                 "id": f"{name}-{i}",
@@ -64,7 +65,7 @@ def task_of(sentence: Sentence, tag_set: TagSet) -> dict[str, Any]:
     review = [] if decided is None else [{"model_version": "review", "result": results(decided, "review", False)}]
     return {
         "data": {
-            "text": text_of(sentence.words)[0],
+            "text": shown.text,
             **fields_of(sentence, tag_set),
             "total_loss": round(sentence.total_loss, 6),
         },

@@ -18,7 +18,7 @@ from tokloss_ray.tags.schemes import TagSet
 
 def task_of(sentence: Sentence, tag_set: TagSet) -> dict[str, Any]:
     """One task: text, words as tokens, and the entities that annotators start from."""
-    text, starts, ends = text_of(sentence.words)
+    text, starts, ends = shown = text_of(sentence.words)
     tokens = [
         {"text": text[start:end], "start": start, "end": end, "id": i, "ws": end < len(text)}
         for i, (start, end) in enumerate(zip(starts, ends, strict=True))
@@ -31,7 +31,7 @@ def task_of(sentence: Sentence, tag_set: TagSet) -> dict[str, Any]:
             "token_end": span.end - 1,
             "label": region.type,
         }
-        for span, region in regions_of(sentence, sentence.corrected, tag_set)
+        for span, region in regions_of(shown, sentence.corrected, tag_set)
     ]
     meta = {"id": sentence.example_id, "total_loss": round(sentence.total_loss, 3)}
     return {"text": text, "tokens": tokens, "spans": spans, "meta": meta}

@@ -52,15 +52,23 @@ def is_ours(fields: Any) -> bool:
     return lists and len(fields["words"]) == len(fields["labels"])
 
 
-def text_of(words: Sequence[str]) -> tuple[str, list[int], list[int]]:
-    """What the annotator sees, and where each word begins and ends in it, in code points."""
+class Shown(NamedTuple):
+    """What the annotator sees of a sentence, and where each word begins and ends in it, in code points."""
+
+    text: str
+    starts: list[int]
+    ends: list[int]
+
+
+def text_of(words: Sequence[str]) -> Shown:
+    """The words as an annotator sees them."""
     shown = [_visible(word) for word in words]
     starts, ends, position = [], [], 0
     for word in shown:
         starts.append(position)
         ends.append(position + len(word))
         position = ends[-1] + 1
-    return " ".join(shown), starts, ends
+    return Shown(" ".join(shown), starts, ends)
 
 
 def _visible(word: str) -> str:
@@ -76,9 +84,9 @@ def _drawn(char: str) -> str:
     return "\ufffd" if unicodedata.category(char) in ("Cc", "Zl", "Zp") else char
 
 
-def regions_of(sentence: Sentence, tags: Sequence[str | None], tag_set: TagSet) -> list[tuple[Span, Region]]:
+def regions_of(shown: Shown, tags: Sequence[str | None], tag_set: TagSet) -> list[tuple[Span, Region]]:
     """The entities of a sentence by some tags, each as words and as a region of its text."""
-    text, starts, ends = text_of(sentence.words)
+    text, starts, ends = shown
     found = []
     for span in spans_of(tags, tag_set):
         start, end = starts[span.start], ends[span.end - 1]
