@@ -6,6 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
+def first_sentence(error: BaseException) -> str:
+    """The first line of what an exception says, with the next one where it ends in a colon; else its type's name."""
+    first, *others = (str(error).strip() or type(error).__name__).split("\n")
+    return f"{first} {others[0].strip()}" if first.endswith(":") and others else first
+
+
 class TokLossError(Exception):
     """Base class of the errors a user sees.
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from tokloss_ray.errors import first_sentence
 from tokloss_ray.scoring.stages import attention
 from tokloss_ray.scoring.stages.compiling import Compiled
 from tokloss_ray.scoring.stages.loss import WORDS, score_tokens, to_words
@@ -119,8 +120,7 @@ class Forward:
             width = WORDS + self.keep_entropy + classes * self.keep_probs
             self._compiled = Compiled(self._step, examples, width, exact)
         except Exception as error:  # a compiler raises what it likes
-            first, *others = (str(error).strip() or type(error).__name__).split("\n")
-            return f"no: {first} {others[0]}" if first.endswith(":") and others else f"no: {first}"
+            return f"no: {first_sentence(error)}"
         return "yes"
 
     def _step(self, batch: DeviceBatch | PackedBatch) -> torch.Tensor:

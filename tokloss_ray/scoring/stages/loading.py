@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from tokloss_ray.errors import JobFailed
+from tokloss_ray.errors import JobFailed, first_sentence
 from tokloss_ray.model.adapter import held, merge, settings_path
 from tokloss_ray.model.store import check_unchanged, fetch_model
 from tokloss_ray.scoring.job import Job
@@ -27,9 +27,7 @@ def load_model(job: Job) -> torch.nn.Module:
     try:
         model, report = _load(job, path) if base is None else _load_merged(job, path, base)
     except Exception as error:  # transformers, PEFT, safetensors and torch raise what they like here
-        first, *more = (str(error).strip() or type(error).__name__).split("\n")
-        cause = f"{first} {more[0].strip()}" if first.endswith(":") and more else first
-        raise JobFailed(f"cannot load the model in {job.model.name}: {cause}") from error
+        raise JobFailed(f"cannot load the model in {job.model.name}: {first_sentence(error)}") from error
     for tensor in [*model.parameters(), *model.buffers()]:
         tensor.data = tensor.data.clone()  # they were windows on the file, which somebody may write to
     check_unchanged(job.model)
