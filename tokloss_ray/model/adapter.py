@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,10 +41,8 @@ def base_of(folder: ModelFolder, path: str) -> ModelFolder | None:
         raise Refused(f"{folder.name} is an adapter of the kind {kind}, which cannot be merged into a model's weights")
     if not name:
         raise Refused(f"{SETTINGS} in {folder.name} names no base_model_name_or_path: add it")
-    try:
-        import peft  # noqa: F401
-    except ImportError:
-        raise Refused(f"{folder.name} is a PEFT adapter: pip install 'tokloss-ray[peft]'") from None
+    if find_spec("peft") is None:  # the driver has no use for the import itself, which takes a second
+        raise Refused(f"{folder.name} is a PEFT adapter: pip install 'tokloss-ray[peft]'")
     try:
         return find_model(name, revision, "base model")
     except Refused as error:
