@@ -50,7 +50,8 @@ def test_nested_tensors() -> None:
     q, k, v, starts = made()
     wanted = formula(q, k, v, starts, False, 0, 0.3)
     with torch.inference_mode():
-        got = attention._nested(q.clone(), k.clone(), v.clone(), starts, 128, False, 0, 0.3)
+        call = attention._Call(q.clone(), k.clone(), v.clone(), starts, 128, False, 0, 0.3)
+        got = attention._nested(call)
     torch.testing.assert_close(got, wanted)
 
 

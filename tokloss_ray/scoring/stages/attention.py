@@ -15,7 +15,7 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -87,6 +87,19 @@ def packed_attention(
     return call(q_THD, k_THD, v_THD, cu_seq_lens_q, max_length_q, is_causal, sliding_window or 0, scaling)[None], None
 
 
+class _Call(NamedTuple):
+    """What `attend` is called with, for its kernels."""
+
+    q: torch.Tensor
+    k: torch.Tensor
+    v: torch.Tensor
+    starts: torch.Tensor
+    longest: int
+    causal: bool
+    window: int
+    scale: float | None
+
+
 def attend(
     q_THD: torch.Tensor,
     k_THD: torch.Tensor,
@@ -104,17 +117,17 @@ def attend(
     Raises:
         ValueError: no kernel for it would be faster than padding.
     """
-    args = q_THD, k_THD, v_THD, starts, longest, causal, window, scale
+    call = _Call(q_THD, k_THD, v_THD, starts, longest, causal, window, scale)
     if not q_THD.is_cuda:
-        return _one_length_at_a_time(*args)
+        return _one_length_at_a_time(call)
     half, width = q_THD.dtype in _HALF, q_THD.shape[-1]
     if half and width == v_THD.shape[-1] and width % 8 == 0 and width <= 256 and has_varlen():
-        return _varlen(*args)
+        return _varlen(call)
     if not window:
-        return _nested(*args)
+        return _nested(call)
     if half:
         raise ValueError("this version of torch has no packed attention with a window")
-    return _one_length_at_a_time(*args)
+    return _one_length_at_a_time(call)
 
 
 def has_varlen() -> bool:
@@ -126,56 +139,33 @@ def has_varlen() -> bool:
     return {"scale", "window_size"} <= set(inspect.signature(varlen_attn).parameters)
 
 
-def _varlen(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    starts: torch.Tensor,
-    longest: int,
-    causal: bool,
-    window: int,
-    scale: float | None,
-) -> torch.Tensor:
+def _varlen(call: _Call) -> torch.Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
     # Tokens to the left and to the right that one attends to; -1 is all.
-    left = window - 1 if window else -1
-    out = varlen_attn(q, k, v, starts, starts, longest, longest, scale=scale, window_size=(left, 0 if causal else left))
+    left = call.window - 1 if call.window else -1
+    size = left, 0 if call.causal else left
+    starts, longest = call.starts, call.longest
+    out = varlen_attn(call.q, call.k, call.v, starts, starts, longest, longest, scale=call.scale, window_size=size)
     assert isinstance(out, torch.Tensor)  # what else it can give was not asked for
     return out.contiguous()
 
 
-def _nested(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    starts: torch.Tensor,
-    longest: int,
-    causal: bool,
-    window: int,
-    scale: float | None,
-) -> torch.Tensor:
+def _nested(call: _Call) -> torch.Tensor:
     # Nested tensors take tensors of inference alone or none of them: a copy made here is of the same kind as the rest.
     # Told how long sequences are, they need not ask the device.
-    starts = starts.clone()
+    starts = call.starts.clone()
+    jagged = torch.nested.nested_tensor_from_jagged
     q_NHLD, k_NHLD, v_NHLD = (
-        torch.nested.nested_tensor_from_jagged(x.contiguous(), starts, min_seqlen=1, max_seqlen=longest).transpose(1, 2)
-        for x in (q, k, v)
+        jagged(x.contiguous(), starts, min_seqlen=1, max_seqlen=call.longest).transpose(1, 2)
+        for x in (call.q, call.k, call.v)
     )
-    out = F.scaled_dot_product_attention(q_NHLD, k_NHLD, v_NHLD, is_causal=causal, scale=scale)
+    out = F.scaled_dot_product_attention(q_NHLD, k_NHLD, v_NHLD, is_causal=call.causal, scale=call.scale)
     return out.transpose(1, 2).values().contiguous()
 
 
-def _one_length_at_a_time(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    starts: torch.Tensor,
-    longest: int,
-    causal: bool,
-    window: int,
-    scale: float | None,
-) -> torch.Tensor:
+def _one_length_at_a_time(call: _Call) -> torch.Tensor:
+    q, k, v, starts, _, causal, window, scale = call
     out = q.new_empty(*q.shape[:2], v.shape[2])
     for begin, end, length in _runs(starts.tolist()):
         q_NHLD, k_NHLD, v_NHLD = (x[begin:end].unflatten(0, (-1, length)).transpose(1, 2) for x in (q, k, v))
