@@ -17,15 +17,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
-import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from common import machine, save, say, settings, show, write_corpus
-from scale import Barrier, Clock, Usage, late_reader, numbers, rows_for, stand_in_actor
+from scale import Barrier, Clock, late_reader, numbers, rows_for, run_apart, stand_in_actor
 
 from tokloss_ray.config import ScoreConfig
 from tokloss_ray.demo import DATA, MODEL
@@ -68,20 +66,8 @@ def measure(point: dict[str, Any]) -> dict[str, Any]:
     Raises:
         SystemExit: it failed.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        barrier, result = Path(folder, "barrier"), Path(folder, "result.json")
-        barrier.mkdir()
-        point = {**point, "barrier": str(barrier), "output": f"{folder}/out"}
-        command = [sys.executable, __file__, "--point", json.dumps(point), "--json", str(result)]
-        with Path(folder, "stderr").open("w") as errors:
-            process = subprocess.Popen(command, stderr=errors)
-        usage = Usage(process.pid, above=os.getpid())
-        if process.wait():
-            raise SystemExit(f"the run of {point['gpus']} GPUs failed:\n{Path(folder, 'stderr').read_text()[-3000:]}")
-        usage.over.set()
-        found = json.loads(result.read_text())
+    found, used, _ = run_apart(__file__, point, f"the run of {point['gpus']} GPUs", above=os.getpid())
     start, end = found.pop("start"), found.pop("end")
-    used = usage.between(start, end)
     millions = found["tokens"] / 1e6
     rate = found["tokens_per_second"] or found["overall"]
     return found | {

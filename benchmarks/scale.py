@@ -194,8 +194,13 @@ class Usage(threading.Thread):
         return {role: inside[-1][role] - inside[0].get(role, 0.0) for role in inside[-1]}
 
 
-def measure(point: dict[str, Any], watch_memory: bool = False) -> dict[str, Any]:
-    """`run_point` in a process of its own, watched from outside.
+def run_apart(
+    script: str, point: dict[str, Any], name: str, above: int | None = None, watch_memory: bool = False
+) -> tuple[dict[str, Any], dict[str, float], Memory | None]:
+    """What `run_point` of a script finds in a process of its own, watched from outside: its figures, the seconds of
+    processor time by role, and its memory if that is asked for.
+
+    name: of the run, if it fails. above: of `Usage`.
 
     Raises:
         SystemExit: it failed.
@@ -204,32 +209,41 @@ def measure(point: dict[str, Any], watch_memory: bool = False) -> dict[str, Any]
         barrier, result = Path(folder, "barrier"), Path(folder, "result.json")
         barrier.mkdir()
         point = {**point, "barrier": str(barrier), "output": f"{folder}/out"}
-        command = [sys.executable, __file__, "--point", json.dumps(point), "--json", str(result)]
+        command = [sys.executable, script, "--point", json.dumps(point), "--json", str(result)]
         with Path(folder, "stderr").open("w") as errors:  # where Ray warns of things that this job knows
             process = subprocess.Popen(command, stderr=errors)
-        usage = Usage(process.pid)
+        usage = Usage(process.pid, above)
         memory = Memory(process.pid) if watch_memory else None
         if process.wait():
-            said = Path(folder, "stderr").read_text()
-            raise SystemExit(f"the run of {point['actors']} stand-ins failed:\n{said}")
+            raise SystemExit(f"{name} failed:\n{Path(folder, 'stderr').read_text()}")
         usage.over.set()
         found = json.loads(result.read_text())
-        seconds = found["end"] - found["start"]
-        used = {role: round(cpu, 2) for role, cpu in usage.between(found.pop("start"), found.pop("end")).items()}
-        found |= {name: point[name] for name in ("actors", "gpu_rate", "shard_tokens")}
-        found |= {
-            "seconds": round(seconds, 1),
-            "driver_cpu_ms_per_shard": round(found["driver_cpu_s"] * 1e3 / found["shards"], 1),
-            "cpu_s": used,
-        }
-        if found["tokens_per_second"]:
-            found["of_linear"] = round(found["tokens_per_second"] / (point["actors"] * point["gpu_rate"]), 3)
-        if memory:
-            found["peak_memory_mb"] = round(memory.stop() / 1e6)
-            found["memory_mb"] = memory.tenths()
-        steady = f"{found['tokens_per_second']:,.0f} tokens/s" if found["tokens_per_second"] else "too short for a rate"
-        say(f"  {point['actors']} stand-ins, {found['shards']:,} shards in {found['seconds']} s: {steady}")
-        return found
+        return found, usage.between(found["start"], found["end"]), memory
+
+
+def measure(point: dict[str, Any], watch_memory: bool = False) -> dict[str, Any]:
+    """`run_point` in a process of its own.
+
+    Raises:
+        SystemExit: it failed.
+    """
+    name = f"the run of {point['actors']} stand-ins"
+    found, used, memory = run_apart(__file__, point, name, watch_memory=watch_memory)
+    seconds = found.pop("end") - found.pop("start")
+    found |= {name: point[name] for name in ("actors", "gpu_rate", "shard_tokens")}
+    found |= {
+        "seconds": round(seconds, 1),
+        "driver_cpu_ms_per_shard": round(found["driver_cpu_s"] * 1e3 / found["shards"], 1),
+        "cpu_s": {role: round(cpu, 2) for role, cpu in used.items()},
+    }
+    if found["tokens_per_second"]:
+        found["of_linear"] = round(found["tokens_per_second"] / (point["actors"] * point["gpu_rate"]), 3)
+    if memory:
+        found["peak_memory_mb"] = round(memory.stop() / 1e6)
+        found["memory_mb"] = memory.tenths()
+    steady = f"{found['tokens_per_second']:,.0f} tokens/s" if found["tokens_per_second"] else "too short for a rate"
+    say(f"  {point['actors']} stand-ins, {found['shards']:,} shards in {found['seconds']} s: {steady}")
+    return found
 
 
 LEAST_SHARDS = 7
