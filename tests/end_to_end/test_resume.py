@@ -20,14 +20,13 @@ import pytest
 
 from tests.support import models
 from tests.support.inline import score_inline
+from tests.support.watchers import StopAfter
 from tokloss_ray import ScoreConfig, score
 from tokloss_ray.demo import DATA, MODEL
 from tokloss_ray.errors import Interrupted, Refused
-from tokloss_ray.output.record import CommitRecord
 from tokloss_ray.output.run import read_run
 from tokloss_ray.scoring import begin
 from tokloss_ray.scoring.plan import Plan
-from tokloss_ray.scoring.watcher import Watcher
 
 TAGS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC"]
 SHARD_TOKENS = 3000
@@ -61,18 +60,6 @@ def config(tiny: Path, corpus: Path, tmp_path: Path) -> Callable[..., ScoreConfi
         return ScoreConfig(**(settings | changes))
 
     return make
-
-
-class StopAfter(Watcher):
-    """Ends the run once so many shards are committed, as a signal would."""
-
-    def __init__(self, shards: int) -> None:
-        self.left = shards
-
-    def committed(self, record: CommitRecord) -> None:
-        self.left -= 1
-        if not self.left:
-            raise Interrupted("stopped", 130)
 
 
 def data_files(output: str) -> dict[str, bytes]:

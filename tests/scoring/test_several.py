@@ -15,6 +15,7 @@ from rich.console import Console
 from tests.support import models
 from tests.support.inline import write_jsonl
 from tests.support.tiny import MAX_LENGTH, SENTENCES, TAGS, row
+from tests.support.watchers import StopAfter
 from tests.support.without_ray import take_ray_away
 from tokloss_ray import RunSummary, ScoreConfig, diff, score
 from tokloss_ray.cli.views.summary import print_summaries
@@ -110,18 +111,6 @@ def separate(checkpoints: Path, corpus: Path, tmp_path_factory: pytest.TempPathF
             score(config)
             found[name] = files(output)
     return found
-
-
-class StopAfter(Watcher):
-    """Ends the attempt once so many shards are committed."""
-
-    def __init__(self, shards: int) -> None:
-        self.left = shards
-
-    def committed(self, record: CommitRecord) -> None:
-        self.left -= 1
-        if not self.left:
-            raise Interrupted("stopped", 130)
 
 
 def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
